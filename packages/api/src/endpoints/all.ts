@@ -1,0 +1,9 @@
+import type { Endpoint } from '../endpoint.ts'
+import { images, pools, volumes } from './storage.ts'
+import { access, jobs, networks, system, tokens } from './system.ts'
+import { vms } from './vms.ts'
+
+export const endpoints = { vms, images, pools, volumes, networks, jobs, access, tokens, system } as const
+
+/** Every endpoint, in the order of the document. */
+export const allEndpoints: readonly Endpoint[] = Object.values(endpoints).flatMap((group) => Object.values(group) as Endpoint[])

@@ -1,0 +1,188 @@
+import Type from 'typebox'
+import { endpoint } from '../endpoint.ts'
+import { IdSchema, RefSchema } from '../ids.ts'
+import { AuditSchema, LoginSchema, SessionSchema, SetupSchema, TokenCreateSchema, TokenSchema } from '../schema/access.ts'
+import { Closed, PageOf, PageQuerySchema } from '../schema/common.ts'
+import { HostSchema } from '../schema/host.ts'
+import { JOB_STATES, JobLogSchema, JobSchema } from '../schema/job.ts'
+import { NetworkCreateSchema, NetworkSchema } from '../schema/network.ts'
+
+const get = { method: 'GET', needs: 'read', answer: 'ok' } as const
+
+const network = { tag: 'networks', params: Closed({ network: RefSchema }) }
+export const networks = {
+  list: endpoint({
+    ...get,
+    id: 'networks.list',
+    path: '/v1/networks',
+    tag: 'networks',
+    summary: 'List networks',
+    query: Closed(PageQuerySchema),
+    response: PageOf(NetworkSchema, 'NetworkPage'),
+  }),
+  create: endpoint({
+    id: 'networks.create',
+    method: 'POST',
+    path: '/v1/networks',
+    tag: 'networks',
+    summary: 'Create a network',
+    needs: 'full',
+    answer: 'created',
+    body: NetworkCreateSchema,
+    response: NetworkSchema,
+  }),
+  get: endpoint({ ...get, ...network, id: 'networks.get', path: '/v1/networks/{network}', summary: 'Show a network', response: NetworkSchema }),
+  delete: endpoint({
+    ...network,
+    id: 'networks.delete',
+    method: 'DELETE',
+    path: '/v1/networks/{network}',
+    summary: 'Delete a network that no VM uses',
+    needs: 'full',
+    answer: 'no-content',
+    if_match: true,
+  }),
+} as const
+
+const job = { tag: 'jobs', params: Closed({ job: IdSchema }) }
+export const jobs = {
+  list: endpoint({
+    ...get,
+    id: 'jobs.list',
+    path: '/v1/jobs',
+    tag: 'jobs',
+    summary: 'List jobs, newest first',
+    query: Closed({ ...PageQuerySchema, state: Type.Optional(Type.Enum(JOB_STATES)), target: Type.Optional(Type.String({ maxLength: 63 })) }),
+    response: PageOf(JobSchema, 'JobPage'),
+  }),
+  get: endpoint({
+    ...get,
+    ...job,
+    id: 'jobs.get',
+    path: '/v1/jobs/{job}',
+    summary: 'Show a job; with `wait`, once it ended',
+    query: Closed({ wait: Type.Optional(Type.Integer({ minimum: 0, maximum: 600 })) }),
+    response: JobSchema,
+  }),
+  log: endpoint({
+    ...get,
+    ...job,
+    id: 'jobs.log',
+    path: '/v1/jobs/{job}/log',
+    summary: 'Log lines of a job',
+    query: Closed({ from: Type.Optional(Type.Integer({ minimum: 0 })) }),
+    response: JobLogSchema,
+  }),
+  cancel: endpoint({
+    ...job,
+    id: 'jobs.cancel',
+    method: 'POST',
+    path: '/v1/jobs/{job}/cancel',
+    summary: 'Cancel: what was done is undone',
+    needs: 'full',
+    answer: 'ok',
+    response: JobSchema,
+  }),
+} as const
+
+export const access = {
+  setup: endpoint({
+    id: 'access.setup',
+    method: 'POST',
+    path: '/v1/setup',
+    tag: 'access',
+    summary: 'Make the first administrator with the code of the one-time link',
+    needs: 'none',
+    answer: 'ok',
+    body: SetupSchema,
+    response: SessionSchema,
+  }),
+  login: endpoint({
+    id: 'access.login',
+    method: 'POST',
+    path: '/v1/login',
+    tag: 'access',
+    summary: 'Log in; the answer sets a session cookie',
+    needs: 'none',
+    answer: 'ok',
+    body: LoginSchema,
+    response: SessionSchema,
+  }),
+  logout: endpoint({ id: 'access.logout', method: 'POST', path: '/v1/logout', tag: 'access', summary: 'End the session', needs: 'read', answer: 'no-content' }),
+  session: endpoint({ ...get, id: 'access.session', path: '/v1/session', tag: 'access', summary: 'Who am I', response: SessionSchema }),
+  audit: endpoint({
+    ...get,
+    needs: 'full',
+    id: 'access.audit',
+    path: '/v1/audit',
+    tag: 'access',
+    summary: 'Who changed what, newest first',
+    query: Closed({ limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })) }),
+    response: Type.Object({ items: Type.Array(AuditSchema) }, { title: 'AuditPage' }),
+  }),
+} as const
+
+export const tokens = {
+  list: endpoint({
+    ...get,
+    needs: 'full',
+    id: 'tokens.list',
+    path: '/v1/tokens',
+    tag: 'tokens',
+    summary: 'List API tokens',
+    response: Type.Object({ items: Type.Array(TokenSchema) }, { title: 'TokenPage' }),
+  }),
+  create: endpoint({
+    id: 'tokens.create',
+    method: 'POST',
+    path: '/v1/tokens',
+    tag: 'tokens',
+    summary: 'Make an API token; its secret is shown this once',
+    needs: 'full',
+    answer: 'created',
+    body: TokenCreateSchema,
+    response: TokenSchema,
+  }),
+  delete: endpoint({
+    id: 'tokens.delete',
+    method: 'DELETE',
+    path: '/v1/tokens/{token}',
+    tag: 'tokens',
+    summary: 'Revoke a token at once',
+    needs: 'full',
+    answer: 'no-content',
+    params: Closed({ token: RefSchema }),
+  }),
+} as const
+
+export const system = {
+  host: endpoint({ ...get, id: 'system.host', path: '/v1/host', tag: 'system', summary: 'This host: what it can do, what needs attention', response: HostSchema }),
+  ping: endpoint({
+    ...get,
+    needs: 'none',
+    id: 'system.ping',
+    path: '/v1/ping',
+    tag: 'system',
+    summary: 'Is anybody there',
+    response: Type.Object({ ok: Type.Literal(true), version: Type.String() }, { title: 'Pong' }),
+  }),
+  openapi: endpoint({
+    ...get,
+    needs: 'none',
+    id: 'system.openapi',
+    path: '/v1/openapi.json',
+    tag: 'system',
+    summary: 'This document',
+    response: Type.Object({}, { title: 'OpenApi', additionalProperties: true }),
+  }),
+  events: endpoint({
+    ...get,
+    answer: 'stream',
+    id: 'system.events',
+    path: '/v1/events',
+    tag: 'system',
+    summary: 'Server-sent events: every change, resumable with Last-Event-ID; job progress as volatile events',
+    query: Closed({ resource: Type.Optional(Type.String({ maxLength: 200, description: 'comma-separated: vm,job,…' })) }),
+    produces: 'text/event-stream',
+  }),
+} as const

@@ -1,0 +1,39 @@
+/** What a VM's NIC is attached to. */
+import Type from 'typebox'
+import { IdSchema, NameSchema } from '../ids.ts'
+import { Closed, Ipv4Schema, MacSchema, metaFields } from './common.ts'
+
+export const CidrSchema = Type.String({
+  pattern: '^((25[0-5]|2[0-4]\\d|1?\\d?\\d)\\.){3}(25[0-5]|2[0-4]\\d|1?\\d?\\d)/(1[6-9]|2[0-8])$',
+  description: 'private IPv4 subnet, /16 to /28',
+})
+const domain = Type.String({ pattern: '^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$', maxLength: 200 })
+
+export const NetworkCreateSchema = Closed(
+  {
+    name: NameSchema,
+    kind: Type.Union([Type.Literal('user'), Type.Literal('nat')]),
+    subnet: Type.Optional(CidrSchema),
+    domain: Type.Optional(domain),
+  },
+  { title: 'NetworkCreate' },
+)
+export type NetworkCreate = Type.Static<typeof NetworkCreateSchema>
+export const NetworkSchema = Type.Object(
+  {
+    ...metaFields,
+    kind: Type.Union([Type.Literal('user'), Type.Literal('nat')]),
+    subnet: Type.Optional(CidrSchema),
+    gateway: Type.Optional(Ipv4Schema),
+    bridge: Type.Optional(Type.String()),
+    domain: Type.Optional(Type.String()),
+    state: Type.Union([Type.Literal('up'), Type.Literal('down')]),
+    reason: Type.Optional(Type.String({ description: 'why it is down' })),
+    /** Addresses that are promised to a NIC. */
+    reservations: Type.Array(
+      Type.Object({ vm: IdSchema, vm_name: NameSchema, nic: NameSchema, mac: MacSchema, address: Ipv4Schema }),
+    ),
+  },
+  { title: 'Network' },
+)
+export type Network = Type.Static<typeof NetworkSchema>

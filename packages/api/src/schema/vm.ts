@@ -1,0 +1,278 @@
+/** A virtual server: what is wanted (spec) and what was observed (status). Units: MiB, bytes, bytes per second, ms. */
+import Type from 'typebox'
+import { IdSchema, NameSchema, RefSchema } from '../ids.ts'
+import { FaultSchema } from '../fault.ts'
+import { Closed, DescriptionSchema, Ipv4Schema, LabelsSchema, MacSchema, metaFields } from './common.ts'
+
+export const VM_STATES = [
+  'absent',
+  'prepared',
+  'starting',
+  'running',
+  'paused',
+  'suspended',
+  'saving',
+  'incoming',
+  'postcopy-paused',
+  'postmigrate',
+  'stopping',
+  'stopped',
+  'panicked',
+  'internal-error',
+  'unknown',
+] as const
+export type VmState = (typeof VM_STATES)[number]
+export const PAUSED_BY = ['user', 'job', 'io-error', 'qemu'] as const
+export type PausedBy = (typeof PAUSED_BY)[number]
+export const WANTED = ['running', 'stopped', 'paused'] as const
+export type Wanted = (typeof WANTED)[number]
+
+const rate = (what: string) => Type.Integer({ minimum: 1024, maximum: 2 ** 40, description: `${what}, bytes per second` })
+const ops = (what: string) => Type.Integer({ minimum: 1, maximum: 10_000_000, description: `${what} per second` })
+/** `null` takes a limit away. */
+const nullable = <T extends Type.TSchema>(t: T) => Type.Union([t, Type.Null()])
+
+export const DiskLimitsSchema = Closed({
+  iops: Type.Optional(nullable(ops('operations'))),
+  bytes_per_s: Type.Optional(nullable(rate('reads and writes together'))),
+})
+export type DiskLimits = Type.Static<typeof DiskLimitsSchema>
+export const NicLimitsSchema = Closed({
+  in_bytes_per_s: Type.Optional(nullable(rate('to the guest'))),
+  out_bytes_per_s: Type.Optional(nullable(rate('from the guest'))),
+})
+export type NicLimits = Type.Static<typeof NicLimitsSchema>
+export const LimitsSchema = Closed({
+  cpu_weight: Type.Optional(
+    Type.Integer({ minimum: 1, maximum: 10_000, description: 'share of CPU among VMs when it is scarce; 100 is usual' }),
+  ),
+  cpu_cap_percent: Type.Optional(
+    nullable(Type.Integer({ minimum: 1, maximum: 25_600, description: 'ceiling; 100 = one whole core' })),
+  ),
+  memory_overhead_mib: Type.Optional(
+    Type.Integer({ minimum: 64, maximum: 65_536, description: 'what QEMU may use beside the guest RAM before the kernel ends it' }),
+  ),
+})
+export type Limits = Type.Static<typeof LimitsSchema>
+
+export const PublishSchema = Closed({
+  protocol: Type.Optional(Type.Union([Type.Literal('tcp'), Type.Literal('udp')], { default: 'tcp' })),
+  address: Type.Optional(Ipv4Schema),
+  port: Type.Integer({ minimum: 1, maximum: 65_535, description: 'port on the host' }),
+  to: Type.Integer({ minimum: 1, maximum: 65_535, description: 'port in the guest' }),
+})
+export type PublishInput = Type.Static<typeof PublishSchema>
+export const PublishedSchema = Type.Object({
+  protocol: Type.Union([Type.Literal('tcp'), Type.Literal('udp')]),
+  address: Ipv4Schema,
+  port: Type.Integer(),
+  to: Type.Integer(),
+})
+export type Published = Type.Static<typeof PublishedSchema>
+
+export const DiskInputSchema = Closed({
+  name: Type.Optional(NameSchema),
+  volume: Type.Optional(RefSchema),
+  size_mib: Type.Optional(Type.Integer({ minimum: 1, maximum: 64 * 1024 * 1024 })),
+  pool: Type.Optional(RefSchema),
+  format: Type.Optional(Type.Union([Type.Literal('qcow2'), Type.Literal('raw')])),
+  limits: Type.Optional(DiskLimitsSchema),
+})
+export type DiskInput = Type.Static<typeof DiskInputSchema>
+export const NicInputSchema = Closed({
+  name: Type.Optional(NameSchema),
+  network: Type.Optional(RefSchema),
+  mac: Type.Optional(MacSchema),
+  address: Type.Optional(Ipv4Schema),
+  publish: Type.Optional(Type.Array(PublishSchema, { maxItems: 64 })),
+  limits: Type.Optional(NicLimitsSchema),
+})
+export type NicInput = Type.Static<typeof NicInputSchema>
+
+/** First-boot values handed to the guest. The password is a secret: taken in, never given out. */
+export const SeedInputSchema = Closed({
+  hostname: Type.Optional(NameSchema),
+  user: Type.Optional(Type.String({ pattern: '^[a-z][a-z0-9_-]{0,30}$' })),
+  password: Type.Optional(Type.String({ minLength: 8, maxLength: 128, pattern: '^[\\x21-\\x7e]+$' })),
+  ssh_keys: Type.Optional(
+    Type.Array(Type.String({ maxLength: 4096, pattern: '^(ssh-|ecdsa-|sk-)[ -~]+$' }), { maxItems: 16 }),
+  ),
+})
+export type SeedInput = Type.Static<typeof SeedInputSchema>
+
+const cpus = Type.Integer({ minimum: 1, maximum: 256, description: 'virtual CPUs' })
+const memoryMib = Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024, description: 'guest RAM, MiB' })
+const cmdline = Type.String({ maxLength: 2000, pattern: '^[\\x20-\\x7e]*$', description: 'kernel command line' })
+
+export const VmCreateSchema = Closed(
+  {
+    name: NameSchema,
+    description: Type.Optional(DescriptionSchema),
+    labels: Type.Optional(LabelsSchema),
+    image: Type.Optional(RefSchema),
+    clone: Type.Optional(Type.Union([Type.Literal('linked'), Type.Literal('full')], { default: 'linked' })),
+    pool: Type.Optional(RefSchema),
+    disk_mib: Type.Optional(
+      Type.Integer({ minimum: 1, maximum: 64 * 1024 * 1024, description: 'size of the first disk; at least the size of the image' }),
+    ),
+    cpus: Type.Optional(cpus),
+    memory_mib: Type.Optional(memoryMib),
+    cmdline: Type.Optional(cmdline),
+    disks: Type.Optional(Type.Array(DiskInputSchema, { maxItems: 16, description: 'further disks' })),
+    nics: Type.Optional(Type.Array(NicInputSchema, { maxItems: 8 })),
+    limits: Type.Optional(LimitsSchema),
+    balloon_mib: Type.Optional(Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024 })),
+    seed: Type.Optional(SeedInputSchema),
+    start: Type.Optional(Type.Boolean({ default: false })),
+    wait_ready: Type.Optional(
+      Type.Boolean({ default: false, description: 'the job ends when the health check of the recipe passes' }),
+    ),
+  },
+  { title: 'VmCreate' },
+)
+export type VmCreate = Type.Static<typeof VmCreateSchema>
+
+export const VmEditSchema = Closed(
+  {
+    name: Type.Optional(NameSchema),
+    description: Type.Optional(DescriptionSchema),
+    labels: Type.Optional(LabelsSchema),
+    cpus: Type.Optional(cpus),
+    memory_mib: Type.Optional(memoryMib),
+    cmdline: Type.Optional(cmdline),
+    limits: Type.Optional(LimitsSchema),
+    balloon_mib: Type.Optional(nullable(Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024 }))),
+    disks: Type.Optional(
+      Type.Array(Closed({ name: NameSchema, limits: DiskLimitsSchema }), { maxItems: 16, description: 'limits of disks it has' }),
+    ),
+    add_disks: Type.Optional(Type.Array(DiskInputSchema, { maxItems: 16 })),
+    remove_disks: Type.Optional(Type.Array(NameSchema, { maxItems: 16, description: 'the volume is kept' })),
+    nics: Type.Optional(
+      Type.Array(
+        Closed({
+          name: NameSchema,
+          limits: Type.Optional(NicLimitsSchema),
+          publish: Type.Optional(Type.Array(PublishSchema, { maxItems: 64, description: 'replaces what was published' })),
+          address: Type.Optional(Ipv4Schema),
+        }),
+        { maxItems: 8 },
+      ),
+    ),
+    add_nics: Type.Optional(Type.Array(NicInputSchema, { maxItems: 8 })),
+    remove_nics: Type.Optional(Type.Array(NameSchema, { maxItems: 8 })),
+  },
+  { title: 'VmEdit', minProperties: 1 },
+)
+export type VmEdit = Type.Static<typeof VmEditSchema>
+
+export const DiskSchema = Type.Object({ name: NameSchema, volume: IdSchema, limits: DiskLimitsSchema })
+export type Disk = Type.Static<typeof DiskSchema>
+export const NicSchema = Type.Object({
+  name: NameSchema,
+  network: IdSchema,
+  mac: MacSchema,
+  address: Type.Optional(Ipv4Schema),
+  publish: Type.Array(PublishedSchema),
+  limits: NicLimitsSchema,
+})
+export type Nic = Type.Static<typeof NicSchema>
+
+export const BootSchema = Type.Union([
+  Type.Object({ kind: Type.Literal('disk') }),
+  Type.Object({ kind: Type.Literal('kernel'), image: IdSchema, cmdline: Type.String() }),
+])
+export type Boot = Type.Static<typeof BootSchema>
+
+export const SERVICE_KINDS = ['http', 'smb', 'ipp', 'tcp'] as const
+/** What a server made from a recipe offers, so that clients and checks know where to knock. */
+export const ServiceSchema = Type.Object({
+  kind: Type.Enum(SERVICE_KINDS),
+  port: Type.Integer({ minimum: 1, maximum: 65_535 }),
+  path: Type.Optional(Type.String({ description: 'http: path; smb: share; ipp: queue' })),
+})
+export type Service = Type.Static<typeof ServiceSchema>
+
+export const VmSpecSchema = Type.Object({
+  cpus: Type.Integer(),
+  memory_mib: Type.Integer(),
+  machine: Type.Literal('q35'),
+  boot: BootSchema,
+  disks: Type.Array(DiskSchema),
+  nics: Type.Array(NicSchema),
+  limits: LimitsSchema,
+  balloon_mib: Type.Union([Type.Integer(), Type.Null()]),
+  seed: Type.Object({
+    hostname: NameSchema,
+    user: Type.Optional(Type.String()),
+    has_password: Type.Boolean(),
+    ssh_keys: Type.Array(Type.String()),
+  }),
+  image: Type.Optional(IdSchema),
+  recipe: Type.Optional(Type.String()),
+  service: Type.Optional(ServiceSchema),
+  uid: Type.Integer({ description: 'the unprivileged user its QEMU runs as, the same on every host' }),
+})
+export type VmSpec = Type.Static<typeof VmSpecSchema>
+
+export const PlacementSchema = Type.Object({ host: IdSchema, epoch: Type.Integer({ minimum: 1 }) })
+export type Placement = Type.Static<typeof PlacementSchema> & {
+  handover?: { to: string; epoch: number; job: string; sealed: boolean }
+}
+
+export const VmStatusSchema = Type.Object({
+  state: Type.Enum(VM_STATES),
+  paused_by: Type.Optional(Type.Enum(PAUSED_BY)),
+  /** Why it is in this state, when that is not obvious. */
+  reason: Type.Optional(Type.String()),
+  since: Type.String(),
+  started_at: Type.Optional(Type.String()),
+  pid: Type.Optional(Type.Integer()),
+  accelerator: Type.Optional(Type.Union([Type.Literal('kvm'), Type.Literal('tcg')])),
+  qemu_version: Type.Optional(Type.String()),
+  /** ms from the start's request until the health check passed; only for VMs of a recipe, when it was waited for. */
+  ready_ms: Type.Optional(Type.Integer()),
+  agent: Type.Optional(Type.Union([Type.Literal('unknown'), Type.Literal('connected'), Type.Literal('absent')])),
+  /** Fields whose change takes hold at the next start. */
+  pending_restart: Type.Array(Type.String()),
+})
+export type VmStatus = Type.Static<typeof VmStatusSchema>
+
+export const VM_ACTIONS = [
+  'start',
+  'shutdown',
+  'stop',
+  'reset',
+  'pause',
+  'resume',
+  'delete',
+  'edit',
+  'clone',
+  'exec',
+  'console',
+] as const
+export type VmAction = (typeof VM_ACTIONS)[number]
+
+export const AllowedSchema = Type.Object({ ok: Type.Boolean(), why: Type.Optional(FaultSchema) })
+
+export const AddressSchema = Type.Object({
+  nic: NameSchema,
+  address: Type.String(),
+  source: Type.Union([Type.Literal('reserved'), Type.Literal('lease'), Type.Literal('agent')]),
+})
+
+export const VmSchema = Type.Object(
+  {
+    ...metaFields,
+    description: Type.String(),
+    labels: LabelsSchema,
+    wanted: Type.Enum(WANTED),
+    spec: VmSpecSchema,
+    placement: PlacementSchema,
+    status: VmStatusSchema,
+    addresses: Type.Array(AddressSchema),
+    /** Present on a single VM, absent in lists. */
+    actions: Type.Optional(Type.Record(Type.String(), AllowedSchema)),
+  },
+  { title: 'Vm' },
+)
+export type Vm = Type.Static<typeof VmSchema>

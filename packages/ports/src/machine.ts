@@ -1,0 +1,160 @@
+/**
+ * What the cluster may ask of one machine. Types only: `host` implements them, `cluster` uses them, tests fake them.
+ * Plain data and async iterables, so that the implementation can one day be a small privileged process of its own.
+ */
+import type { ExecResult, GuestInfo } from '@wadah/api/schema/guest'
+import type { Host } from '@wadah/api/schema/host'
+import type { PausedBy, Service, VmSpec, VmState } from '@wadah/api/schema/vm'
+import type { NetworkAttachment, NetworkDefinition, Networks } from './networks.ts'
+import type { Images } from './images.ts'
+import type { PoolDefinition, VolumeDefinition, Volumes } from './volumes.ts'
+
+/** All a machine needs to know to start a VM; resolved from records by the caller. */
+export type LaunchRequest = {
+  vm: string
+  name: string
+  /** Of the placement; kept beside the running QEMU, so that an adopted one can be held against the store. */
+  epoch: number
+  spec: VmSpec
+  disks: { name: string; volume: VolumeDefinition; pool: PoolDefinition }[]
+  nics: { name: string; network: NetworkDefinition; attachment: NetworkAttachment }[]
+  /** Present when `spec.boot.kind` is `kernel`. */
+  kernel?: { image: string; cmdline: string; has_initrd: boolean }
+  /** Handed to the guest as `opt/wadah/seed`; the password is here and nowhere else. */
+  seed: Record<string, string>
+}
+
+/** What the guest sees: portable, versioned, the same on every host it may move to. */
+export type BootRecord = {
+  schema: 1
+  vm: string
+  name: string
+  machine: string
+  accelerator: 'kvm' | 'tcg'
+  cpu: { model: string; flags: string[] }
+  cpus: number
+  memory: { mib: number; max_mib: number; slots: number }
+  firmware: { kind: 'bios' }
+  kernel?: { cmdline: string; has_initrd: boolean }
+  devices: BootDevice[]
+}
+/** A device with its place on the PCI bus; `addr` is slot[.function] in hex as QEMU takes it. */
+export type BootDevice =
+  | { kind: 'root-port'; id: string; addr: string; chassis: number; multifunction?: boolean }
+  | { kind: 'disk'; id: string; bus: string; name: string; volume: string; boot_index?: number }
+  | { kind: 'nic'; id: string; bus: string; name: string; mac: string; network: string }
+  | { kind: 'balloon'; id: string; bus: string }
+  | { kind: 'rng'; id: string; bus: string }
+  | { kind: 'agent'; id: string; bus: string }
+  | { kind: 'vga'; id: string; addr: string }
+  | { kind: 'serial'; id: string; index: number }
+
+/** What this host does for it: never sent to another. */
+export type LocalPlan = {
+  uid: number
+  epoch: number
+  directory: string
+  cgroup: string | null
+  disks: Record<string, { path: string; format: 'qcow2' | 'raw'; direct_io: boolean; limits: { iops?: number; bytes_per_s?: number } }>
+  nics: Record<string, { kind: 'tap'; ifname: string } | { kind: 'user'; subnet: string; gateway: string; address: string; publish: { protocol: 'tcp' | 'udp'; address: string; port: number; to: number }[] }>
+  kernel?: { kernel: string; initrd?: string }
+  seed_file: string
+  qemu: string
+}
+export type BootPlan = { record: BootRecord; local: LocalPlan }
+
+export type Observed = {
+  vm: string
+  state: VmState
+  paused_by?: PausedBy
+  reason?: string
+  pid?: number
+  epoch?: number
+  accelerator?: 'kvm' | 'tcg'
+  qemu_version?: string
+  agent?: 'unknown' | 'connected' | 'absent'
+  /** The guest ended by itself (its own power-off): it is then wanted stopped. */
+  by_guest?: boolean
+  at_ms: number
+}
+
+export type PauseReason = 'user' | 'job'
+
+/** A running QEMU of this machine. */
+export interface Running {
+  readonly vm: string
+  readonly pid: number
+  readonly record: BootRecord
+  /** Resolves when it is gone: QMP closed and its pid (with start time) no more. */
+  readonly gone: Promise<{ reason: string }>
+  /** A raw QMP command, for the few callers that need one (migration). */
+  execute(command: string, args?: Record<string, unknown>, options?: { timeout_ms?: number; signal?: AbortSignal }): Promise<unknown>
+}
+
+export interface Guest {
+  ping(signal: AbortSignal): Promise<void>
+  info(signal: AbortSignal): Promise<GuestInfo>
+  exec(
+    request: { argv: string[]; stdin?: Uint8Array; env?: string[]; timeout_ms: number },
+    signal: AbortSignal,
+  ): Promise<ExecResult>
+  readFile(path: string, signal: AbortSignal): AsyncIterable<Uint8Array>
+  writeFile(path: string, data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void>
+  freeze(timeout_s: number, signal: AbortSignal): Promise<number>
+  thaw(signal: AbortSignal): Promise<number>
+}
+
+export interface Machine {
+  facts(): Promise<HostFacts>
+  /** Looks at this host's directory, cgroup, pid and start time, and asks QMP; never by UUID alone, never a guess. */
+  observe(vm: string): Promise<Observed>
+  /** Every change of state that was seen, as it is seen. One consumer. */
+  observations(signal: AbortSignal): AsyncIterable<Observed>
+  /** VMs this machine has a directory for. */
+  known(): Promise<string[]>
+
+  plan(request: LaunchRequest): Promise<BootPlan>
+  /** Directory, seed, taps, cgroup; idempotent. */
+  prepare(plan: BootPlan, signal: AbortSignal): Promise<void>
+  /** Starts QEMU (`fresh`: and lets the guest run). Returns when QEMU runs the guest. If it runs already, returns that. */
+  launch(plan: BootPlan, how: 'fresh' | 'paused', signal: AbortSignal): Promise<Running>
+  /** Finds a QEMU of this VM that already runs, after a restart of the daemon. */
+  attach(vm: string): Promise<Running | undefined>
+  running(vm: string): Running | undefined
+  /** Takes back what prepare and launch made (never disks): ends QEMU if it is there, taps, cgroup, directory. */
+  clean(vm: string): Promise<void>
+
+  /** Presses the power button. */
+  powerDown(vm: string): Promise<void>
+  /** Asks the guest agent to power down; rejects with `agent_silent` when there is none. */
+  agentPowerDown(vm: string, signal: AbortSignal): Promise<void>
+  /** Ends QEMU: `quit`, then SIGKILL when it does not go. Resolves when it is gone. */
+  stop(vm: string): Promise<void>
+  /** Resolves with the observation once the VM is `stopped`, or undefined after `timeout_ms`. */
+  waitStopped(vm: string, timeout_ms: number, signal: AbortSignal): Promise<Observed | undefined>
+  reset(vm: string): Promise<void>
+  pause(vm: string, by: PauseReason): Promise<void>
+  resume(vm: string): Promise<void>
+
+  /** Makes limits hold for a VM that runs. */
+  applyLimits(vm: string, spec: VmSpec): Promise<void>
+  guest(vm: string): Guest
+  /** A raw connection to the serial port or VNC server of a VM; several may share the serial one. */
+  console(vm: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream>
+  /** The end of the serial log. */
+  serialLog(vm: string, bytes: number): Promise<{ text: string; size_bytes: number }>
+  /** Makes a recipe's health check against the guest, once. */
+  check(vm: string, service: Service, target: { address?: string; port?: number }, signal: AbortSignal): Promise<{ ok: boolean; detail: string; took_ms: number }>
+
+  readonly volumes: Volumes
+  readonly networks: Networks
+  readonly images: Images
+}
+
+export interface ConsoleStream {
+  readonly data: AsyncIterable<Uint8Array>
+  write(data: Uint8Array): void
+  close(): void
+}
+
+export type HostFacts = Omit<Host, 'id' | 'name' | 'version' | 'promised_memory_mib'>

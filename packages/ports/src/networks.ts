@@ -1,0 +1,40 @@
+/** Networks and the NICs on them, as the cluster asks for them. */
+export type NetworkDefinition =
+  | { id: string; name: string; kind: 'user' }
+  | { id: string; name: string; kind: 'nat'; subnet: string; gateway: string; bridge: string; domain: string }
+
+/** One NIC of a VM on a network. */
+export type NetworkAttachment = {
+  vm: string
+  /** The guest's name on the network: `vm_name` and `vm_name.domain` resolve to `address`. */
+  vm_name: string
+  nic: string
+  network: string
+  uid: number
+  mac: string
+  /** Always there on `nat`; the address slirp gives on `user`. */
+  address?: string
+  publish: { protocol: 'tcp' | 'udp'; address: string; port: number; to: number }[]
+  limits: { in_bytes_per_s?: number; out_bytes_per_s?: number }
+}
+
+export interface Networks {
+  /** Makes the machine carry exactly these networks and attachments of ours: bridges, dnsmasq, names, nftables. Idempotent; own interfaces and own table only. */
+  apply(networks: NetworkDefinition[], attachments: NetworkAttachment[], signal: AbortSignal): Promise<NetworkState[]>
+  /** Whether nat networks can be made here, and if not why and what to do. */
+  support(): Promise<{ nat: boolean; reason?: string; remedy?: string }>
+  /** A free private subnet and a bridge name for a new nat network, that collide with nothing this machine routes. */
+  propose(id: string, taken: string[]): Promise<{ subnet: string; gateway: string; bridge: string }>
+  /** Whether a host port is free now. */
+  portFree(protocol: 'tcp' | 'udp', address: string, port: number): Promise<boolean>
+  /** Makes the tap of a NIC (idempotent), owned by its uid, on its bridge, with its limits; returns the interface's name. */
+  attach(network: NetworkDefinition, nic: NetworkAttachment, signal: AbortSignal): Promise<{ ifname: string }>
+  detach(vm: string, nic: string): Promise<void>
+  /** Changes limits of a tap that exists. */
+  limit(vm: string, nic: string, limits: NetworkAttachment['limits']): Promise<void>
+  /** Taps of ours on this machine, to find leftovers. */
+  taps(): Promise<{ ifname: string; vm: string; nic: string }[]>
+  /** Takes everything of ours away: dnsmasq, bridges, taps, the nftables table. */
+  removeAll(): Promise<void>
+}
+export type NetworkState = { id: string; state: 'up' | 'down'; reason?: string }

@@ -1,0 +1,36 @@
+/** Disks, as the cluster asks for them. */
+export type PoolDefinition = { id: string; path: string; direct_io: boolean }
+export type PoolFacts = { capacity_bytes: number; free_bytes: number; direct_io: boolean; file_system: string }
+export type VolumeDefinition = {
+  id: string
+  pool: string
+  format: 'qcow2' | 'raw'
+  size_bytes: number
+  /** The volume it is a linked clone of, in the same pool. */
+  base?: { id: string; format: 'qcow2' | 'raw' }
+}
+export type Progress = (done_bytes: number, total_bytes: number) => void
+export type VolumeWork = { signal: AbortSignal; progress?: Progress; log?: (line: string) => void }
+
+/** Every call is idempotent: done twice is done once. Paths are made here from ids alone. */
+export interface Volumes {
+  /** Whether a folder may become a pool: an existing folder inside an allowed one, no link in the way, writable. Makes what the pool needs inside. */
+  openPool(pool: PoolDefinition): Promise<PoolFacts>
+  facts(pool: PoolDefinition): Promise<PoolFacts>
+  /** Takes away what openPool made, if it is empty. */
+  closePool(pool: PoolDefinition): Promise<void>
+  path(pool: PoolDefinition, volume: { id: string; format: 'qcow2' | 'raw' }): string
+  /** An empty volume. `no_room` when the file system is full. */
+  create(pool: PoolDefinition, volume: VolumeDefinition, work: VolumeWork): Promise<void>
+  /** `linked`: a qcow2 on top of `from`. `full`: a copy that stands by itself, flattened. The size may be larger than that of `from`. */
+  clone(pool: PoolDefinition, from: { pool: PoolDefinition; volume: VolumeDefinition }, to: VolumeDefinition, how: 'linked' | 'full', work: VolumeWork): Promise<void>
+  /** Moves a file that a builder made into the pool as this volume (rename, or copy across file systems). */
+  adopt(pool: PoolDefinition, file: string, volume: VolumeDefinition, work: VolumeWork): Promise<void>
+  /** Read-only for everybody, or writable by one uid only. */
+  grant(pool: PoolDefinition, volume: VolumeDefinition, to: { uid: number } | 'read-only'): Promise<void>
+  delete(pool: PoolDefinition, volume: { id: string; format: 'qcow2' | 'raw' }): Promise<void>
+  exists(pool: PoolDefinition, volume: { id: string; format: 'qcow2' | 'raw' }): Promise<boolean>
+  allocatedBytes(pool: PoolDefinition, volume: { id: string; format: 'qcow2' | 'raw' }): Promise<number>
+  /** What lies in the pool, half-made files included: to find leftovers. */
+  list(pool: PoolDefinition): Promise<{ id: string; format: 'qcow2' | 'raw'; temporary: boolean }[]>
+}
