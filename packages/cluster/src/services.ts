@@ -1,0 +1,106 @@
+/** What routes call: one function for each thing the API can do. Types only; the implementations lie beside. */
+import type { Subject } from '@wadah/api/schema/access'
+import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
+import type { Host } from '@wadah/api/schema/host'
+import type { Job } from '@wadah/api/schema/job'
+import type { Network, NetworkCreate } from '@wadah/api/schema/network'
+import type {
+  Image,
+  ImageBuild,
+  Pool,
+  PoolCreate,
+  Recipe,
+  Volume,
+  VolumeClone,
+  VolumeCreate,
+} from '@wadah/api/schema/storage'
+import type { Vm, VmCreate, VmEdit, VmState } from '@wadah/api/schema/vm'
+import type { ConsoleStream } from '@wadah/ports/machine'
+
+/** Who asks. `idempotency`: the same key and digest again gives the same job; the same key with another digest is refused. */
+export type Caller = { subject: Subject; project: string; idempotency?: { key: string; digest: string } }
+export type ListQuery = { limit?: number; cursor?: string }
+export type PageOf<T> = { items: T[]; next?: string }
+/** From `If-Match`: refused with `precondition_failed` when the generation is another by now. */
+export type IfGeneration = number | undefined
+
+export interface VmService {
+  list(caller: Caller, q: ListQuery & { name?: string; state?: VmState; image?: string; network?: string; label?: string }): PageOf<Vm>
+  get(caller: Caller, ref: string): Vm
+  create(caller: Caller, body: VmCreate): Promise<Job>
+  edit(caller: Caller, ref: string, body: VmEdit, generation: IfGeneration): Promise<Vm>
+  delete(caller: Caller, ref: string, options: { force?: boolean; keep_disks?: boolean }, generation: IfGeneration): Promise<Job>
+  start(caller: Caller, ref: string): Promise<Job>
+  stop(caller: Caller, ref: string): Promise<Job>
+  shutdown(caller: Caller, ref: string, body: { timeout_s?: number; force?: boolean }): Promise<Job>
+  clone(caller: Caller, ref: string, body: { name: string; clone?: 'linked' | 'full'; start?: boolean }): Promise<Job>
+  reset(caller: Caller, ref: string): Promise<Vm>
+  pause(caller: Caller, ref: string): Promise<Vm>
+  resume(caller: Caller, ref: string): Promise<Vm>
+  exec(caller: Caller, ref: string, body: Exec, signal: AbortSignal): Promise<ExecResult>
+  readFile(caller: Caller, ref: string, path: string, signal: AbortSignal): AsyncIterable<Uint8Array>
+  writeFile(caller: Caller, ref: string, path: string, data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void>
+  guest(caller: Caller, ref: string, signal: AbortSignal): Promise<GuestInfo>
+  freeze(caller: Caller, ref: string, timeout_s: number, signal: AbortSignal): Promise<{ file_systems: number }>
+  thaw(caller: Caller, ref: string, signal: AbortSignal): Promise<{ file_systems: number }>
+  /** Whether a console may be opened now; the ticket itself is the daemon's. Returns the VM's id. */
+  checkConsole(caller: Caller, ref: string, kind: 'serial' | 'vnc'): string
+  console(vmId: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream>
+  log(caller: Caller, ref: string, bytes: number): Promise<{ text: string; size_bytes: number }>
+  health(caller: Caller, ref: string, signal: AbortSignal): Promise<{ ok: boolean; detail: string; took_ms: number }>
+}
+
+export interface StorageService {
+  listPools(caller: Caller, q: ListQuery): Promise<PageOf<Pool>>
+  getPool(caller: Caller, ref: string): Promise<Pool>
+  createPool(caller: Caller, body: PoolCreate): Promise<Pool>
+  editPool(caller: Caller, ref: string, body: { overcommit: number }, generation: IfGeneration): Promise<Pool>
+  deletePool(caller: Caller, ref: string, generation: IfGeneration): Promise<void>
+  listVolumes(caller: Caller, q: ListQuery & { pool?: string; vm?: string }): PageOf<Volume>
+  getVolume(caller: Caller, ref: string): Promise<Volume>
+  createVolume(caller: Caller, body: VolumeCreate): Promise<Job>
+  cloneVolume(caller: Caller, ref: string, body: VolumeClone): Promise<Job>
+  deleteVolume(caller: Caller, ref: string, generation: IfGeneration): Promise<Job>
+}
+
+export interface ImageService {
+  list(caller: Caller, q: ListQuery): PageOf<Image>
+  get(caller: Caller, ref: string): Image
+  recipes(): Promise<Recipe[]>
+  build(caller: Caller, body: ImageBuild): Promise<Job>
+  createKernel(caller: Caller, body: { name: string; description?: string; cmdline?: string; min_memory_mib?: number }): Promise<Image>
+  upload(caller: Caller, ref: string, file: 'kernel' | 'initrd', data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void>
+  delete(caller: Caller, ref: string, generation: IfGeneration): Promise<Job>
+}
+
+export interface NetworkService {
+  list(caller: Caller, q: ListQuery): PageOf<Network>
+  get(caller: Caller, ref: string): Network
+  create(caller: Caller, body: NetworkCreate): Promise<Network>
+  delete(caller: Caller, ref: string, generation: IfGeneration): Promise<void>
+}
+
+export interface JobService {
+  /** Newest first. */
+  list(caller: Caller, q: ListQuery & { state?: Job['state']; target?: string }): PageOf<Job>
+  get(caller: Caller, id: string): Job
+  /** The job once it ended, or as it is after `wait_s`. */
+  wait(caller: Caller, id: string, wait_s: number, signal: AbortSignal): Promise<Job>
+  log(caller: Caller, id: string, from: number): Promise<{ lines: string[]; next: number; ended: boolean }>
+  cancel(caller: Caller, id: string): Promise<Job>
+  /** Volatile: progress of jobs as it comes, for the event stream. */
+  subscribe(listener: (progress: { job: string; step: string; percent: number }) => void): () => void
+}
+
+export interface HostService {
+  get(): Promise<Host>
+}
+
+export type Services = {
+  vms: VmService
+  storage: StorageService
+  images: ImageService
+  networks: NetworkService
+  jobs: JobService
+  host: HostService
+}
