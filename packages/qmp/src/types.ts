@@ -1,3 +1,4 @@
+import type { QmpError } from './errors.ts'
 import type { LostEvents, QmpEvent, QmpEventName, QmpEventOf, QmpListener } from './events.ts'
 import type { QmpCommands } from './generated/qmp-types.ts'
 
