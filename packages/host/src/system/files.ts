@@ -10,7 +10,7 @@ export function errno(error: unknown): string {
 
 /** Opens an existing regular file without following a link in its last component; O_NONBLOCK so that a FIFO can't hang us. */
 export async function openRegular(path: string, flags: number = constants.O_RDONLY): Promise<FileHandle> {
-  const handle = await open(path, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK | constants.O_CLOEXEC)
+  const handle = await open(path, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK)
   try {
     if ((await handle.stat()).isFile()) return handle
   } catch (error) {
@@ -23,8 +23,8 @@ export async function openRegular(path: string, flags: number = constants.O_RDON
 
 /** Creates a file that must not exist yet, and opens it for reading and writing. */
 export async function createExclusive(path: string, mode: number): Promise<FileHandle> {
-  const { O_CREAT, O_EXCL, O_RDWR, O_NOFOLLOW, O_CLOEXEC } = constants
-  return await open(path, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, mode)
+  const { O_CREAT, O_EXCL, O_RDWR, O_NOFOLLOW } = constants
+  return await open(path, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, mode)
 }
 
 /** Makes renames and unlinks in a folder durable. */
@@ -59,11 +59,9 @@ export async function pathProblem(path: string, uid: number): Promise<string | u
     if (!stat.isDirectory()) return `${part} is not a folder`
     if (stat.uid !== 0 && stat.uid !== uid)
       return `${part} belongs to uid ${stat.uid}, who could put another folder in its place`
-    const sticky = (stat.mode & STICKY) !== 0
-    if (part === path && (stat.mode & GROUP_OR_OTHERS_WRITE) !== 0) {
-      return `${part} may be written to by its group or by everybody (mode ${mode(stat.mode)})`
-    }
-    if ((stat.mode & GROUP_OR_OTHERS_WRITE) !== 0 && !sticky) {
+    // In a sticky folder nobody can rename what is not theirs; the pool itself must be ours alone.
+    const guarded = part !== path && (stat.mode & STICKY) !== 0
+    if ((stat.mode & GROUP_OR_OTHERS_WRITE) !== 0 && !guarded) {
       return `${part} may be written to by its group or by everybody (mode ${mode(stat.mode)})`
     }
   }

@@ -1,0 +1,43 @@
+/** What a file system is and how much room it has. */
+import { statfs } from 'node:fs/promises'
+
+/** `f_type` as in linux/magic.h and statfs(2). */
+const MAGIC: Record<number, string> = {
+  0xef53: 'ext4',
+  0x58465342: 'xfs',
+  0x9123683e: 'btrfs',
+  0x01021994: 'tmpfs',
+  0x6969: 'nfs',
+  0x65735546: 'fuse',
+  0x2fc12fc1: 'zfs',
+  0xf2f52010: 'f2fs',
+  0x794c7630: 'overlay',
+  0xff534d42: 'cifs',
+  0xfe534d42: 'smb3',
+  0x5346544e: 'ntfs',
+  0x7366746e: 'ntfs3',
+  0x4d44: 'vfat',
+  0x2011bab0: 'exfat',
+  0xca451a4e: 'bcachefs',
+  0x00c36400: 'ceph',
+  0x01161970: 'gfs2',
+  0x7461636f: 'ocfs2',
+  0x858458f6: 'ramfs',
+  0x52654973: 'reiserfs',
+  0x3153464a: 'jfs',
+}
+
+/** The usual name of a file system by its magic number (`ext4` stands for ext2 and ext3 too, which share it). */
+export function fileSystemName(type: number): string {
+  return MAGIC[type >>> 0] ?? `0x${(type >>> 0).toString(16)}`
+}
+
+/** Capacity and what an ordinary user may still write, in bytes. */
+export async function room(path: string): Promise<{ capacity_bytes: number; free_bytes: number; file_system: string }> {
+  const s = await statfs(path)
+  return {
+    capacity_bytes: s.blocks * s.bsize,
+    free_bytes: s.bavail * s.bsize,
+    file_system: fileSystemName(s.type),
+  }
+}

@@ -1,0 +1,426 @@
+/** Volumes of `dir` pools. What it promises is written in packages/ports/src/volumes.ts and docs/storage.md. */
+import { constants } from 'node:fs'
+import { link, lstat, readdir, rename, unlink, type FileHandle } from 'node:fs/promises'
+import { join } from 'node:path'
+import { human } from '@wadah/api/admit'
+import { fail } from '@wadah/api/fault'
+import type { PoolDefinition, PoolFacts, VolumeDefinition, Volumes, VolumeWork } from '@wadah/ports/volumes'
+import { createExclusive, errno, openRegular, syncDir } from '../system/files.ts'
+import { run } from '../system/run.ts'
+import { room } from './file-system.ts'
+import { coalesce, keyed } from './order.ts'
+import {
+  fileName,
+  folders,
+  ignoreMissing,
+  parseFileName,
+  prepareFolders,
+  probeDirectIo,
+  removeFolders,
+} from './pool-folder.ts'
+import { HEAD_BYTES, headProblem, MAX_SIZE_BYTES, newQcow2, readHead, type Overlay } from './qcow2.ts'
+import { convert } from './qemu-img.ts'
+
+export type VolumesOptions = {
+  /** Folders of the host, inside of which pools may be made; from the configuration. */
+  allowedDirs: readonly string[]
+}
+type Name = { id: string; format: 'qcow2' | 'raw' }
+
+/** Only its owner while it is made; `grant` says who may after. */
+const FILE_MODE = 0o600
+/** How deep linked clones may stand on one another. */
+const MAX_CHAIN = 8
+
+export function createVolumes(options: VolumesOptions): Volumes {
+  const uid = process.geteuid?.() ?? 0
+  const alone = keyed()
+  const durable = coalesce(syncDir)
+  const directIo = new Map<string, boolean>()
+
+  const path = (pool: PoolDefinition, volume: Name): string => join(folders(pool).volumes, fileName(volume))
+  const tmpPath = (pool: PoolDefinition, volume: Name): string => join(folders(pool).tmp, fileName(volume))
+
+  async function facts(pool: PoolDefinition): Promise<PoolFacts> {
+    const { root } = folders(pool)
+    const seen = await room(root).catch((error: unknown) => {
+      throw poolAway(pool, error)
+    })
+    let direct = directIo.get(root)
+    if (direct === undefined) {
+      direct = await probeDirectIo(pool)
+      directIo.set(root, direct)
+    }
+    return { ...seen, direct_io: direct }
+  }
+  const usesDirectIo = async (pool: PoolDefinition): Promise<boolean> => pool.direct_io && (await facts(pool)).direct_io
+
+  /** Makes a file in tmp/, fills it, and only then gives it its name: a crash leaves the volume whole or not at all. */
+  async function publish(
+    pool: PoolDefinition,
+    volume: Name,
+    wanted_bytes: number,
+    fill: (tmp: string, handle: FileHandle) => Promise<void>,
+  ): Promise<void> {
+    const tmp = tmpPath(pool, volume)
+    try {
+      // What an interrupted try left. Its qemu-img, should it still run, writes into a file without a name.
+      await unlink(tmp).catch(ignoreMissing)
+      const handle = await createExclusive(tmp, FILE_MODE)
+      try {
+        await fill(tmp, handle)
+        await handle.datasync()
+      } finally {
+        await handle.close()
+      }
+      await name(tmp, path(pool, volume))
+    } catch (error) {
+      await unlink(tmp).catch(() => {})
+      throw await explain(pool, error, wanted_bytes)
+    }
+    await durable(folders(pool).volumes)
+  }
+
+  async function explain(pool: PoolDefinition, error: unknown, wanted_bytes: number): Promise<unknown> {
+    const code = errno(error)
+    if (code === 'ENOSPC' || code === 'EDQUOT') return await noRoom(pool, wanted_bytes, error)
+    if (code === 'ENOENT') return poolAway(pool, error)
+    if (code === 'EEXIST') return fail('conflict', 'A volume of this name appeared meanwhile; it was left alone.', { cause: error })
+    if (code === 'EFBIG')
+      return fail('no_room', `The file system of ${pool.path} can't hold a file of ${human(wanted_bytes)}.`, {
+        cause: error,
+      })
+    return error
+  }
+
+  async function noRoom(pool: PoolDefinition, wanted_bytes: number, cause?: unknown): Promise<Error> {
+    const seen = await room(folders(pool).root).catch(() => undefined)
+    const left = seen === undefined ? '' : `: ${human(seen.free_bytes)} of ${human(seen.capacity_bytes)} are free`
+    return fail(
+      'no_room',
+      `The file system of the pool at ${pool.path} is full${left}, and up to ${human(wanted_bytes)} were to be written. What was begun has been removed.`,
+      {
+        remedy: `make room on it (df -h ${pool.path}), or use another pool`,
+        cause,
+      },
+    )
+  }
+
+  /** True when the volume is there and is what is recorded; a fault when another thing has its name. */
+  async function isThere(pool: PoolDefinition, volume: VolumeDefinition): Promise<boolean> {
+    const handle = await openRegular(path(pool, volume)).catch(ignoreMissing)
+    if (handle === undefined) return false
+    await handle.close()
+    await check(pool, volume)
+    return true
+  }
+
+  /** Throws `image_corrupt` unless the file's head says what is recorded; `not_found` when there is none. */
+  async function check(pool: PoolDefinition, volume: VolumeDefinition): Promise<void> {
+    const problem = await fileProblem(path(pool, volume), volume)
+    if (problem !== undefined) {
+      throw fail('image_corrupt', `The volume ${volume.id} can't be used: ${problem}.`, {
+        remedy: `qemu-img info -U -f ${volume.format} ${path(pool, volume)}`,
+      })
+    }
+  }
+
+  /** The volume and everything it stands on. Names below the first come from files of root's, and must still be ours. */
+  async function checkChain(pool: PoolDefinition, volume: VolumeDefinition): Promise<void> {
+    await check(pool, volume)
+    let next: Name | undefined = volume.base
+    for (let depth = 0; next !== undefined; depth += 1) {
+      const at: Name = next
+      next = undefined
+      if (at.format === 'raw') return
+      const head = readHead(await firstBytes(path(pool, at)).catch(missing(at)))
+      const backing: Overlay | undefined = typeof head === 'string' ? undefined : (head.backing as Overlay | undefined)
+      const below = backing === undefined ? undefined : parseFileName(backing.file)
+      const problem =
+        typeof head === 'string'
+          ? head
+          : depth >= MAX_CHAIN
+            ? `more than ${MAX_CHAIN} volumes stand on one another`
+            : backing !== undefined && (below === undefined || below.format !== backing.format)
+              ? 'it is based on something that is no volume'
+              : headProblem(head, { size_bytes: head.size_bytes, backing })
+      if (problem !== undefined)
+        throw fail('image_corrupt', `The volume ${at.id}, on which ${volume.id} is based, can't be used: ${problem}.`)
+      next = below
+    }
+  }
+
+  async function fillEmpty(handle: FileHandle, volume: VolumeDefinition, backing?: Overlay): Promise<void> {
+    if (volume.format === 'raw') {
+      await handle.truncate(volume.size_bytes)
+      return
+    }
+    const layout = newQcow2(volume.size_bytes, backing)
+    for (const { offset, data } of layout.writes) await writeAll(handle, data, offset)
+    await handle.truncate(layout.file_bytes)
+  }
+
+  async function removeTmp(pool: PoolDefinition, volume: Name): Promise<void> {
+    await unlink(tmpPath(pool, volume)).catch(ignoreMissing)
+  }
+
+  return {
+    path,
+    facts,
+
+    async openPool(pool) {
+      await prepareFolders(pool, options.allowedDirs, uid)
+      directIo.delete(folders(pool).root)
+      return await facts(pool)
+    },
+
+    async closePool(pool) {
+      directIo.delete(folders(pool).root)
+      await removeFolders(pool)
+    },
+
+    async create(pool, volume, work) {
+      checkSize(volume)
+      await alone(fileName(volume), async () => {
+        stopIfAborted(work)
+        if (!(await isThere(pool, volume))) {
+          await publish(pool, volume, volume.size_bytes, async (_tmp, handle) => await fillEmpty(handle, volume))
+        } else await durable(folders(pool).volumes)
+      })
+    },
+
+    async clone(pool, from, to, how, work) {
+      checkSize(to)
+      const source = from.volume
+      if (to.size_bytes < source.size_bytes) {
+        throw fail(
+          'invalid',
+          `A clone can't be smaller than what it is made from: ${human(source.size_bytes)} at least.`,
+          { field: '/size_bytes' },
+        )
+      }
+      await alone(fileName(to), async () => {
+        stopIfAborted(work)
+        if (how === 'linked') {
+          if (from.pool.path !== pool.path)
+            throw fail('invalid', 'A linked clone lies in the pool of what it is based on; use a full clone.', {
+              field: '/pool',
+            })
+          if (to.format !== 'qcow2') throw fail('invalid', 'A linked clone has the format qcow2.', { field: '/format' })
+          const linked: VolumeDefinition = { ...to, base: { id: source.id, format: source.format } }
+          if (await isThere(pool, linked)) return await durable(folders(pool).volumes)
+          await check(pool, source).catch(missing(source))
+          const backing: Overlay = { file: fileName(source), format: source.format }
+          await publish(pool, to, 1 << 20, async (_tmp, handle) => await fillEmpty(handle, to, backing))
+          return
+        }
+        const { base: _, ...alonestanding } = to
+        if (await isThere(pool, alonestanding)) return await durable(folders(pool).volumes)
+        await checkChain(from.pool, source).catch(missing(source))
+        const least = await allocated(from.pool, source)
+        if (least > (await facts(pool)).free_bytes) throw await noRoom(pool, least)
+        const direct_io = { from: await usesDirectIo(from.pool), to: await usesDirectIo(pool) }
+        work.log?.(`copying ${source.id} (${human(source.size_bytes)}) to ${to.id}`)
+        await publish(pool, to, source.size_bytes, async (tmp, handle) => {
+          await fillEmpty(handle, alonestanding)
+          const ends = {
+            from: { path: path(from.pool, source), format: source.format },
+            to: { path: tmp, format: to.format },
+            direct_io,
+          }
+          await convert(ends, work.signal, (percent) =>
+            work.progress?.(Math.round((source.size_bytes * percent) / 100), source.size_bytes),
+          )
+        })
+      })
+    },
+
+    async adopt(pool, file, volume, work) {
+      checkSize(volume)
+      const { base: _, ...alonestanding } = volume
+      await alone(fileName(volume), async () => {
+        stopIfAborted(work)
+        if (await isThere(pool, alonestanding)) {
+          await unlink(file).catch(ignoreMissing)
+          return await durable(folders(pool).volumes)
+        }
+        const problem = await fileProblem(file, alonestanding).catch((error: unknown) => {
+          throw fail('image_corrupt', `The file ${file} can't become a volume (${errno(error)}).`, { cause: error })
+        })
+        if (problem !== undefined) throw fail('image_corrupt', `The file ${file} can't become a volume: ${problem}.`)
+        const tmp = tmpPath(pool, volume)
+        try {
+          await removeTmp(pool, volume)
+          await moveOrCopy(file, tmp, work)
+          const handle = await openRegular(tmp, constants.O_RDWR)
+          try {
+            if (uid === 0) await handle.chown(0, 0)
+            await handle.chmod(FILE_MODE)
+            await handle.datasync()
+          } finally {
+            await handle.close()
+          }
+          await name(tmp, path(pool, volume))
+        } catch (error) {
+          await unlink(tmp).catch(() => {})
+          throw await explain(pool, error, volume.size_bytes)
+        }
+        await durable(folders(pool).volumes)
+        await unlink(file).catch(ignoreMissing)
+      })
+    },
+
+    async grant(pool, volume, to) {
+      const handle = await openRegular(path(pool, volume)).catch(missing(volume))
+      try {
+        const stat = await handle.stat()
+        const owner = to === 'read-only' ? uid : to.uid
+        const mode = to === 'read-only' ? 0o444 : FILE_MODE
+        if (stat.uid === owner && (stat.mode & 0o7777) === mode) return
+        // Ours in between: whoever owned it could otherwise widen the mode again before the owner changes.
+        if (stat.uid !== uid && uid === 0) await handle.chown(uid, 0)
+        await handle.chmod(mode)
+        if (owner !== uid) await handle.chown(owner, uid === 0 ? 0 : stat.gid)
+      } finally {
+        await handle.close()
+      }
+    },
+
+    async delete(pool, volume) {
+      await alone(fileName(volume), async () => {
+        await removeTmp(pool, volume)
+        const was = await unlink(path(pool, volume)).then(() => true, ignoreMissing)
+        if (was === true) await durable(folders(pool).volumes)
+      })
+    },
+
+    async exists(pool, volume) {
+      const stat = await lstat(path(pool, volume)).catch(ignoreMissing)
+      return stat?.isFile() ?? false
+    },
+
+    async allocatedBytes(pool, volume) {
+      return await allocated(pool, volume)
+    },
+
+    async list(pool) {
+      const { volumes, tmp } = folders(pool)
+      const named = async (dir: string, temporary: boolean) =>
+        (
+          await readdir(dir).catch((error: unknown) => {
+            throw poolAway(pool, error)
+          })
+        ).flatMap((file) => {
+          const volume = parseFileName(file)
+          return volume === undefined ? [] : [{ ...volume, temporary }]
+        })
+      return [...(await named(volumes, false)), ...(await named(tmp, true))]
+    },
+  }
+
+  async function allocated(pool: PoolDefinition, volume: Name): Promise<number> {
+    const stat = await lstat(path(pool, volume)).catch(missing(volume))
+    return stat.blocks * 512
+  }
+}
+
+function stopIfAborted(work: VolumeWork): void {
+  if (work.signal.aborted) throw fail('cancelled', 'Cancelled before anything was done.', { cause: work.signal.reason })
+}
+
+function checkSize(volume: VolumeDefinition): void {
+  const { size_bytes } = volume
+  if (!Number.isSafeInteger(size_bytes) || size_bytes <= 0 || size_bytes % 512 !== 0 || size_bytes > MAX_SIZE_BYTES) {
+    throw fail(
+      'invalid',
+      `A volume can't have ${size_bytes} bytes: a multiple of 512, up to ${human(MAX_SIZE_BYTES)}, is right.`,
+      { field: '/size_bytes' },
+    )
+  }
+}
+
+function poolAway(pool: PoolDefinition, error: unknown): Error {
+  return fail('unavailable', `The pool at ${pool.path} can't be reached (${errno(error) || 'unknown reason'}).`, {
+    remedy: `is its file system mounted? ls ${pool.path}`,
+    cause: error,
+  })
+}
+
+/** For `.catch`: a missing file becomes `not_found`. */
+function missing(volume: Name): (error: unknown) => never {
+  return (error) => {
+    if (errno(error) !== 'ENOENT') throw error
+    throw fail('not_found', `The file of volume ${volume.id} is not there.`, { cause: error })
+  }
+}
+
+async function firstBytes(file: string): Promise<Uint8Array> {
+  const handle = await openRegular(file)
+  try {
+    const { buffer, bytesRead } = await handle.read(Buffer.alloc(HEAD_BYTES), 0, HEAD_BYTES, 0)
+    return buffer.subarray(0, bytesRead)
+  } finally {
+    await handle.close()
+  }
+}
+
+/** What is wrong with a file for what is recorded, or undefined. */
+async function fileProblem(file: string, volume: VolumeDefinition): Promise<string | undefined> {
+  if (volume.format === 'raw') {
+    const handle = await openRegular(file)
+    try {
+      const { size } = await handle.stat()
+      return size === volume.size_bytes ? undefined : `it has ${size} bytes and should have ${volume.size_bytes}`
+    } finally {
+      await handle.close()
+    }
+  }
+  const head = readHead(await firstBytes(file))
+  if (typeof head === 'string') return head
+  const { base } = volume
+  return headProblem(head, {
+    size_bytes: volume.size_bytes,
+    backing: base === undefined ? undefined : { file: fileName(base), format: base.format },
+  })
+}
+
+async function writeAll(handle: FileHandle, data: Uint8Array, offset: number): Promise<void> {
+  for (let done = 0; done < data.length; ) {
+    done += (await handle.write(data, done, data.length - done, offset + done)).bytesWritten
+  }
+}
+
+/** Gives a finished file its name without ever replacing another. Where there are no hard links (FAT, some FUSE), rename after a look. */
+async function name(tmp: string, path: string): Promise<void> {
+  try {
+    await link(tmp, path)
+  } catch (error) {
+    if (!['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'].includes(errno(error))) throw error
+    if ((await lstat(path).catch(ignoreMissing)) !== undefined)
+      throw Object.assign(new Error('exists'), { code: 'EEXIST' })
+    await rename(tmp, path)
+    return
+  }
+  await unlink(tmp)
+}
+
+async function moveOrCopy(file: string, tmp: string, work: VolumeWork): Promise<void> {
+  try {
+    await rename(file, tmp)
+    return
+  } catch (error) {
+    if (errno(error) !== 'EXDEV') throw error
+  }
+  work.log?.(`copying ${file} into the pool, which is another file system`)
+  try {
+    await run('cp', ['--sparse=always', '--reflink=auto', '--no-dereference', '--', file, tmp], {
+      timeout_ms: 24 * 3600 * 1000,
+      signal: work.signal,
+      die_with_us: true,
+    })
+  } catch (error) {
+    if (error instanceof Error && error.message.includes('No space left on device'))
+      throw Object.assign(new Error('no space'), { code: 'ENOSPC', cause: error })
+    throw error
+  }
+}
