@@ -80,7 +80,7 @@ export async function* getFile(
       if (count === 0 && !eof) throw lie(read, 'neither bytes nor the end of the file came')
       total += count
       if (total > max_bytes) {
-        throw new QmpError('protocol', `${path} in the guest is longer than ${max_bytes} bytes`, {
+        throw new QmpError('limit', `${path} in the guest is longer than ${max_bytes} bytes`, {
           command: read,
           sent: true,
         })

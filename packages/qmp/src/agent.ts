@@ -32,6 +32,7 @@ export type ExecOptions = RequestOptions & {
   /** Program in the guest; an absolute path unless the agent's PATH finds it. No shell is involved. */
   path: string
   args?: readonly string[]
+  /** Replaces the agent's own environment, PATH included. */
   env?: { readonly [name: string]: string }
   /** Given to its standard input, at most 8 MiB. */
   input?: Uint8Array
@@ -122,7 +123,7 @@ export class AgentClient {
     const deadline_ms = this.#channel.now_ms() + timeout_ms
     if (input.length > MAX_INPUT_BYTES) {
       const message = `the input of ${options.path} is larger than ${MAX_INPUT_BYTES} bytes: put it into a file in the guest`
-      throw new QmpError('busy', message, { command: 'guest-exec' })
+      throw new QmpError('limit', message, { command: 'guest-exec' })
     }
     const env = Object.entries(options.env ?? {}).map(([name, value]) => `${name}=${value}`)
     const started = await this.#channel.request(

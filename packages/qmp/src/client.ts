@@ -147,7 +147,7 @@ class QmpClient implements Qmp {
         if (this.#reason) throw this.#closedError(command, false)
         if (this.#pending.size >= MAX_UNANSWERED) {
           const message = `QEMU has ${MAX_UNANSWERED} unanswered commands and was silent for ${Math.round(this.silent_ms)} ms`
-          throw new QmpError('busy', `${message}: ${command} was not sent`, { command })
+          throw new QmpError('limit', `${message}: ${command} was not sent`, { command })
         }
         const id = this.#next_id
         const line = encode(command, args, id)
@@ -324,7 +324,7 @@ function encode(command: string, args: object | undefined, id: number): string {
   const line = JSON.stringify(args === undefined ? { execute: command, id } : { execute: command, arguments: args, id })
   if (line.length > MAX_REQUEST_CHARS) {
     const message = `the arguments of ${command} are larger than ${MAX_REQUEST_CHARS} characters; nothing was sent`
-    throw new QmpError('busy', message, { command })
+    throw new QmpError('limit', message, { command })
   }
   return `${line}\n`
 }

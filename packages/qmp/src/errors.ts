@@ -7,9 +7,9 @@
  * - `closed`: the connection ended before the answer.
  * - `protocol`: the peer sent something that is not the protocol.
  * - `connect-failed`: no usable connection was made.
- * - `busy`: too many commands are unanswered already, or the request is beyond a limit; nothing was sent.
+ * - `limit`: a limit on this side was reached: too many commands unanswered, a request or a file too large.
  */
-export type QmpErrorKind = 'command-failed' | 'timeout' | 'aborted' | 'closed' | 'protocol' | 'connect-failed' | 'busy'
+export type QmpErrorKind = 'command-failed' | 'timeout' | 'aborted' | 'closed' | 'protocol' | 'connect-failed' | 'limit'
 
 /** Classes QEMU documents; a newer QEMU may send others, so it stays open. */
 export type QmpErrorClass =

@@ -66,7 +66,7 @@ export interface Qmp {
   readonly closed: Promise<CloseReason>
   /**
    * Runs a command. Only the envelope of the answer is checked, not that the result has the type QEMU's schema promises.
-   * @throws QmpError `command-failed`, `timeout`, `aborted`, `closed`, `protocol`, `busy`
+   * @throws QmpError `command-failed`, `timeout`, `aborted`, `closed`, `protocol`, `limit`
    */
   execute<K extends keyof QmpCommands>(command: K, ...rest: ExecuteRest<K>): Promise<QmpCommands[K]['returns']>
   /** The same for commands and arguments that the generated types do not know. */
