@@ -8,7 +8,7 @@ import { type JsonObject, LineDecoder, isObject, parseLine } from './wire.ts'
 
 const DEFAULT_MAX_ANSWER_BYTES = 4 * 1024 * 1024
 /** More unread requests than this: nobody in the guest reads the channel. */
-const MAX_UNREAD_BYTES = 64 * 1024
+const MAX_UNREAD_BYTES = 16 * 1024
 const MAX_SYNCS = 3
 /** What may come before a sync's reply: at most late answers to earlier requests. */
 const MAX_SKIPPED_BYTES = 128 * 1024 * 1024
@@ -42,6 +42,9 @@ export class AgentChannel {
   #synced = false
   /** Something came after the last answer. */
   #strayed = false
+  /** Whether this agent repeats a request's id in its answer; agents before QEMU 4.0 do not. */
+  #echoes = false
+  #next_id = 1
   #over: QmpError | undefined
   #receiver: Receiver | undefined
 
@@ -86,6 +89,8 @@ export class AgentChannel {
     const max_bytes = options.max_answer_bytes ?? DEFAULT_MAX_ANSWER_BYTES
     await this.#lock(phase)
     try {
+      // Unasked bytes that came since the last answer.
+      if (this.#stream.readableLength > 0) this.#synced = false
       this.#stream.resume()
       for (let tries = 0; !this.#synced; tries += 1) {
         if (tries === MAX_SYNCS)
@@ -135,40 +140,35 @@ export class AgentChannel {
     }
     const id = this.#options.sync_id?.() ?? randomInt(1, 2 ** 31)
     const scanner = new SyncScanner(id)
-    const request = { execute: 'guest-sync-delimited', arguments: { id } }
+    const request = { execute: 'guest-sync-delimited', arguments: { id }, id }
     const bytes = Buffer.concat([Buffer.of(MARK), Buffer.from(`${JSON.stringify(request)}\n`)])
-    const rest = await this.#exchange<Buffer>(phase, silence, false, bytes, (chunk) => {
+    const reply = await this.#exchange(phase, silence, false, bytes, (chunk) => {
       const found = scanner.push(chunk)
       if (!found && scanner.seen_bytes > MAX_SKIPPED_BYTES) {
         throw new QmpError('protocol', 'the guest agent floods the channel', { command: phase.command })
       }
       return found
     })
+    this.#echoes = reply.echoes
     // Nothing may follow unasked: if it did already, synchronize once more.
-    this.#synced = rest.length === 0 && !this.#strayed
+    this.#synced = reply.rest.length === 0 && !this.#strayed
   }
 
   async #ask(phase: Phase, args: object | undefined, max_bytes: number): Promise<unknown> {
     const { command } = phase
+    const id = this.#next_id
+    this.#next_id += 1
+    const bytes = Buffer.from(`${JSON.stringify({ execute: command, ...(args ? { arguments: args } : {}), id })}\n`)
     const decoder = new LineDecoder(max_bytes)
-    const bytes = Buffer.from(
-      `${JSON.stringify(args === undefined ? { execute: command } : { execute: command, arguments: args })}\n`,
-    )
     this.#synced = false
     let more = false
     const message = await this.#exchange<JsonObject>(phase, 'it is busy or stopped', true, bytes, (chunk) => {
       let answer: JsonObject | undefined
       for (const line of decoder.push(chunk)) {
         if (answer) more = true
-        else answer = parseLine(line)
+        else answer = this.#accept(line, id, command)
       }
       more ||= answer !== undefined && decoder.pending_bytes > 0
-      if (answer && !('return' in answer) && !isObject(answer.error)) {
-        throw new QmpError('protocol', `the guest agent answered ${command} with neither result nor error`, {
-          command,
-          sent: true,
-        })
-      }
       return answer
     })
     this.#synced = !more && !this.#strayed
@@ -179,6 +179,17 @@ export class AgentChannel {
       class: limited(errorClass),
       sent: true,
     })
+  }
+
+  /** The answer to request `id`, or undefined for a line that is not it. */
+  #accept(line: Uint8Array, id: number, command: string): JsonObject | undefined {
+    const message = parseLine(line)
+    if (!message) return undefined
+    // An agent that echoes ids tells late answers apart. Only its "cannot parse that" comes without.
+    if ('id' in message ? message.id !== id : this.#echoes && 'return' in message) return undefined
+    if ('return' in message || isObject(message.error)) return message
+    const text = `the guest agent answered ${command} with neither result nor error`
+    throw new QmpError('protocol', text, { command, sent: true })
   }
 
   /** Sends `bytes` and hands what comes to `receive` until that gives back a result; what it throws ends the wait. */

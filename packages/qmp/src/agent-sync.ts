@@ -1,4 +1,4 @@
-import { parseLine } from './wire.ts'
+import { type JsonObject, parseLine } from './wire.ts'
 
 /**
  * The byte that no JSON contains. Sent before `guest-sync-delimited` it flushes what the agent's parser has half read;
@@ -6,7 +6,7 @@ import { parseLine } from './wire.ts'
  */
 export const MARK = 0xff
 const NEWLINE = 0x0a
-/** `{"return": 2147483647}` and some room. */
+/** `{"return": 2147483647, "id": 2147483647}` and some room. */
 const MAX_REPLY_BYTES = 128
 
 /** Looks for the reply to one sync in a stream where anything may come before it. Linear, and keeps at most one short line. */
@@ -20,8 +20,8 @@ export class SyncScanner {
     this.#id = id
   }
 
-  /** What follows the reply in this chunk; undefined while the reply has not come. */
-  push(chunk: Buffer): Buffer | undefined {
+  /** What follows the reply in this chunk, and whether the reply repeats the request's id; undefined until it comes. */
+  push(chunk: Buffer): { rest: Buffer; echoes: boolean } | undefined {
     this.seen_bytes += chunk.length
     let at = this.#line ? 0 : chunk.indexOf(MARK)
     while (at !== -1 && at < chunk.length) {
@@ -29,7 +29,8 @@ export class SyncScanner {
       at += 1
       if (byte === MARK) this.#line = []
       else if (byte === NEWLINE) {
-        if (this.#isReply()) return chunk.subarray(at)
+        const reply = this.#parse()
+        if (reply?.return === this.#id) return { rest: chunk.subarray(at), echoes: reply.id === this.#id }
         this.#line = undefined
       } else if (this.#line && this.#line.length < MAX_REPLY_BYTES) this.#line.push(byte)
       else this.#line = undefined
@@ -38,11 +39,11 @@ export class SyncScanner {
     return undefined
   }
 
-  #isReply(): boolean {
+  #parse(): JsonObject | undefined {
     try {
-      return parseLine(Uint8Array.from(this.#line ?? []))?.return === this.#id
+      return parseLine(Uint8Array.from(this.#line ?? []))
     } catch {
-      return false
+      return undefined
     }
   }
 }
