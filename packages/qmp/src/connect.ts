@@ -6,8 +6,8 @@ import { bounded } from './wait.ts'
 const MAX_PATH_BYTES = 107
 /** What a socket answers that is about to exist: not bound yet, bound but not listening, backlog full. */
 const RETRY = new Set(['ENOENT', 'ECONNREFUSED', 'EAGAIN'])
-const FIRST_SLEEP_MS = 1
-const LAST_SLEEP_MS = 20
+const MIN_SLEEP_MS = 1
+const MAX_SLEEP_MS = 20
 
 export type SocketOptions = {
   /** Path of the UNIX socket. It need not exist yet. */
@@ -20,8 +20,8 @@ export type SocketOptions = {
 }
 
 /**
- * Connects to a UNIX socket that may not exist yet: tries at once, then after 1, 2, 3, 4, 6 … 20 ms, since this wait lies on
- * the path of every VM start.
+ * Connects to a UNIX socket that may not exist yet: tries at once, then in steps of a twentieth of the time
+ * passed (1 to 20 ms), since this wait lies on the path of every VM start: at most 5 % of it is wasted.
  * @throws QmpError `connect-failed`, `aborted`
  */
 export function connectUnix(options: SocketOptions): Promise<Socket> {
@@ -36,7 +36,7 @@ export function connectUnix(options: SocketOptions): Promise<Socket> {
     (resolve, reject) => {
       let socket: Socket | undefined
       let timer: NodeJS.Timeout | undefined
-      let sleep_ms = FIRST_SLEEP_MS
+      const start_ms = performance.now()
       let over = false
       const attempt = (): void => {
         const trying = connectSocket({ path })
@@ -53,8 +53,8 @@ export function connectUnix(options: SocketOptions): Promise<Socket> {
             reject(new QmpError('connect-failed', `cannot connect to ${path}${why()}`, { cause: error }))
             return
           }
-          timer = setTimeout(attempt, sleep_ms)
-          sleep_ms = Math.min(Math.ceil(sleep_ms * 1.3), LAST_SLEEP_MS)
+          const passed_ms = performance.now() - start_ms
+          timer = setTimeout(attempt, Math.min(Math.max(passed_ms / 20, MIN_SLEEP_MS), MAX_SLEEP_MS))
         })
       }
       const onGone = (cause?: unknown): void =>

@@ -49,7 +49,7 @@ export class EventHub {
   }
 
   emit(event: QmpEvent): void {
-    for (const listener of [...this.#listeners]) {
+    for (const listener of Array.from(this.#listeners)) {
       // One that an earlier listener of this very event has unsubscribed is not called any more.
       if (!this.#listeners.has(listener)) continue
       try {

@@ -79,7 +79,7 @@ describe('execute', () => {
           const asked = Promise.allSettled(oks.map((_, n) => qmp.executeAny('ask', { n })))
           for (const n of order) {
             gates[n]?.resolve()
-            await null
+            await Promise.resolve()
           }
           const results = await asked
           results.forEach((result, n) => {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { LostEvents, QmpEvent } from '@wadah/qmp/client'
-import { connected, failure } from './helpers.ts'
+import { collect, connected, failure } from './helpers.ts'
 
 const names = (events: (QmpEvent | LostEvents)[]) => events.map((event) => event.event ?? `lost ${event.lost}`)
 
@@ -69,8 +69,8 @@ describe('events', () => {
     qemu.emit('RESUME')
     await qmp.execute('query-status')
     await qmp.close()
-    expect(names(await Array.fromAsync(stream))).toEqual(['STOP', 'RESUME'])
-    expect(await Array.fromAsync(qmp.events(new AbortController().signal))).toEqual([])
+    expect(names(await collect(stream))).toEqual(['STOP', 'RESUME'])
+    expect(await collect(qmp.events(new AbortController().signal))).toEqual([])
   })
 
   it('marks where a slow reader lost some, and goes on after it', async () => {
@@ -83,7 +83,7 @@ describe('events', () => {
     qemu.emit('WAKEUP')
     await qmp.execute('query-status')
     abort.abort()
-    const rest = await Array.fromAsync(stream)
+    const rest = await collect(stream)
     expect(names([...first.map(({ value }) => value), ...rest])).toEqual(['STOP', 'RESUME', 'lost 3', 'WAKEUP'])
   })
 
@@ -93,7 +93,7 @@ describe('events', () => {
     for (let n = 0; n < 20_000; n += 1) qemu.emit('RTC_CHANGE', { offset: n, 'qom-path': '/' })
     await qmp.execute('query-status')
     await qmp.close()
-    const events = await Array.fromAsync(stream)
+    const events = await collect(stream)
     expect(events.length).toBe(11)
     expect(events.at(-1)).toEqual({ event: null, lost: 19_990 })
   })

@@ -44,3 +44,9 @@ export function* cutAt(bytes: Buffer, sizes: Iterator<number>): Generator<Buffer
     from += size
   }
 }
+
+export async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = []
+  for await (const item of items) all.push(item)
+  return all
+}

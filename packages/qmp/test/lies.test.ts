@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { type QmpLogEntry, attachQmp } from '@wadah/qmp/client'
 import { isQmpError } from '@wadah/qmp/errors'
 import { FakeQemu, type Step } from '@wadah/qmp/testing/fake-qemu'
-import { connected, cutAt, failure } from './helpers.ts'
+import { collect, connected, cutAt, failure } from './helpers.ts'
 
 const error = { class: 'GenericError', desc: 'JSON parse error' }
 
@@ -110,7 +110,7 @@ describe('a peer that lies', () => {
         async (lies, sizes) => {
           const qemu = new FakeQemu({ handlers: { ask: { stall: true } }, cut: (bytes) => cutAt(bytes, sizes) })
           const qmp = await attachQmp(qemu.stream())
-          const events = Array.fromAsync(qmp.events(new AbortController().signal))
+          const events = collect(qmp.events(new AbortController().signal))
           const waiting = [
             qmp.executeAny('ask'),
             qmp.executeAny('ask', {}, { timeout_ms: 10_000 }),

@@ -8,7 +8,7 @@ import { type Qmp, connectQmp } from '@wadah/qmp/client'
 import { connectAgent } from '@wadah/qmp/agent'
 import { GENERATED_FILE, readSchema } from '@wadah/qmp/generate'
 import { generateTypes } from '@wadah/qmp/generate-types'
-import { closing, failure } from './helpers.ts'
+import { closing, collect, failure } from './helpers.ts'
 
 const QEMU = 'qemu-system-x86_64'
 
@@ -58,7 +58,7 @@ describe('a real QEMU', () => {
     await qmp.execute('quit')
     await expect(qmp.closed).resolves.toMatchObject({ by: 'peer' })
     await gone
-    expect((await Array.fromAsync(events)).map(({ event }) => event)).toEqual(['RESUME', 'STOP', 'SHUTDOWN'])
+    expect((await collect(events)).map(({ event }) => event)).toEqual(['RESUME', 'STOP', 'SHUTDOWN'])
   })
 
   it('answers many overlapping commands, refuses by class, and reports what it could not parse', async () => {
@@ -92,9 +92,16 @@ describe('a real QEMU', () => {
 
   it('has an agent channel that takes requests though no guest reads them', async () => {
     const { folder } = await start(
-      ...['-machine', 'q35,accel=tcg', '-m', '32', '-device', 'virtio-serial'],
-      ...['-chardev', 'socket,id=agent,path=FOLDER/agent,server=on,wait=off'],
-      ...['-device', 'virtserialport,chardev=agent,name=org.qemu.guest_agent.0'],
+      '-machine',
+      'q35,accel=tcg',
+      '-m',
+      '32',
+      '-device',
+      'virtio-serial',
+      '-chardev',
+      'socket,id=agent,path=FOLDER/agent,server=on,wait=off',
+      '-device',
+      'virtserialport,chardev=agent,name=org.qemu.guest_agent.0',
     )
     const agent = closing(await connectAgent({ path: join(folder, 'agent') }))
     for (let n = 0; n < 3; n += 1) {

@@ -56,7 +56,7 @@ export class FakeAgent extends FakePeer {
     const refuse = (desc: string): Answer => ({ error: { class: 'GenericError', desc } })
     const withHandle = (use: (file: { path: string; position: number }, call: Call) => Answer) => (call: Call) => {
       const file = this.handles.get(Number(call.args.handle))
-      return file ? use(file, call) : refuse(`handle '${call.args.handle}' has not been found`)
+      return file ? use(file, call) : refuse(`handle '${Number(call.args.handle)}' has not been found`)
     }
     return {
       'guest-sync-delimited': ({ args }) => ({ return: args.id }),
@@ -93,10 +93,10 @@ export class FakeAgent extends FakePeer {
       'guest-set-time': { return: {} },
       'guest-shutdown': { stall: true },
       'guest-exec': ({ args }) => {
-        const path = String(args.path)
+        const path = text(args.path)
         const program = Object.hasOwn(programs, path) ? programs[path] : undefined
         if (!program) return refuse(`Failed to execute child process “${path}” (No such file or directory)`)
-        const input = Buffer.from(String(args['input-data'] ?? ''), 'base64')
+        const input = Buffer.from(text(args['input-data']), 'base64')
         const result = program({ path, args: (args.arg as string[]) ?? [], env: (args.env as string[]) ?? [], input })
         this.#next += 1
         this.#running.set(this.#next, { polls: result.polls ?? 0, result })
@@ -104,7 +104,7 @@ export class FakeAgent extends FakePeer {
       },
       'guest-exec-status': ({ args }) => {
         const running = this.#running.get(Number(args.pid))
-        if (!running) return refuse(`PID ${args.pid} does not exist`)
+        if (!running) return refuse(`PID ${Number(args.pid)} does not exist`)
         running.polls -= 1
         if (running.polls >= 0) return { return: { exited: false } }
         this.#running.delete(Number(args.pid))
@@ -119,10 +119,10 @@ export class FakeAgent extends FakePeer {
         }
       },
       'guest-file-open': ({ args }) => {
-        const path = String(args.path)
+        const path = text(args.path)
         if (args.mode === 'w') this.files.set(path, Buffer.alloc(0))
         if (!this.files.has(path))
-          return refuse(`failed to open file '${path}' (mode: '${args.mode}'): No such file or directory`)
+          return refuse(`failed to open file '${path}' (mode: '${text(args.mode)}'): No such file or directory`)
         this.#next += 1
         this.handles.set(this.#next, { path, position: 0 })
         return { return: this.#next }
@@ -132,7 +132,7 @@ export class FakeAgent extends FakePeer {
       },
       'guest-file-flush': withHandle(() => ({ return: {} })),
       'guest-file-write': withHandle((file, { args }) => {
-        const bytes = Buffer.from(String(args['buf-b64']), 'base64')
+        const bytes = Buffer.from(text(args['buf-b64']), 'base64')
         const old = this.files.get(file.path) ?? Buffer.alloc(0)
         this.files.set(file.path, Buffer.concat([old.subarray(0, file.position), bytes]))
         file.position += bytes.length
@@ -152,4 +152,8 @@ export class FakeAgent extends FakePeer {
       }),
     }
   }
+}
+
+function text(value: unknown): string {
+  return typeof value === 'string' ? value : ''
 }

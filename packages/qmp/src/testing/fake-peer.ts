@@ -9,7 +9,8 @@ import { type JsonObject, LineDecoder, isObject } from '../wire.ts'
 /** One thing a fake does. `id` replaces the command's own; `id: undefined` leaves it out. */
 export type Step =
   | { return: unknown; id?: unknown }
-  | { error: { class: string; desc: string } | unknown; id?: unknown }
+  /** `{class, desc}`, unless the fake lies. */
+  | { error: unknown; id?: unknown }
   | { event: string; data?: object }
   /** Bytes as they are, no newline added. */
   | { raw: string | Uint8Array }
@@ -102,7 +103,7 @@ export abstract class FakePeer {
 
   /** Says this on every open connection. */
   say(step: Step): void {
-    for (const connection of [...this.#open]) this.#perform(connection, step, undefined)
+    for (const connection of this.#open) this.#perform(connection, step, undefined)
   }
 
   /** Ends every open connection; new ones are still accepted. */
@@ -157,7 +158,7 @@ export abstract class FakePeer {
     const args = isObject(message.arguments) ? message.arguments : {}
     const call: Call = { command, args, id: message.id, nth }
     this.received.push(call)
-    for (const wake of [...this.#watchers]) wake()
+    for (const wake of this.#watchers) wake()
     this.#watchers.clear()
     void this.#respond(connection, call)
   }
