@@ -21,8 +21,8 @@ export type NetworkAttachment = {
 export interface Networks {
   /** Makes the machine carry exactly these networks and attachments of ours: bridges, dnsmasq, names, nftables. Idempotent; own interfaces and own table only. */
   apply(networks: NetworkDefinition[], attachments: NetworkAttachment[], signal: AbortSignal): Promise<NetworkState[]>
-  /** Whether nat networks can be made here, and if not why and what to do. */
-  support(): Promise<{ nat: boolean; reason?: string; remedy?: string }>
+  /** Whether nat networks can be made here, and if not why and what to do. `notes`: what stands in the way, or was changed on the host. */
+  support(): Promise<{ nat: boolean; reason?: string; remedy?: string; notes?: { text: string; remedy?: string }[] }>
   /** A free private subnet and a bridge name for a new nat network, that collide with nothing this machine routes. */
   propose(id: string, taken: string[]): Promise<{ subnet: string; gateway: string; bridge: string }>
   /** Whether a host port is free now. */

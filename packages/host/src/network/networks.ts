@@ -1,0 +1,374 @@
+/** Networks of this machine. What it promises is written in packages/ports/src/networks.ts and docs/networks.md. */
+import { createSocket } from 'node:dgram'
+import { chmod, readFile, stat } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { fail, toFault, WadahError } from '@wadah/api/fault'
+import type { NetworkAttachment, NetworkDefinition, Networks, NetworkState } from '@wadah/ports/networks'
+import { errno } from '../system/files.ts'
+import { checkAttachment, checkNetwork } from './check.ts'
+import { createDnsmasqs } from './dnsmasq-process.ts'
+import { obstacles, parseChains } from './firewalls.ts'
+import { formatAddress, parseSubnet } from './ipv4.ts'
+import { parseLinks, planBridge, planTap, planTaps, strayBridges, type NatNetwork } from './links.ts'
+import { bridgeName, parseAlias, tableName, tapName } from './naming.ts'
+import { renderFromGuest, renderNft, renderRemoval, renderToGuest } from './nft.ts'
+import { chooseSubnet, routedSubnets } from './propose.ts'
+import { createShell } from './shell.ts'
+
+export type NetworksOptions = {
+  /** Several daemons on one machine are told apart by it: `default`, or letters, digits and hyphens. */
+  instance: string
+  /** `networks/` is made inside; dnsmasq's own user must be able to pass through (0711). */
+  dataDir: string
+  /** Everything is done in this named network namespace instead of the host's. */
+  netns?: string
+  /** Told what was changed on the host beyond our own things, and what was found dead. */
+  log?: (line: string) => void
+  /** How often dnsmasq and the table are looked after. Default 5000; 0 is never. */
+  watch_ms?: number
+}
+export type HostNetworks = Networks & { /** Stops looking after things; what runs goes on. */ close(): void }
+
+type Lists = { networks: NetworkDefinition[]; attachments: NetworkAttachment[] }
+const TUN = '/dev/net/tun'
+/** The table is asked for less often than dnsmasq: it costs a process. */
+const TABLE_EVERY = 6
+
+export function createNetworks(options: NetworksOptions): HostNetworks {
+  const { instance } = options
+  if (!/^[a-z][a-z0-9-]{0,30}$/.test(instance)) throw fail('invalid', `"${instance}" can't be the name of an instance.`)
+  const shell = createShell(options.netns)
+  const dnsmasqs = createDnsmasqs(shell, options.dataDir)
+  const table = tableName(instance)
+  const log = options.log ?? (() => {})
+  const notes = new Map<string, { text: string; remedy?: string }>()
+
+  let last: Lists | undefined
+  let queue: Promise<unknown> = Promise.resolve()
+  let waiting: { lists: Lists; result: Promise<NetworkState[]> } | undefined
+  /** One change at a time. */
+  const inTurn = async <T>(work: () => Promise<T>): Promise<T> => {
+    const mine = queue.then(work, work)
+    queue = mine.catch(() => {})
+    return await mine
+  }
+
+  function note(key: string, text: string, remedy?: string): void {
+    if (notes.has(key)) return
+    notes.set(key, remedy === undefined ? { text } : { text, remedy })
+    log(text)
+  }
+
+  async function forwarding(): Promise<void> {
+    const path = '/proc/sys/net/ipv4/ip_forward'
+    const now = shell.netns === undefined ? await readFile(path, 'utf8') : (await shell.run('cat', [path])).stdout
+    if (now.trim() === '1') return
+    await shell.sysctl('ipv4/ip_forward', '1')
+    note(
+      'ip_forward',
+      'IP forwarding (net.ipv4.ip_forward) was off and has been turned on: nat networks need it. This host now routes between all its networks.',
+    )
+  }
+
+  async function applyNow({ networks, attachments }: Lists, signal: AbortSignal): Promise<NetworkState[]> {
+    const nats = networks.filter((n): n is NatNetwork => n.kind === 'nat')
+    for (const n of nats) checkNetwork(n)
+    for (const a of attachments) checkAttachment(a)
+    const states = new Map<string, NetworkState>(networks.map((n) => [n.id, { id: n.id, state: 'up' }]))
+    const down = (network: NatNetwork, reason: string): void => {
+      states.set(network.id, { id: network.id, state: 'down', reason })
+    }
+    if (nats.length === 0 && process.geteuid?.() !== 0) return [...states.values()]
+    if (process.geteuid?.() !== 0) {
+      for (const n of nats) down(n, 'nat networks need wadahd to run as root.')
+      return [...states.values()]
+    }
+
+    const links = parseLinks(await shell.links())
+    const stray = strayBridges(instance, links, nats)
+    const plans = nats.map((network) => ({ network, plan: planBridge(instance, links, network) }))
+    const good = plans.flatMap(({ network, plan }) => {
+      if (plan.ok) return [{ network, plan }]
+      down(network, `${plan.reason} Remedy: ${plan.remedy}`)
+      return []
+    })
+    for (const link of stray) {
+      const owned = parseAlias(instance, link.alias)
+      if (owned !== undefined && !nats.some((n) => n.id === owned.network)) await dnsmasqs.remove(owned.network)
+    }
+    await shell.ip([...stray.map((l) => `link del dev ${l.name}`), ...good.flatMap(({ plan }) => plan.create)], signal)
+    if (good.length > 0) await forwarding()
+    for (const { network } of good) {
+      // No IPv6 on it: guests see no router advertisement from here, and the host is not reachable by a link-local address.
+      await shell.sysctl(`ipv6/conf/${network.bridge}/disable_ipv6`, '1')
+      await shell.sysctl(`ipv4/conf/${network.bridge}/route_localnet`, '1')
+    }
+    const up = good.map(({ network }) => network)
+    // The rules before the bridges: no moment in which a guest can do what it may not.
+    if (up.length > 0) await shell.nft(renderNft(table, up, attachments), signal)
+    else if (last !== undefined || links.some((l) => parseAlias(instance, l.alias) !== undefined))
+      await shell.nft(renderRemoval(table), signal)
+    await shell.ip([...good.flatMap(({ plan }) => plan.configure), ...planTaps(instance, links, up)], signal)
+
+    for (const id of await dnsmasqs.known()) if (!nats.some((n) => n.id === id)) await dnsmasqs.remove(id)
+    for (const network of up) {
+      try {
+        await dnsmasqs.ensure(network, attachments, signal)
+      } catch (error) {
+        if (error instanceof WadahError && error.fault.code === 'cancelled') throw error
+        const { detail, remedy } = toFault(error)
+        down(network, remedy === undefined ? detail : `${detail} Remedy: ${remedy}`)
+      }
+    }
+    return [...states.values()]
+  }
+
+  let watcher: NodeJS.Timeout | undefined
+  let round = 0
+  async function lookAfter(): Promise<void> {
+    if (last === undefined) return
+    const nats = last.networks.filter((n) => n.kind === 'nat')
+    let reason: string | undefined
+    for (const n of nats) {
+      if (!(await dnsmasqs.alive(n.id))) reason = `dnsmasq of network "${n.name}" was not running`
+    }
+    round += 1
+    if (reason === undefined && nats.length > 0 && round % TABLE_EVERY === 0) {
+      const { code } = await shell.run('nft', ['list', 'chain', 'ip', table, 'guard'], { ok_codes: [1] })
+      if (code !== 0) reason = `the nftables table ${table} was gone`
+    }
+    if (reason === undefined) return
+    log(`${reason}; putting it right`)
+    await inTurn(async () => {
+      if (last !== undefined) await applyNow(last, AbortSignal.timeout(60_000))
+    })
+  }
+  function watch(): void {
+    const every = options.watch_ms ?? 5000
+    if (watcher !== undefined || every === 0) return
+    const again = (): void => {
+      watcher = setTimeout(() => {
+        lookAfter()
+          .catch((error: unknown) => log(`looking after networks failed: ${toFault(error).detail}`))
+          .finally(() => {
+            if (watcher !== undefined) again()
+          })
+      }, every)
+      watcher.unref()
+    }
+    again()
+  }
+  function close(): void {
+    clearTimeout(watcher)
+    watcher = undefined
+  }
+
+  async function setLimits(tap: string, limits: NetworkAttachment['limits'], fresh: boolean): Promise<void> {
+    const { in_bytes_per_s: toGuest, out_bytes_per_s: fromGuest } = limits
+    // A new tap has none: nothing to take away.
+    if (!fresh || fromGuest !== undefined)
+      await shell.nft(renderFromGuest(table, tap, fromGuest)).catch(lacking('nft_limit'))
+    if (toGuest !== undefined)
+      await shell.run('tc', ['-batch', '-'], { input: renderToGuest(tap, toGuest) }).catch(lacking('sch_tbf'))
+    // Exit code 1 (of a batch) or 2: there was none.
+    else if (!fresh) await shell.run('tc', ['-batch', '-'], { input: renderToGuest(tap, undefined), ok_codes: [1, 2] })
+  }
+
+  async function tapsNow(): Promise<{ ifname: string; vm: string; nic: string }[]> {
+    return parseLinks(await shell.links()).flatMap((link) => {
+      const owned = parseAlias(instance, link.alias)
+      return owned?.kind === 'tap' ? [{ ifname: link.name, vm: owned.vm, nic: owned.nic }] : []
+    })
+  }
+
+  return {
+    close,
+
+    async apply(networks, attachments, signal) {
+      // Calls that come while one is at work share the next; its lists are the newest.
+      if (waiting !== undefined) {
+        waiting.lists = { networks, attachments }
+        return await waiting.result
+      }
+      const mine: { lists: Lists; result: Promise<NetworkState[]> } = {
+        lists: { networks, attachments },
+        result: Promise.resolve([]),
+      }
+      mine.result = inTurn(async () => {
+        waiting = undefined
+        const states = await applyNow(mine.lists, signal)
+        last = mine.lists
+        watch()
+        return states
+      })
+      waiting = mine
+      return await mine.result
+    },
+
+    async support() {
+      if (process.geteuid?.() !== 0) {
+        return {
+          nat: false,
+          reason: 'nat networks need wadahd to run as root.',
+          remedy: 'sudo wadahd, or use the network kind "user"',
+        }
+      }
+      try {
+        // Checks nftables and the kernel's nat without loading anything.
+        const sample = renderNft(`${table}-check`, [SAMPLE], [])
+        await shell.run('nft', ['-c', '-f', '-'], { input: sample })
+        await shell.run('dnsmasq', ['--version'])
+        await stat(TUN).catch(() => {
+          throw fail('host_lacks', `There is no ${TUN}: the kernel module tun is missing.`, { remedy: 'modprobe tun' })
+        })
+        const chains = parseChains((await shell.run('nft', ['-j', 'list', 'chains'])).stdout)
+        const bridges = (last?.networks ?? []).flatMap((n) => (n.kind === 'nat' ? [n.bridge] : []))
+        const inTheWay = obstacles(chains, table, bridges)
+        return { nat: true, notes: [...notes.values(), ...inTheWay] }
+      } catch (error) {
+        const { detail, remedy } = toFault(error)
+        return remedy === undefined ? { nat: false, reason: detail } : { nat: false, reason: detail, remedy }
+      }
+    },
+
+    async propose(id, taken) {
+      const routes =
+        process.geteuid?.() === undefined
+          ? ''
+          : (await shell.run('ip', ['-json', 'route', 'show', 'table', 'all'])).stdout
+      const links = parseLinks(await shell.links())
+      const used = [...routedSubnets(routes), ...links.flatMap((l) => l.addresses), ...taken]
+      const subnet = chooseSubnet(id, used)
+      if (subnet === undefined) {
+        throw fail('no_room', 'No private /24 is left that this host does not route already.', {
+          field: '/subnet',
+          remedy: 'give a subnet yourself',
+        })
+      }
+      return { subnet, gateway: formatAddress((parseSubnet(subnet)?.base ?? 0) + 1), bridge: bridgeName(id) }
+    },
+
+    async portFree(protocol, address, port) {
+      if (shell.netns !== undefined) {
+        const kind = protocol === 'tcp' ? '-lt' : '-lu'
+        return (await shell.run('ss', ['-Hn', kind, `sport = :${port}`])).stdout.trim() === ''
+      }
+      return protocol === 'tcp' ? await tcpFree(address, port) : await udpFree(address, port)
+    },
+
+    async attach(network, nic, signal) {
+      if (network.kind !== 'nat') throw fail('invalid', `The network kind "${network.kind}" has no taps.`)
+      checkNetwork(network)
+      checkAttachment(nic)
+      const ifname = tapName(nic.vm, nic.nic)
+      await allowTun(note)
+      // Without a namespace sysfs answers the usual case, a tap that is not there yet, without a process.
+      const absent =
+        shell.netns === undefined && (await stat(`/sys/class/net/${ifname}`).catch(() => undefined)) === undefined
+      const plan = planTap(instance, absent ? [] : parseLinks(await shell.links()), network, nic)
+      if (!plan.ok) throw fail('in_use', plan.reason, { remedy: plan.remedy })
+      const fresh = plan.lines.some((line) => line.startsWith('tuntap add'))
+      try {
+        await shell.ip(plan.lines, signal)
+      } catch (error) {
+        if (fresh) await shell.run('ip', ['link', 'del', 'dev', ifname], { ok_codes: [1, 2] })
+        if (error instanceof WadahError && error.fault.detail.includes(network.bridge)) {
+          throw fail('unavailable', `Network "${network.name}" is not up: its bridge ${network.bridge} is missing.`, {
+            remedy: `wadah network show ${network.name}`,
+            cause: error,
+          })
+        }
+        throw error
+      }
+      await setLimits(ifname, nic.limits, fresh)
+      return { ifname }
+    },
+
+    async detach(vm, nic) {
+      const ifname = tapName(vm, nic)
+      if (process.geteuid?.() !== 0) return
+      const there = (await tapsNow()).some((tap) => tap.ifname === ifname)
+      await shell.nft(renderFromGuest(table, ifname, undefined))
+      if (there) await shell.run('ip', ['link', 'del', 'dev', ifname], { ok_codes: [1, 2] })
+    },
+
+    async limit(vm, nic, limits) {
+      const ifname = tapName(vm, nic)
+      if (!(await tapsNow()).some((tap) => tap.ifname === ifname))
+        throw fail('not_found', `The NIC ${nic} of ${vm} has no tap.`)
+      await setLimits(ifname, limits, false)
+    },
+
+    async taps() {
+      return process.geteuid?.() === 0 ? await tapsNow() : []
+    },
+
+    async removeAll() {
+      close()
+      if (process.geteuid?.() !== 0) return
+      await inTurn(async () => {
+        last = undefined
+        for (const id of await dnsmasqs.known()) await dnsmasqs.remove(id)
+        const ours = parseLinks(await shell.links()).filter((l) => parseAlias(instance, l.alias) !== undefined)
+        await shell.ip(ours.map((l) => `link del dev ${l.name}`))
+        await shell.nft(renderRemoval(table))
+      })
+    },
+  }
+}
+
+const SAMPLE: NatNetwork = {
+  id: 'net-aaaaaaaaaa',
+  name: 'check',
+  kind: 'nat',
+  subnet: '192.0.2.0/24',
+  gateway: '192.0.2.1',
+  bridge: 'wbr-check',
+  domain: 'check',
+}
+
+/** A tool that failed where the kernel's part is optional: names the part. */
+function lacking(module: string): (error: unknown) => never {
+  return (error) => {
+    if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') throw error
+    throw fail('host_lacks', `This kernel can't limit the bandwidth of a NIC (${module}): ${error.fault.detail}`, {
+      remedy: `modprobe ${module}, or leave the limit out`,
+      effect: 'partial',
+      cause: error,
+    })
+  }
+}
+
+/**
+ * QEMU opens /dev/net/tun as the VM's own uid. udev's stock rule makes it 0666: the kernel lets nobody touch a tap that is not theirs
+ * and nobody make one without CAP_NET_ADMIN, so the mode guards nothing. Where no udev was at work, the same is set here.
+ */
+async function allowTun(note: (key: string, text: string, remedy?: string) => void): Promise<void> {
+  const seen = await stat(TUN).catch((error: unknown) => {
+    throw fail('host_lacks', `${TUN} can't be used (${errno(error)}): the kernel module tun is missing.`, {
+      remedy: 'modprobe tun',
+    })
+  })
+  if ((seen.mode & 0o006) === 0o006) return
+  await chmod(TUN, 0o666)
+  note(
+    'tun',
+    `${TUN} was closed to ordinary users and now has mode 0666, as udev's stock rule gives it: QEMU runs without root and opens its own tap by it.`,
+  )
+}
+
+async function tcpFree(address: string, port: number): Promise<boolean> {
+  return await new Promise((resolve) => {
+    const server = createServer()
+    server.once('error', () => resolve(false))
+    server.listen({ host: address, port, exclusive: true }, () => server.close(() => resolve(true)))
+  })
+}
+
+async function udpFree(address: string, port: number): Promise<boolean> {
+  return await new Promise((resolve) => {
+    const socket = createSocket('udp4')
+    socket.once('error', () => resolve(false))
+    socket.bind({ address, port, exclusive: true }, () => socket.close(() => resolve(true)))
+  })
+}
