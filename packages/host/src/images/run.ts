@@ -26,8 +26,8 @@ export interface RunOptions {
 export class CommandError extends Error {
   readonly argv: readonly string[]
   readonly exitCode: number | null
-  readonly stdout: string
-  readonly stderr: string
+  declare readonly stdout: string
+  declare readonly stderr: string
   readonly timedOut: boolean
   constructor(
     argv: readonly string[],
@@ -39,8 +39,9 @@ export class CommandError extends Error {
     this.name = 'CommandError'
     this.argv = argv
     this.exitCode = how.exitCode
-    this.stdout = how.stdout
-    this.stderr = how.stderr
+    // For those who look for a reason; not printed with the error.
+    Object.defineProperty(this, 'stdout', { value: how.stdout, enumerable: false })
+    Object.defineProperty(this, 'stderr', { value: how.stderr, enumerable: false })
     this.timedOut = how.timedOut
   }
 }
