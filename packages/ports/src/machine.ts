@@ -16,7 +16,8 @@ export type LaunchRequest = {
   /** Of the placement; kept beside the running QEMU, so that an adopted one can be held against the store. */
   epoch: number
   spec: VmSpec
-  disks: { name: string; volume: VolumeDefinition; pool: PoolDefinition }[]
+  /** `chain`: the volume, then what it stands on, down to one without a base. */
+  disks: { name: string; chain: VolumeDefinition[]; pool: PoolDefinition }[]
   nics: { name: string; network: NetworkDefinition; attachment: NetworkAttachment }[]
   /** Present when `spec.boot.kind` is `kernel`. */
   kernel?: { image: string; cmdline: string; has_initrd: boolean }
@@ -28,6 +29,7 @@ export type LaunchRequest = {
 export type BootRecord = {
   schema: 1
   vm: string
+  uuid: string
   name: string
   machine: string
   accelerator: 'kvm' | 'tcg'
@@ -43,23 +45,30 @@ export type BootDevice =
   | { kind: 'root-port'; id: string; addr: string; chassis: number; multifunction?: boolean }
   | { kind: 'disk'; id: string; bus: string; name: string; volume: string; boot_index?: number }
   | { kind: 'nic'; id: string; bus: string; name: string; mac: string; network: string }
-  | { kind: 'balloon'; id: string; bus: string }
-  | { kind: 'rng'; id: string; bus: string }
-  | { kind: 'agent'; id: string; bus: string }
-  | { kind: 'vga'; id: string; addr: string }
+  | { kind: 'balloon'; id: string; bus: string; addr: string }
+  | { kind: 'rng'; id: string; bus: string; addr: string }
+  | { kind: 'agent'; id: string; bus: string; addr: string }
+  | { kind: 'vga'; id: string; bus: string; addr: string }
   | { kind: 'serial'; id: string; index: number }
 
 /** What this host does for it: never sent to another. */
 export type LocalPlan = {
   uid: number
   epoch: number
+  /** 0700, the VM's uid: sockets and what QEMU itself writes. */
   directory: string
   cgroup: string | null
-  disks: Record<string, { path: string; format: 'qcow2' | 'raw'; direct_io: boolean; limits: { iops?: number; bytes_per_s?: number } }>
+  disks: Record<string, LocalDisk>
   nics: Record<string, { kind: 'tap'; ifname: string } | { kind: 'user'; subnet: string; gateway: string; address: string; publish: { protocol: 'tcp' | 'udp'; address: string; port: number; to: number }[] }>
   kernel?: { kernel: string; initrd?: string }
-  seed_file: string
+  tb_size_mib: number | null
   qemu: string
+}
+/** `chain[0]` is written; what follows is only read. */
+export type LocalDisk = {
+  chain: { path: string; format: 'qcow2' | 'raw' }[]
+  direct_io: boolean
+  limits: { iops?: number; bytes_per_s?: number }
 }
 export type BootPlan = { record: BootRecord; local: LocalPlan }
 
@@ -123,6 +132,8 @@ export interface Machine {
   running(vm: string): Running | undefined
   /** Takes back what prepare and launch made (never disks): ends QEMU if it is there, taps, cgroup, directory. */
   clean(vm: string): Promise<void>
+  /** The same, and its logs and whole directory. */
+  forget(vm: string): Promise<void>
 
   /** Presses the power button. */
   powerDown(vm: string): Promise<void>
@@ -153,7 +164,8 @@ export interface Machine {
 
 export interface ConsoleStream {
   readonly data: AsyncIterable<Uint8Array>
-  write(data: Uint8Array): void
+  /** A promise when the other side does not take it at once: wait for it before the next write. */
+  write(data: Uint8Array): void | Promise<void>
   close(): void
 }
 

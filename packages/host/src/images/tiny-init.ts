@@ -48,13 +48,14 @@ for word in $(cat /proc/cmdline); do
 done
 hostname "$NAME"
 ip link set lo up
-echo "${TINY_READY} $(uname -r)" >/dev/ttyS0
 
-# The power button: the first event from it turns the machine off at once.
+# The power button: the first event from it turns the machine off at once. Opened before anything is said, so that no press is lost.
 for d in /sys/class/input/event*; do
   [ "$(cat "$d/device/name" 2>/dev/null)" = "Power Button" ] || continue
-  (head -c 24 "/dev/input/\${d##*/}" >/dev/null && poweroff -f) &
+  exec 4<"/dev/input/\${d##*/}"
+  (head -c 24 <&4 >/dev/null && poweroff -f) &
 done
+echo "${TINY_READY} $(uname -r)" >/dev/ttyS0
 
 echo "<h1>$NAME</h1>" >/www/index.html
 for d in /sys/class/net/eth*; do
@@ -127,4 +128,12 @@ for p in /sys/class/virtio-ports/*; do
     -m virtio-serial -p "/dev/\${p##*/}" -t /run -f /run/qemu-ga.pid
 done
 sleep 3600
+`
+
+/** What the guest agent calls for guest-shutdown, with -P, -r or -H first. */
+export const TINY_SHUTDOWN = `#!/bin/sh
+case "$1" in
+  -r) reboot -f ;;
+  *) poweroff -f ;;
+esac
 `

@@ -6,7 +6,8 @@ import { type Apt, download, kernelPackage, openApt } from './apt.ts'
 import { type CpioEntry, packCpio } from './cpio.ts'
 import { moduleOrder } from './kmod.ts'
 import { CommandError, run } from './run.ts'
-import { TINY_AGENT_RUN, TINY_CMDLINE, TINY_DHCP, TINY_INIT, TINY_MODULES, TINY_UPTIME_CGI } from './tiny-init.ts'
+import { TINY_AGENT_RUN, TINY_CMDLINE, TINY_DHCP, TINY_INIT, TINY_MODULES,
+  TINY_SHUTDOWN, TINY_UPTIME_CGI } from './tiny-init.ts'
 import { missingTools, TINY_TOOLS } from './tools.ts'
 
 export interface TinyOptions {
@@ -73,7 +74,7 @@ export async function buildTiny(options: TinyOptions): Promise<TinyGuest> {
 
 /** Changes whenever anything of ours inside the guest does. */
 function tinyDigest(): string {
-  const parts = [TINY_INIT, TINY_DHCP, TINY_UPTIME_CGI, TINY_AGENT_RUN, TINY_MODULES.join(), AGENT_PACKAGES.join()]
+  const parts = [TINY_INIT, TINY_DHCP, TINY_UPTIME_CGI, TINY_AGENT_RUN, TINY_SHUTDOWN, TINY_MODULES.join(), AGENT_PACKAGES.join()]
   return createHash('sha256').update(parts.join('\0')).digest('hex').slice(0, 12)
 }
 
@@ -162,13 +163,14 @@ export function tinyEntries(
     data: Buffer.from(text),
   })
   return [
-    ...['bin', 'dev', 'proc', 'sys', 'etc', 'modules', 'www', 'www/cgi-bin'].map(dir),
+    ...['bin', 'sbin', 'dev', 'proc', 'sys', 'etc', 'modules', 'www', 'www/cgi-bin'].map(dir),
     { kind: 'char', path: 'dev/console', mode: 0o600, major: 5, minor: 1 },
     { kind: 'char', path: 'dev/null', mode: 0o666, major: 1, minor: 3 },
     { kind: 'file', path: 'bin/busybox', mode: 0o755, data: busybox },
     { kind: 'link', path: 'bin/sh', target: 'busybox' },
     script('init', TINY_INIT),
     script('dhcp', TINY_DHCP),
+    script('sbin/shutdown', TINY_SHUTDOWN),
     script('www/cgi-bin/uptime', TINY_UPTIME_CGI),
     { kind: 'file', path: 'etc/passwd', data: Buffer.from('root::0:0:root:/:/bin/sh\n') },
     { kind: 'file', path: 'etc/group', data: Buffer.from('root:x:0:\n') },

@@ -1,0 +1,215 @@
+/** Boot record + what this host does for it → QEMU's command line. Pure; golden files in test/engine/golden. */
+import type { BootDevice, BootPlan, LocalPlan } from '@wadah/ports/machine'
+
+/** Descriptor 3 of the child: the serial log, opened by the daemon in a folder QEMU cannot reach. */
+export const SERIAL_LOG_FD = 3
+
+/** QEMU's option syntax doubles commas inside values. */
+function opt(first: string, values: Record<string, string | number | undefined>): string {
+  let text = first
+  for (const [key, value] of Object.entries(values)) {
+    if (value !== undefined) text += `${text === '' ? '' : ','}${key}=${String(value).replaceAll(',', ',,')}`
+  }
+  return text
+}
+
+/** Paths of the sockets in a VM's own directory. */
+export function sockets(directory: string): { monitor: string; serial: string; vnc: string; agent: string } {
+  return {
+    monitor: `${directory}/qmp.sock`,
+    serial: `${directory}/serial0.sock`,
+    vnc: `${directory}/vnc.sock`,
+    agent: `${directory}/agent.sock`,
+  }
+}
+
+/** Everything after the program's own name. */
+export function argv(plan: BootPlan): string[] {
+  const { record, local } = plan
+  const socket = sockets(local.directory)
+  const out = [
+    ['-name', opt('', { guest: record.name, process: `wadah:${record.name}`, 'debug-threads': 'on' })],
+    ['-uuid', record.uuid],
+    ['-nodefaults', '-no-user-config', '-S'],
+    ['-display', 'none'],
+    ['-sandbox', 'on,spawn=deny,elevateprivileges=deny,obsolete=deny,resourcecontrol=deny'],
+    ['-pidfile', `${local.directory}/qemu.pid`],
+    [
+      '-machine',
+      `${opt(record.machine, { 'memory-backend': 'ram0', 'dump-guest-core': 'off', usb: 'off', vmport: 'off' })}`,
+    ],
+    ['-accel', accelerator(plan)],
+    ['-cpu', [record.cpu.model, ...record.cpu.flags].join(',')],
+    ['-smp', opt('', { cpus: record.cpus, sockets: 1, cores: record.cpus, threads: 1 })],
+    ['-m', memory(record.memory)],
+    ['-object', json({ 'qom-type': 'memory-backend-ram', id: 'ram0', size: record.memory.mib * 1024 * 1024, dump: false })],
+    ['-rtc', 'base=utc,driftfix=slew'],
+    ['-chardev', opt('socket', { id: 'mon0', path: socket.monitor, server: 'on', wait: 'off' })],
+    ['-mon', 'chardev=mon0,mode=control'],
+    ['-vnc', opt(`unix:${socket.vnc.replaceAll(',', ',,')}`, { 'lock-key-sync': 'off' })],
+    ['-fw_cfg', opt('', { name: 'opt/wadah/seed', file: `${local.directory}/seed` })],
+    ...boot(plan),
+    ...record.devices.flatMap((device) => deviceArgs(device, plan, socket)),
+  ]
+  return out.flat()
+}
+
+function memory({ mib, max_mib, slots }: BootPlan['record']['memory']): string {
+  return opt('', { size: `${mib}M`, ...(slots > 0 ? { slots, maxmem: `${max_mib}M` } : {}) })
+}
+
+const json = (value: unknown): string => JSON.stringify(value)
+
+function accelerator({ record, local }: BootPlan): string {
+  if (record.accelerator === 'kvm') return 'kvm'
+  return opt('tcg', { 'tb-size': local.tb_size_mib ?? undefined })
+}
+
+function boot({ record, local }: BootPlan): string[][] {
+  if (!record.kernel || !local.kernel) return [['-boot', 'strict=on']]
+  return [
+    ['-kernel', local.kernel.kernel],
+    ...(local.kernel.initrd ? [['-initrd', local.kernel.initrd]] : []),
+    ...(record.kernel.cmdline === '' ? [] : [['-append', record.kernel.cmdline]]),
+  ]
+}
+
+function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeof sockets>): string[][] {
+  switch (device.kind) {
+    case 'root-port':
+      return [
+        [
+          '-device',
+          json({
+            driver: 'pcie-root-port',
+            id: device.id,
+            bus: 'pcie.0',
+            addr: device.addr,
+            chassis: device.chassis,
+            ...(device.multifunction ? { multifunction: true } : {}),
+          }),
+        ],
+      ]
+    case 'vga':
+      return [['-device', json({ driver: 'VGA', id: device.id, bus: device.bus, addr: device.addr, vgamem_mb: 8 })]]
+    case 'serial':
+      return [
+        ['-add-fd', `fd=${SERIAL_LOG_FD},set=1,opaque=serial0`],
+        [
+          '-chardev',
+          opt('socket', { id: device.id, path: socket.serial, server: 'on', wait: 'off', logfile: '/dev/fdset/1', logappend: 'on' }),
+        ],
+        ['-device', json({ driver: 'isa-serial', id: `dev-${device.id}`, chardev: device.id, index: device.index })],
+      ]
+    case 'agent':
+      return [
+        ['-device', json({ driver: 'virtio-serial-pci', id: device.id, bus: device.bus, addr: device.addr })],
+        ['-chardev', opt('socket', { id: 'chan-agent0', path: socket.agent, server: 'on', wait: 'off' })],
+        [
+          '-device',
+          json({ driver: 'virtserialport', id: 'port-agent0', bus: 'agent0.0', chardev: 'chan-agent0', name: 'org.qemu.guest_agent.0' }),
+        ],
+      ]
+    case 'balloon':
+      return [
+        [
+          '-device',
+          json({
+            driver: 'virtio-balloon-pci',
+            id: device.id,
+            bus: device.bus,
+            addr: device.addr,
+            'deflate-on-oom': true,
+            'free-page-reporting': true,
+          }),
+        ],
+      ]
+    case 'rng':
+      return [
+        ['-object', json({ 'qom-type': 'rng-builtin', id: 'entropy0' })],
+        ['-device', json({ driver: 'virtio-rng-pci', id: device.id, bus: device.bus, addr: device.addr, rng: 'entropy0' })],
+      ]
+    case 'disk':
+      return diskArgs(device, plan.local)
+    case 'nic':
+      return nicArgs(device, plan.local)
+  }
+}
+
+type Json = { [key: string]: unknown }
+
+/** The whole backing chain is spelled out: no header of a disk ever chooses a file. */
+export function blockdev(node: string, disk: LocalPlan['disks'][string]): Json {
+  const cache = { direct: disk.direct_io, 'no-flush': false }
+  const layer = (i: number): Json => {
+    const { path, format } = disk.chain[i] as { path: string; format: string }
+    const writable = i === 0
+    const below = i + 1 < disk.chain.length
+    return {
+      driver: format,
+      'node-name': i === 0 ? node : `${node}-base${i}`,
+      'read-only': !writable,
+      cache,
+      ...(writable ? { discard: 'unmap', 'detect-zeroes': 'unmap' } : {}),
+      file: {
+        driver: 'file',
+        'node-name': i === 0 ? `${node}-file` : `${node}-base${i}-file`,
+        filename: path,
+        'read-only': !writable,
+        cache,
+        ...(writable ? { discard: 'unmap' } : {}),
+      },
+      ...(below ? { backing: layer(i + 1) } : format === 'qcow2' ? { backing: null } : {}),
+    }
+  }
+  return layer(0)
+}
+
+function diskArgs(device: BootDevice & { kind: 'disk' }, local: LocalPlan): string[][] {
+  const disk = local.disks[device.name]
+  if (!disk) throw new Error(`no local disk for ${device.name}`)
+  const node = `vol-${device.name}`
+  return [
+    ['-blockdev', json(blockdev(node, disk))],
+    [
+      '-device',
+      json({
+        driver: 'virtio-blk-pci',
+        id: device.id,
+        bus: device.bus,
+        addr: '0x0',
+        drive: node,
+        serial: device.volume,
+        // A write that cannot be done stops the guest instead of failing in it; it goes on once there is room.
+        werror: 'stop',
+        rerror: 'report',
+        'write-cache': 'on',
+        ...(device.boot_index === undefined ? {} : { bootindex: device.boot_index }),
+      }),
+    ],
+  ]
+}
+
+function nicArgs(device: BootDevice & { kind: 'nic' }, local: LocalPlan): string[][] {
+  const nic = local.nics[device.name]
+  if (!nic) throw new Error(`no local NIC for ${device.name}`)
+  const id = `net-${device.name}`
+  const netdev =
+    nic.kind === 'tap'
+      ? json({ type: 'tap', id, ifname: nic.ifname, script: 'no', downscript: 'no' })
+      : json({
+          type: 'user',
+          id,
+          net: nic.subnet,
+          host: nic.gateway,
+          dhcpstart: nic.address,
+          ipv6: false,
+          hostfwd: nic.publish.map((p) => ({
+            str: `${p.protocol}:${p.address === '0.0.0.0' ? '' : p.address}:${p.port}-${nic.address}:${p.to}`,
+          })),
+        })
+  return [
+    ['-netdev', netdev],
+    ['-device', json({ driver: 'virtio-net-pci', id: device.id, bus: device.bus, addr: '0x0', netdev: id, mac: device.mac, romfile: '' })],
+  ]
+}

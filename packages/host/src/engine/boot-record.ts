@@ -1,0 +1,109 @@
+/** What a guest sees, decided once at its start. Pure: the same request and facts give the same record. */
+import { createHash } from 'node:crypto'
+import type { BootDevice, BootRecord, LaunchRequest } from '@wadah/ports/machine'
+
+export type RecordFacts = {
+  /** Pinned machine type, e.g. `pc-q35-7.2`. */
+  machine: string
+  accelerator: 'kvm' | 'tcg'
+  cpu: { model: string; flags: string[] }
+}
+
+/** Empty ports kept for devices that come later: nothing can be hot-plugged into `pcie.0`. */
+const SPARE_PORTS = 4
+const MEMORY_SLOTS = 4
+/**
+ * Below this no room is kept for hotplugged memory: a Linux guest that sees memory could come above 4 GiB sets 64 MiB aside for
+ * bounce buffers (swiotlb), more than a small one can bear.
+ */
+const HOTPLUG_FROM_MIB = 256
+/** Slots of pcie.0: 0 is the host bridge, 1f the south bridge; root ports lie eight to a slot from here. */
+const FIRST_PORT_SLOT = 0x10
+
+/** Lays out the machine. PCI addresses depend only on the order of disks and NICs in the spec. */
+export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootRecord {
+  const { spec } = request
+  const devices: BootDevice[] = [
+    { kind: 'vga', id: 'vga0', bus: 'pcie.0', addr: '0x1' },
+    { kind: 'agent', id: 'agent0', bus: 'pcie.0', addr: '0x2' },
+    { kind: 'balloon', id: 'balloon0', bus: 'pcie.0', addr: '0x3' },
+    { kind: 'rng', id: 'rng0', bus: 'pcie.0', addr: '0x4' },
+    { kind: 'serial', id: 'serial0', index: 0 },
+  ]
+  const onPorts = spec.disks.length + spec.nics.length
+  for (let i = 0; i < onPorts + SPARE_PORTS; i++) devices.push(rootPort(i))
+  let port = 0
+  spec.disks.forEach((disk, i) => {
+    devices.push({
+      kind: 'disk',
+      id: `disk-${disk.name}`,
+      bus: `rp${port++}`,
+      name: disk.name,
+      volume: disk.volume,
+      // With -kernel no device may claim index 0, and none needs one.
+      ...(spec.boot.kind === 'disk' ? { boot_index: i + 1 } : {}),
+    })
+  })
+  for (const nic of spec.nics) {
+    devices.push({ kind: 'nic', id: `nic-${nic.name}`, bus: `rp${port++}`, name: nic.name, mac: nic.mac, network: nic.network })
+  }
+  return {
+    schema: 1,
+    vm: request.vm,
+    uuid: uuidOf(request.vm),
+    name: request.name,
+    machine: facts.machine,
+    accelerator: facts.accelerator,
+    cpu: facts.cpu,
+    cpus: spec.cpus,
+    memory: memoryLayout(spec.memory_mib),
+    firmware: { kind: 'bios' },
+    ...(request.kernel ? { kernel: { cmdline: request.kernel.cmdline, has_initrd: request.kernel.has_initrd } } : {}),
+    devices,
+  }
+}
+
+function rootPort(i: number): BootDevice {
+  const fn = i % 8
+  return {
+    kind: 'root-port',
+    id: `rp${i}`,
+    addr: `0x${(FIRST_PORT_SLOT + Math.floor(i / 8)).toString(16)}.0x${fn}`,
+    chassis: i + 1,
+    ...(fn === 0 ? { multifunction: true } : {}),
+  }
+}
+
+/** Room for hotplugged memory: four times what it starts with, on a 128 MiB border as x86 needs. */
+function memoryLayout(mib: number): BootRecord['memory'] {
+  if (mib < HOTPLUG_FROM_MIB) return { mib, max_mib: mib, slots: 0 }
+  return { mib, max_mib: Math.ceil((mib * 4) / 128) * 128, slots: MEMORY_SLOTS }
+}
+
+/** RFC 4122 name-based UUID (version 5 layout) of the VM's id: the same on every host, for ever. */
+export function uuidOf(vm: string): string {
+  const hash = createHash('sha1').update(`wadah:${vm}`).digest()
+  hash[6] = ((hash[6] ?? 0) & 0x0f) | 0x50
+  hash[8] = ((hash[8] ?? 0) & 0x3f) | 0x80
+  const hex = hash.toString('hex')
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20, 32)}`
+}
+
+/**
+ * The CPU model of the pool's baseline. TCG: QEMU's default, richer ones are slower (docs/engine.md). KVM: what every x86-64-v2
+ * machine has, so that a VM can move between unlike hosts.
+ */
+export function baselineCpu(accelerator: 'kvm' | 'tcg', hostFlags: ReadonlySet<string>): { model: string; flags: string[] } {
+  if (accelerator === 'tcg') return { model: 'qemu64', flags: [] }
+  const v2: [string, string][] = [
+    ['cx16', '+cx16'],
+    ['lahf_lm', '+lahf-lm'],
+    ['popcnt', '+popcnt'],
+    ['ssse3', '+ssse3'],
+    ['sse4_1', '+sse4.1'],
+    ['sse4_2', '+sse4.2'],
+  ]
+  const hasAll = v2.every(([flag]) => hostFlags.has(flag))
+  // qemu64 names AMD's svm, which an Intel host lacks.
+  return { model: 'qemu64', flags: hasAll ? [...v2.map(([, flag]) => flag), '-svm'] : ['-svm'] }
+}

@@ -1,0 +1,121 @@
+/**
+ * A VM's folder on this host:
+ *
+ *   vms/<id>/            root, 0711: boot.json, live.json, serial.log, qemu.log (0600)
+ *   vms/<id>/live/       the VM's uid, 0700: sockets, pid file, seed: all that QEMU itself can touch
+ *
+ * What the daemon trusts lies where an escaped QEMU cannot write.
+ */
+import { constants } from 'node:fs'
+import { chmod, chown, lchown, lstat, mkdir, open, readFile, readdir, rename, rm } from 'node:fs/promises'
+import { isId } from '@wadah/api/ids'
+import type { BootRecord } from '@wadah/ports/machine'
+import type { ProcessId } from './process.ts'
+
+/** How this host started it: what a restarted daemon needs to adopt it. */
+export type LiveRecord = {
+  schema: 1
+  vm: string
+  epoch: number
+  uid: number
+  qemu: ProcessId
+  accelerator: 'kvm' | 'tcg'
+  qemu_version: string
+  taps: string[]
+  pools: string[]
+  started_at_ms: number
+  paused_by?: 'user' | 'job'
+}
+
+export class VmDirectory {
+  readonly root: string
+  readonly live: string
+  readonly serialLog: string
+  readonly qemuLog: string
+
+  constructor(dataDir: string, vm: string) {
+    if (!isId(vm)) throw new Error(`not an id: ${vm}`)
+    this.root = `${dataDir}/vms/${vm}`
+    this.live = `${this.root}/live`
+    this.serialLog = `${this.root}/serial.log`
+    this.qemuLog = `${this.root}/qemu.log`
+  }
+
+  static async list(dataDir: string): Promise<string[]> {
+    return (await readdir(`${dataDir}/vms`).catch(() => [] as string[])).filter(isId)
+  }
+
+  /** Makes both folders, empty of what an earlier QEMU left. `uid` null: the daemon's own user. */
+  async make(uid: number | null): Promise<void> {
+    await mkdir(this.root, { recursive: true, mode: 0o711 })
+    await chmod(this.root, 0o711)
+    await this.dropLive()
+    await mkdir(this.live, { mode: 0o700 })
+    if (uid !== null) await chown(this.live, uid, uid)
+  }
+
+  /** The seed may hold a password: it is there only until QEMU has read it. */
+  async writeSeed(text: string, uid: number | null): Promise<void> {
+    const path = `${this.live}/seed`
+    const file = await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o400)
+    try {
+      await file.writeFile(text)
+      if (uid !== null) await file.chown(uid, uid)
+    } finally {
+      await file.close()
+    }
+  }
+  async dropSeed(): Promise<void> {
+    await rm(`${this.live}/seed`, { force: true })
+  }
+
+  async dropLive(): Promise<void> {
+    const stat = await lstat(this.live).catch(() => undefined)
+    if (!stat) return
+    // Whoever lived in it may have left links: rm does not follow them, and from here on it is not theirs.
+    await lchown(this.live, process.getuid?.() ?? 0, process.getgid?.() ?? 0).catch(() => {})
+    await rm(this.live, { recursive: true, force: true })
+  }
+
+  async writeBoot(record: BootRecord): Promise<void> {
+    await this.#write('boot.json', record)
+  }
+  async readBoot(): Promise<BootRecord | undefined> {
+    return this.#read<BootRecord>('boot.json')
+  }
+  async writeLive(record: LiveRecord): Promise<void> {
+    await this.#write('live.json', record)
+  }
+  async readLive(): Promise<LiveRecord | undefined> {
+    return this.#read<LiveRecord>('live.json')
+  }
+  async dropLiveRecord(): Promise<void> {
+    await rm(`${this.root}/live.json`, { force: true })
+  }
+
+  async removeAll(): Promise<void> {
+    await this.dropLive()
+    await rm(this.root, { recursive: true, force: true })
+  }
+
+  /** Written beside and renamed: a reader sees the old or the new, never half. No fsync: it only matters while QEMU lives. */
+  async #write(name: string, value: unknown): Promise<void> {
+    const tmp = `${this.root}/${name}.tmp`
+    const file = await open(tmp, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW, 0o600)
+    try {
+      await file.writeFile(JSON.stringify(value))
+    } finally {
+      await file.close()
+    }
+    await rename(tmp, `${this.root}/${name}`)
+  }
+
+  async #read<T extends { schema: number }>(name: string): Promise<T | undefined> {
+    try {
+      const value = JSON.parse(await readFile(`${this.root}/${name}`, 'utf8')) as T
+      return value.schema === 1 ? value : undefined
+    } catch {
+      return undefined
+    }
+  }
+}

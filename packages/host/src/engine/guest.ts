@@ -1,0 +1,189 @@
+/** The guest agent of one VM, with its errors in our words. Nothing it says is trusted (see @wadah/qmp). */
+import { fail } from '@wadah/api/fault'
+import type { ExecResult, GuestInfo } from '@wadah/api/schema/guest'
+import type { Guest } from '@wadah/ports/machine'
+import { AgentClient, connectAgent } from '@wadah/qmp/agent'
+import { QmpError } from '@wadah/qmp/errors'
+
+const MAX_THAW_TRIES = 5
+
+export class VmGuest implements Guest {
+  readonly #path: string
+  readonly #gone: Promise<unknown>
+  readonly #log: (line: string) => void
+  #client: Promise<AgentClient> | undefined
+  #thawTimer: NodeJS.Timeout | undefined
+
+  constructor(path: string, gone: Promise<unknown>, log: (line: string) => void) {
+    this.#path = path
+    this.#gone = gone
+    this.#log = log
+  }
+
+  async #agent(signal: AbortSignal): Promise<AgentClient> {
+    this.#client ??= connectAgent({ path: this.#path, gone: this.#gone }).then(
+      (client) => {
+        void client.closed.then(() => {
+          this.#client = undefined
+        })
+        return client
+      },
+      (error: unknown) => {
+        this.#client = undefined
+        throw error
+      },
+    )
+    signal.throwIfAborted()
+    return this.#client
+  }
+
+  async #ask<T>(signal: AbortSignal, work: (agent: AgentClient) => Promise<T>): Promise<T> {
+    try {
+      return await work(await this.#agent(signal))
+    } catch (error) {
+      throw agentFault(error)
+    }
+  }
+
+  ping(signal: AbortSignal): Promise<void> {
+    return this.#ask(signal, (agent) => agent.ping({ timeout_ms: 5_000, signal }))
+  }
+
+  info(signal: AbortSignal): Promise<GuestInfo> {
+    return this.#ask(signal, async (agent) => {
+      const { version, commands } = await agent.info({ signal })
+      const frozen = (await agent.freezeStatus({ signal }).catch(() => 'thawed')) === 'frozen'
+      const os = commands.has('guest-get-osinfo') ? await agent.osInfo({ signal }).catch(() => undefined) : undefined
+      const { interfaces } = await agent.interfaces({ signal })
+      return {
+        agent_version: version,
+        ...(os
+          ? {
+              os: {
+                name: os.pretty_name ?? os.name ?? 'unknown',
+                version: os.version_id ?? os.version ?? '',
+                kernel: os.kernel_release ?? '',
+              },
+            }
+          : {}),
+        interfaces: interfaces.map((i) => ({
+          name: i.name,
+          ...(i.mac ? { mac: i.mac } : {}),
+          addresses: i.addresses.map((a) => `${a.address}/${a.prefix}`),
+        })),
+        frozen,
+      }
+    })
+  }
+
+  exec(
+    request: { argv: string[]; stdin?: Uint8Array; env?: string[]; timeout_ms: number },
+    signal: AbortSignal,
+  ): Promise<ExecResult> {
+    return this.#ask(signal, async (agent) => {
+      const [path = '', ...args] = request.argv
+      const env = Object.fromEntries((request.env ?? []).map((e) => [e.slice(0, e.indexOf('=')), e.slice(e.indexOf('=') + 1)]))
+      const result = await agent.exec({
+        path,
+        args,
+        env,
+        ...(request.stdin ? { input: request.stdin } : {}),
+        timeout_ms: request.timeout_ms,
+        signal,
+      })
+      return {
+        ...(result.exit_code === undefined ? {} : { exit_code: result.exit_code }),
+        ...(result.signal === undefined ? {} : { signal: result.signal }),
+        stdout: result.stdout.toString('base64'),
+        stderr: result.stderr.toString('base64'),
+        truncated: result.stdout_truncated || result.stderr_truncated,
+      }
+    })
+  }
+
+  async *readFile(path: string, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    try {
+      yield* (await this.#agent(signal)).getFile(path, { signal })
+    } catch (error) {
+      throw agentFault(error)
+    }
+  }
+
+  writeFile(path: string, data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void> {
+    return this.#ask(signal, async (agent) => {
+      await agent.putFile(path, data, { signal })
+    })
+  }
+
+  /** Thaws by itself after `timeout_s`: a client that vanishes must not leave a guest frozen. */
+  freeze(timeout_s: number, signal: AbortSignal): Promise<number> {
+    return this.#ask(signal, async (agent) => {
+      clearTimeout(this.#thawTimer)
+      this.#thawTimer = setTimeout(() => void this.#thawLater(0), timeout_s * 1000)
+      this.#thawTimer.unref()
+      return agent.freeze({ timeout_ms: 30_000, signal })
+    })
+  }
+
+  thaw(signal: AbortSignal): Promise<number> {
+    return this.#ask(signal, async (agent) => {
+      const count = await agent.thaw({ timeout_ms: 30_000, signal })
+      clearTimeout(this.#thawTimer)
+      return count
+    })
+  }
+
+  async #thawLater(tries: number): Promise<void> {
+    try {
+      await this.thaw(AbortSignal.timeout(60_000))
+    } catch (error) {
+      this.#log(`thaw after the time: ${(error as Error).message}`)
+      if (tries < MAX_THAW_TRIES) this.#thawTimer = setTimeout(() => void this.#thawLater(tries + 1), 10_000).unref()
+    }
+  }
+
+  powerDown(signal: AbortSignal): Promise<void> {
+    return this.#ask(signal, (agent) => agent.shutdown('powerdown', { timeout_ms: 5_000, signal }))
+  }
+
+  close(): void {
+    clearTimeout(this.#thawTimer)
+    void this.#client?.then(
+      (client) => client.close(),
+      () => {},
+    )
+    this.#client = undefined
+  }
+}
+
+function agentFault(error: unknown): unknown {
+  if (!(error instanceof QmpError)) return error
+  const what = error.message.charAt(0).toUpperCase() + error.message.slice(1)
+  switch (error.kind) {
+    case 'command-failed':
+      return fail('agent_failed', `${what}.`, { cause: error })
+    case 'timeout':
+      return error.command === 'guest-exec' && error.sent
+        ? fail('timeout', `${what}.`, { cause: error, effect: 'partial' })
+        : fail('agent_silent', `The guest agent did not answer: ${error.message}.`, {
+            cause: error,
+            effect: error.sent ? 'unknown' : 'none',
+            remedy: 'in the guest: systemctl status qemu-guest-agent',
+          })
+    case 'aborted':
+      return fail('cancelled', `${what}.`, { cause: error, effect: error.sent ? 'unknown' : 'none' })
+    case 'busy':
+      return fail('too_large', `${what}.`, { cause: error })
+    case 'protocol':
+      return fail('agent_failed', `The guest agent said something that cannot be true: ${error.message}.`, {
+        cause: error,
+        effect: 'unknown',
+      })
+    default:
+      return fail('agent_silent', `The guest agent cannot be reached: ${error.message}.`, {
+        cause: error,
+        effect: error.sent ? 'unknown' : 'none',
+        remedy: 'is the VM running? wadah vm show NAME',
+      })
+  }
+}

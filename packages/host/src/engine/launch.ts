@@ -1,0 +1,102 @@
+/** Starting QEMU: spawn without root, into its group, and hear it say that it is there. */
+import { spawn } from 'node:child_process'
+import { fail } from '@wadah/api/fault'
+import type { BootPlan } from '@wadah/ports/machine'
+import { isQmpError } from '@wadah/qmp/errors'
+import { type Qmp, connectQmp } from '@wadah/qmp/client'
+import { argv, sockets } from './argv.ts'
+import { openLog, tailLog, trimLog } from './log-file.ts'
+import { type ProcessId, startOf } from './process.ts'
+
+const CONNECT_TIMEOUT_MS = 30_000
+
+export type Spawned = { qemu: ProcessId; qmp: Qmp; exit: Promise<string> }
+
+/** What stands before QEMU in argv: gives up root and everything that could bring it back. */
+export function dropPrivileges(uid: number, groups: readonly number[]): string[] {
+  return [
+    '/usr/bin/setpriv',
+    `--reuid=${uid}`,
+    `--regid=${uid}`,
+    ...(groups.length > 0 ? [`--groups=${groups.join(',')}`] : ['--clear-groups']),
+    '--bounding-set=-all',
+    '--inh-caps=-all',
+    '--no-new-privs',
+    '--',
+  ]
+}
+
+export type SpawnOptions = {
+  plan: BootPlan
+  logs: { serial: string; qemu: string }
+  /** Null when the daemon is not root: QEMU then has the daemon's own user. */
+  uid: number | null
+  /** Supplementary groups, e.g. `kvm`. */
+  groups: readonly number[]
+  /** Called at once after the spawn, before QEMU has done anything of weight. */
+  onSpawn(pid: number): Promise<void>
+  signal: AbortSignal
+}
+
+/**
+ * Spawns QEMU, stopped (-S), as a session of its own so that it outlives the daemon.
+ * @throws WadahError `qemu_failed` with QEMU's last words, `host_lacks`, `monitor_silent`
+ */
+export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
+  const { plan, uid } = options
+  const qemu = plan.local.qemu
+  const words = [...(uid === null ? [] : dropPrivileges(uid, options.groups)), qemu, ...argv(plan)]
+  const [serialLog, qemuLog] = await Promise.all([openLog(options.logs.serial), openLog(options.logs.qemu)])
+  let child: ReturnType<typeof spawn>
+  try {
+    child = spawn(words[0] as string, words.slice(1), {
+      detached: true,
+      cwd: '/',
+      env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C', HOME: '/nonexistent' },
+      stdio: ['ignore', qemuLog.fd, qemuLog.fd, serialLog.fd],
+    })
+  } finally {
+    // The child has its own copies once spawn returned.
+    await Promise.all([serialLog.close(), qemuLog.close()])
+  }
+  const exit = new Promise<string>((resolve) => {
+    child.once('error', (error) => resolve(error.message))
+    child.once('exit', (code, signal) => resolve(signal ? `ended by ${signal}` : `exit code ${code}`))
+  })
+  child.unref()
+  const pid = child.pid
+  const start = pid === undefined ? undefined : startOf(pid)
+  if (pid === undefined || start === undefined) {
+    throw await lastWords(options.logs.qemu, `QEMU could not be started: ${await exit}`)
+  }
+  const id: ProcessId = { pid, start }
+  try {
+    await options.onSpawn(pid)
+    const qmp = await connectQmp({
+      path: sockets(plan.local.directory).monitor,
+      connect_timeout_ms: CONNECT_TIMEOUT_MS,
+      gone: exit,
+      signal: options.signal,
+    })
+    return { qemu: id, qmp, exit }
+  } catch (error) {
+    try {
+      process.kill(pid, 'SIGKILL')
+    } catch {
+      // It is gone already.
+    }
+    const how = await exit
+    if (isQmpError(error, 'aborted')) throw fail('cancelled', 'The start was cancelled.', { cause: error })
+    if (how !== 'ended by SIGKILL') throw await lastWords(options.logs.qemu, `QEMU ended at once (${how})`, error)
+    throw fail('monitor_silent', `QEMU was started and did not answer within ${CONNECT_TIMEOUT_MS / 1000} s; it was ended.`, {
+      cause: error,
+    })
+  }
+}
+
+async function lastWords(log: string, what: string, cause?: unknown): Promise<Error> {
+  await trimLog(log)
+  const { text } = await tailLog(log, 4096)
+  const last = text.trimEnd().split('\n').slice(-3).join(' / ').replaceAll(/[^\x20-\x7e]/g, '?')
+  return fail('qemu_failed', `${what}${last === '' ? '' : `: ${last}`}`, { cause })
+}

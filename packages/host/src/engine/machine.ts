@@ -1,0 +1,571 @@
+/** This machine's VMs: what `Machine` of @wadah/ports promises, over QEMU. */
+import { existsSync } from 'node:fs'
+import { mkdir, statfs } from 'node:fs/promises'
+import { fail } from '@wadah/api/fault'
+import type { Service, VmSpec } from '@wadah/api/schema/vm'
+import type { Images } from '@wadah/ports/images'
+import type {
+  BootPlan,
+  ConsoleStream,
+  Guest,
+  HostFacts,
+  LaunchRequest,
+  Machine,
+  Observed,
+  PauseReason,
+  Running,
+} from '@wadah/ports/machine'
+import type { NetworkAttachment, NetworkDefinition, Networks } from '@wadah/ports/networks'
+import type { Volumes } from '@wadah/ports/volumes'
+import { argv, sockets } from './argv.ts'
+import { baselineCpu } from './boot-record.ts'
+import { Cgroups, type CgroupLimits } from './cgroup.ts'
+import { Channel } from './channel.ts'
+import { SerialHub, openVnc } from './console.ts'
+import { type LiveRecord, VmDirectory } from './directory.ts'
+import { Exclusive, Slots } from './exclusive.ts'
+import { cpuFacts, memoryFacts, qemuFacts } from './facts.ts'
+import { VmGuest } from './guest.ts'
+import { checkService } from './health.ts'
+import { spawnQemu } from './launch.ts'
+import { tailLog, trimLog } from './log-file.ts'
+import { bootPlan, seedText } from './plan.ts'
+import { type Acceleration, accelerator } from './probe/accelerator.ts'
+import { processes, qemuOf, signalProcess, waitGone } from './process.ts'
+import { RunningVm } from './running-vm.ts'
+import { memoryCeiling } from './state.ts'
+import { connectQmp } from '@wadah/qmp/client'
+
+export type MachineOptions = {
+  dataDir: string
+  /** Parent control group, e.g. `wadah` or `wadah-demo`. */
+  cgroup: string
+  qemu: string
+  volumes: Volumes
+  networks: Networks
+  images: Images
+  log: (line: string) => void
+  now_ms: () => number
+  /** How many QEMUs start at the same time; more only slow each other down. */
+  startsAtOnce?: number
+  /** The uid the accelerator probe runs as when the daemon is root. */
+  probeUid: number
+}
+
+const LOG_CHECK_MS = 5_000
+const ROOM_CHECK_MS = 2_000
+/** A pool has room again when it has at least this much. */
+const ROOM_BYTES = 64 * 1024 * 1024
+const EMPTY_LIMITS = { pools: [] as string[] }
+
+type Prepared = { request: LaunchRequest; taps: string[] }
+
+export class HostMachine implements Machine {
+  readonly volumes: Volumes
+  readonly networks: Networks
+  readonly images: Images
+  readonly #o: MachineOptions
+  readonly #cgroups: Cgroups
+  readonly #root: boolean
+  readonly #running = new Map<string, RunningVm>()
+  readonly #prepared = new Map<string, Prepared>()
+  readonly #guests = new Map<string, VmGuest>()
+  readonly #serial = new Map<string, SerialHub>()
+  readonly #last = new Map<string, Observed>()
+  readonly #news = new Channel<Observed>()
+  readonly #one = new Exclusive()
+  readonly #slots: Slots
+  readonly #acceleration: Promise<Acceleration>
+  readonly #timers: NodeJS.Timeout[] = []
+  #roomTimer: NodeJS.Timeout | undefined
+  #closed = false
+
+  private constructor(options: MachineOptions, cgroups: Cgroups) {
+    this.#o = options
+    this.#cgroups = cgroups
+    this.#root = process.getuid?.() === 0
+    this.volumes = options.volumes
+    this.networks = options.networks
+    this.images = options.images
+    this.#slots = new Slots(options.startsAtOnce ?? 3)
+    this.#acceleration = this.#probe()
+    this.#acceleration.catch(() => {})
+    this.#timers.push(setInterval(() => void this.#trimLogs(), LOG_CHECK_MS).unref())
+  }
+
+  static async open(options: MachineOptions): Promise<HostMachine> {
+    await mkdir(`${options.dataDir}/vms`, { recursive: true, mode: 0o711 })
+    const cgroups =
+      process.getuid?.() === 0
+        ? await Cgroups.open(options.cgroup)
+        : new Cgroups({ version: 'none', reason: 'wadahd does not run as root' }, options.cgroup)
+    return new HostMachine(options, cgroups)
+  }
+
+  async #probe(): Promise<Acceleration> {
+    const { flags } = await cpuFacts()
+    return accelerator(this.#o.qemu, flags, this.#root ? { uid: this.#o.probeUid } : null, `${this.#o.dataDir}/accelerator.json`)
+  }
+
+  /** Lets go of everything without touching what runs. */
+  async close(): Promise<void> {
+    this.#closed = true
+    for (const timer of this.#timers) clearInterval(timer)
+    clearTimeout(this.#roomTimer)
+    for (const guest of this.#guests.values()) guest.close()
+    for (const hub of this.#serial.values()) hub.close()
+    await Promise.all([...this.#running.values()].map((vm) => vm.detach()))
+  }
+
+  async facts(): Promise<HostFacts> {
+    const [cpu, memory, qemu, acceleration, nat] = await Promise.all([
+      cpuFacts(),
+      memoryFacts(),
+      qemuFacts(this.#o.qemu),
+      this.#acceleration,
+      this.networks.support(),
+    ])
+    const layout = this.#cgroups.layout
+    const kvm = acceleration.accelerator === 'kvm'
+    return {
+      cpu_model: cpu.model,
+      cpus: cpu.cpus,
+      memory_mib: memory.total_mib,
+      memory_free_mib: memory.available_mib,
+      qemu_version: qemu.version,
+      accelerator: acceleration.accelerator,
+      accelerator_reason: acceleration.reason,
+      techniques: [
+        { name: 'hardware-assisted (KVM)', available: kvm, detail: acceleration.reason },
+        { name: 'full virtualization by binary translation (TCG)', available: true, detail: `QEMU ${qemu.version}; needs nothing of the CPU` },
+        { name: 'paravirtual devices (virtio)', available: true, detail: 'disk, network, memory balloon, console, entropy' },
+      ],
+      cgroup: layout.version,
+      root: this.#root,
+      attention: [
+        ...(kvm
+          ? []
+          : [
+              {
+                about: 'accelerator',
+                detail: `VMs run by binary translation (TCG), which is many times slower than KVM: ${acceleration.reason}.`,
+                remedy: 'switch on virtualization (VT-x, AMD-V) in the firmware set-up; inside a VM, ask for nested virtualization',
+              },
+            ]),
+        ...(layout.version === 'none'
+          ? [{ about: 'limits', detail: `CPU and memory limits do not hold: ${layout.reason}.`, remedy: 'run wadahd as root' }]
+          : []),
+        ...(nat.reason === undefined
+          ? []
+          : [{ about: 'networks', detail: nat.reason, ...(nat.remedy === undefined ? {} : { remedy: nat.remedy }) }]),
+      ],
+    }
+  }
+
+  async known(): Promise<string[]> {
+    return VmDirectory.list(this.#o.dataDir)
+  }
+
+  running(vm: string): RunningVm | undefined {
+    const running = this.#running.get(vm)
+    return running && !running.isGone ? running : undefined
+  }
+
+  #need(vm: string): RunningVm {
+    const running = this.running(vm)
+    if (!running) throw fail('wrong_state', 'The VM does not run.', { remedy: 'wadah vm start NAME' })
+    return running
+  }
+
+  async observe(vm: string): Promise<Observed> {
+    const running = this.running(vm) ?? (await this.attach(vm))
+    if (running) return (running as RunningVm).refresh()
+    const last = this.#last.get(vm)
+    return last && (last.state === 'stopped' || last.state === 'absent') ? last : { vm, state: 'stopped', at_ms: this.#o.now_ms() }
+  }
+
+  observations(signal: AbortSignal): AsyncIterable<Observed> {
+    return this.#news.read(signal)
+  }
+
+  #observed(o: Observed): void {
+    this.#last.set(o.vm, o)
+    this.#news.push(o)
+    if (this.running(o.vm)?.waitsForRoom) this.#watchRoom()
+  }
+
+  async plan(request: LaunchRequest): Promise<BootPlan> {
+    const [qemu, cpu, acceleration] = await Promise.all([qemuFacts(this.#o.qemu), cpuFacts(), this.#acceleration])
+    const files = request.kernel ? await this.images.files(request.kernel.image) : undefined
+    if (request.kernel && !files?.kernel) {
+      throw fail('wrong_state', 'The kernel image has no kernel yet.', { remedy: 'wadah image add NAME --kernel FILE' })
+    }
+    const taps = new Map<string, string>()
+    for (const { name, network, attachment } of request.nics) {
+      if (network.kind === 'user') continue
+      taps.set(name, (await this.networks.attach(network, attachment, AbortSignal.timeout(30_000))).ifname)
+    }
+    this.#prepared.set(request.vm, { request, taps: [...taps.keys()] })
+    return bootPlan(request, {
+      machine: qemu.machine,
+      accelerator: acceleration.accelerator,
+      cpu: baselineCpu(acceleration.accelerator, cpu.flags),
+      qemu: qemu.path,
+      directory: new VmDirectory(this.#o.dataDir, request.vm).live,
+      cgroup: this.#cgroups.layout.version === 'none' ? null : this.#o.cgroup,
+      diskPath: (pool, volume) => this.volumes.path(pool, volume),
+      tapName: (_vm, nic) => taps.get(nic) ?? '',
+      kernel: files?.kernel ? { kernel: files.kernel, ...(files.initrd ? { initrd: files.initrd } : {}) } : undefined,
+    })
+  }
+
+  async prepare(plan: BootPlan, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted()
+    const { vm } = plan.record
+    if (this.running(vm)) return
+    const prepared = this.#prepared.get(vm)
+    if (!prepared) throw fail('internal', `prepare without plan for ${vm}`)
+    const directory = new VmDirectory(this.#o.dataDir, vm)
+    const uid = this.#root ? plan.local.uid : null
+    await Promise.all([
+      directory
+        .make(uid)
+        .then(() => Promise.all([directory.writeSeed(seedText(prepared.request.seed), uid), directory.writeBoot(plan.record)])),
+      this.#cgroups.make(vm, this.#limits(plan, prepared.request.spec)),
+    ])
+  }
+
+  #limits(plan: BootPlan, spec: VmSpec): CgroupLimits {
+    return {
+      cpu_weight: spec.limits.cpu_weight ?? 100,
+      cpu_cap_percent: spec.limits.cpu_cap_percent ?? null,
+      memory_bytes: memoryCeiling(plan.record.memory.mib, plan.local.tb_size_mib, spec.limits.memory_overhead_mib),
+    }
+  }
+
+  launch(plan: BootPlan, how: 'fresh' | 'paused', signal: AbortSignal): Promise<Running> {
+    const { vm } = plan.record
+    return this.#one.run(vm, () =>
+      this.#slots.run(signal, async () => {
+        const there = this.running(vm) ?? (await this.#attach(vm))
+        if (there) {
+          if (how === 'fresh' && there.last.state === 'prepared') await there.resume()
+          return there
+        }
+        return this.#launch(plan, how, signal)
+      }),
+    )
+  }
+
+  async #launch(plan: BootPlan, how: 'fresh' | 'paused', signal: AbortSignal): Promise<RunningVm> {
+    const { vm } = plan.record
+    const prepared = this.#prepared.get(vm)
+    const directory = new VmDirectory(this.#o.dataDir, vm)
+    const [qemu, acceleration] = await Promise.all([qemuFacts(this.#o.qemu), this.#acceleration])
+    this.#observed({ vm, state: 'starting', epoch: plan.local.epoch, at_ms: this.#o.now_ms() })
+    try {
+      const { qemu: id, qmp, exit } = await spawnQemu({
+        plan,
+        logs: { serial: directory.serialLog, qemu: directory.qemuLog },
+        uid: this.#root ? plan.local.uid : null,
+        groups: acceleration.groups,
+        onSpawn: (pid) => this.#cgroups.enter(vm, pid),
+        signal,
+      })
+      const live: LiveRecord = {
+        schema: 1,
+        vm,
+        epoch: plan.local.epoch,
+        uid: plan.local.uid,
+        qemu: id,
+        accelerator: plan.record.accelerator,
+        qemu_version: qemu.version,
+        taps: prepared?.taps ?? [],
+        pools: [...new Set(prepared?.request.disks.map((d) => d.pool.path) ?? EMPTY_LIMITS.pools)],
+        started_at_ms: this.#o.now_ms(),
+      }
+      const running = new RunningVm({
+        directory,
+        boot: plan.record,
+        live,
+        qmp,
+        exit,
+        now_ms: this.#o.now_ms,
+        observed: (o) => this.#observed(o),
+        log: this.#o.log,
+      })
+      this.#adopt(running)
+      await Promise.all([directory.writeLive(live), directory.dropSeed(), this.#throttle(running, plan.local.disks)])
+      if (prepared?.request.spec.balloon_mib) await this.#balloon(running, prepared.request.spec.balloon_mib)
+      if (how === 'fresh') await running.execute('cont')
+      await running.refresh()
+      if (running.isGone) throw fail('qemu_failed', `QEMU ended right after its start: ${(await running.gone).reason}.`)
+      return running
+    } catch (error) {
+      await this.running(vm)?.quit().catch(() => {})
+      this.#observed({ vm, state: 'stopped', reason: (error as Error).message, at_ms: this.#o.now_ms() })
+      throw error
+    }
+  }
+
+  #adopt(running: RunningVm): void {
+    this.#running.set(running.vm, running)
+    void running.gone.then(async ({ reason }) => {
+      if (this.#closed || this.#running.get(running.vm) !== running) return
+      this.#running.delete(running.vm)
+      this.#guests.get(running.vm)?.close()
+      this.#guests.delete(running.vm)
+      this.#serial.get(running.vm)?.close()
+      this.#serial.delete(running.vm)
+      const byGuest = running.endedByGuest
+      // What the start made goes before the end is told: "stopped" means that nothing is left.
+      await this.#tidy(running.vm, running.live.taps).catch((error: unknown) => this.#o.log(`${running.vm}: ${String(error)}`))
+      this.#observed({
+        vm: running.vm,
+        state: 'stopped',
+        epoch: running.live.epoch,
+        ...(byGuest === undefined
+          ? { reason: `QEMU ended by itself (${reason})` }
+          : byGuest
+            ? { by_guest: true, reason: 'the guest switched itself off' }
+            : {}),
+        at_ms: this.#o.now_ms(),
+      })
+    })
+  }
+
+  async #throttle(running: RunningVm, disks: BootPlan['local']['disks']): Promise<void> {
+    for (const [name, { limits }] of Object.entries(disks)) {
+      if (limits.iops === undefined && limits.bytes_per_s === undefined) continue
+      await this.#setThrottle(running, name, limits)
+    }
+  }
+
+  async #setThrottle(running: RunningVm, disk: string, limits: { iops?: number; bytes_per_s?: number }): Promise<void> {
+    const zero = { bps_rd: 0, bps_wr: 0, iops_rd: 0, iops_wr: 0 }
+    await running.execute('block_set_io_throttle', {
+      id: `disk-${disk}`,
+      bps: limits.bytes_per_s ?? 0,
+      iops: limits.iops ?? 0,
+      ...zero,
+    })
+  }
+
+  async #balloon(running: RunningVm, mib: number): Promise<void> {
+    await running.execute('balloon', { value: mib * 1024 * 1024 })
+  }
+
+  attach(vm: string): Promise<RunningVm | undefined> {
+    return this.#one.run(vm, () => this.#attach(vm))
+  }
+
+  async #attach(vm: string): Promise<RunningVm | undefined> {
+    const there = this.running(vm)
+    if (there) return there
+    const directory = new VmDirectory(this.#o.dataDir, vm)
+    const [live, boot] = await Promise.all([directory.readLive(), directory.readBoot()])
+    if (!boot || !existsSync(directory.live)) return undefined
+    const found = await this.#find(directory, live)
+    if (!found) return undefined
+    if ('orphan' in found) {
+      // Started by a daemon that died before it could write down what it had begun: it never ran a guest instruction.
+      signalProcess(found.orphan, 'SIGKILL')
+      await waitGone(found.orphan, 10_000)
+      return undefined
+    }
+    const path = sockets(directory.live).monitor
+    const qmp = await connectQmp({ path, connect_timeout_ms: 2_000, greeting_timeout_ms: 3_000 }).catch(() => undefined)
+    const running = new RunningVm({
+      directory,
+      boot,
+      live: found.live,
+      qmp,
+      now_ms: this.#o.now_ms,
+      observed: (o) => this.#observed(o),
+      log: this.#o.log,
+    })
+    this.#adopt(running)
+    await (qmp ? running.begin() : running.refresh())
+    return running.isGone ? undefined : running
+  }
+
+  async #find(directory: VmDirectory, live: LiveRecord | undefined) {
+    const list = await processes()
+    if (live) {
+      const qemu = list.find((p) => p.pid === live.qemu.pid && p.start === live.qemu.start)
+      const pidfile = `${directory.live}/qemu.pid`
+      // Also right after the spawn, while it still is setpriv: argv has the pid file in both.
+      if (qemu?.argv.includes(pidfile)) return { live }
+    }
+    const uid = live?.uid ?? process.getuid?.() ?? 0
+    const stray = list.find((p) => p.argv.some((arg, i) => arg === `${directory.live}/qemu.pid` && p.argv[i - 1] === '-pidfile'))
+    const orphan = stray ?? qemuOf(list, directory.live, uid)
+    return orphan ? { orphan: { pid: orphan.pid, start: orphan.start } } : undefined
+  }
+
+  async stop(vm: string): Promise<void> {
+    const running = this.running(vm) ?? (await this.attach(vm))
+    if (!running) return
+    const stopped = this.waitStopped(vm, 40_000, AbortSignal.timeout(40_000))
+    await running.quit()
+    await stopped
+  }
+
+  async waitStopped(vm: string, timeout_ms: number, signal: AbortSignal): Promise<Observed | undefined> {
+    const running = this.running(vm)
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(timeout_ms)])
+    const aborted = new Promise<undefined>((resolve) => limit.addEventListener('abort', () => resolve(undefined), { once: true }))
+    if (running && (await Promise.race([running.gone, aborted])) === undefined) {
+      signal.throwIfAborted()
+      return undefined
+    }
+    // The tidying up after it comes before the observation.
+    while (this.#last.get(vm)?.state !== 'stopped' && this.#last.has(vm)) {
+      if (limit.aborted) return undefined
+      await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+    return this.#last.get(vm) ?? { vm, state: 'stopped', at_ms: this.#o.now_ms() }
+  }
+
+  async powerDown(vm: string): Promise<void> {
+    await this.#need(vm).execute('system_powerdown')
+  }
+  async agentPowerDown(vm: string, signal: AbortSignal): Promise<void> {
+    await this.#guest(vm).powerDown(signal)
+  }
+  async reset(vm: string): Promise<void> {
+    const running = this.#need(vm)
+    await running.execute('system_reset')
+    await running.refresh()
+  }
+  async pause(vm: string, by: PauseReason): Promise<void> {
+    await this.#need(vm).pause(by)
+  }
+  async resume(vm: string): Promise<void> {
+    await this.#need(vm).resume()
+  }
+
+  async clean(vm: string): Promise<void> {
+    const running = this.running(vm) ?? (await this.attach(vm))
+    if (running) await this.stop(vm)
+    const live = await new VmDirectory(this.#o.dataDir, vm).readLive()
+    await this.#tidy(vm, this.#prepared.get(vm)?.taps ?? live?.taps ?? [])
+  }
+
+  async forget(vm: string): Promise<void> {
+    await this.clean(vm)
+    await new VmDirectory(this.#o.dataDir, vm).removeAll()
+    this.#last.delete(vm)
+  }
+
+  /** Taps, group and folder of a VM whose QEMU is gone. */
+  async #tidy(vm: string, taps: string[]): Promise<void> {
+    const directory = new VmDirectory(this.#o.dataDir, vm)
+    this.#prepared.delete(vm)
+    await Promise.all([
+      ...taps.map((nic) => this.networks.detach(vm, nic)),
+      this.#cgroups.remove(vm),
+      directory.dropLive(),
+      directory.dropLiveRecord(),
+    ])
+  }
+
+  async applyLimits(vm: string, spec: VmSpec): Promise<void> {
+    const running = this.#need(vm)
+    const { record } = running
+    const tb = record.accelerator === 'tcg' ? (await import('./state.ts')).tbSizeMib('tcg', record.memory.mib) : null
+    await this.#cgroups.limit(vm, {
+      cpu_weight: spec.limits.cpu_weight ?? 100,
+      cpu_cap_percent: spec.limits.cpu_cap_percent ?? null,
+      memory_bytes: memoryCeiling(record.memory.mib, tb, spec.limits.memory_overhead_mib),
+    })
+    const has = new Set(record.devices.filter((d) => d.kind === 'disk').map((d) => d.name))
+    for (const disk of spec.disks) {
+      if (!has.has(disk.name)) continue
+      await this.#setThrottle(running, disk.name, {
+        ...(disk.limits.iops ? { iops: disk.limits.iops } : {}),
+        ...(disk.limits.bytes_per_s ? { bytes_per_s: disk.limits.bytes_per_s } : {}),
+      })
+    }
+    for (const nic of spec.nics) {
+      if (!running.live.taps.includes(nic.name)) continue
+      await this.networks.limit(vm, nic.name, {
+        ...(nic.limits.in_bytes_per_s ? { in_bytes_per_s: nic.limits.in_bytes_per_s } : {}),
+        ...(nic.limits.out_bytes_per_s ? { out_bytes_per_s: nic.limits.out_bytes_per_s } : {}),
+      })
+    }
+    await this.#balloon(running, spec.balloon_mib ?? record.memory.mib)
+  }
+
+  guest(vm: string): Guest {
+    return this.#guest(vm)
+  }
+  #guest(vm: string): VmGuest {
+    const running = this.#need(vm)
+    let guest = this.#guests.get(vm)
+    if (!guest) {
+      const directory = new VmDirectory(this.#o.dataDir, vm)
+      guest = new VmGuest(sockets(directory.live).agent, running.gone, (line) => this.#o.log(`${vm}: ${line}`))
+      this.#guests.set(vm, guest)
+    }
+    return guest
+  }
+
+  async console(vm: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream> {
+    this.#need(vm)
+    const socket = sockets(new VmDirectory(this.#o.dataDir, vm).live)
+    if (kind === 'vnc') return openVnc(socket.vnc)
+    let hub = this.#serial.get(vm)
+    if (!hub) this.#serial.set(vm, (hub = new SerialHub(socket.serial)))
+    return hub.open()
+  }
+
+  serialLog(vm: string, bytes: number): Promise<{ text: string; size_bytes: number }> {
+    return tailLog(new VmDirectory(this.#o.dataDir, vm).serialLog, bytes)
+  }
+
+  async check(vm: string, service: Service, target: { address?: string; port?: number }, signal: AbortSignal) {
+    this.#need(vm)
+    if (!target.address) {
+      return { ok: false, detail: 'the VM has no address that this host can reach', took_ms: 0 }
+    }
+    return checkService(service, { address: target.address, port: target.port ?? service.port }, signal)
+  }
+
+  async #trimLogs(): Promise<void> {
+    for (const vm of this.#running.keys()) {
+      const directory = new VmDirectory(this.#o.dataDir, vm)
+      await Promise.all([trimLog(directory.serialLog), trimLog(directory.qemuLog)]).catch(() => {})
+    }
+  }
+
+  /** While a VM waits for room in its pool: look every two seconds, and let it go on. The file system has no event for it. */
+  #watchRoom(): void {
+    if (this.#roomTimer || this.#closed) return
+    this.#roomTimer = setTimeout(async () => {
+      this.#roomTimer = undefined
+      for (const vm of this.#running.values()) {
+        if (!vm.waitsForRoom) continue
+        const enough = await Promise.all(
+          vm.live.pools.map(async (path) => {
+            const { bavail, bsize } = await statfs(path)
+            return bavail * bsize >= ROOM_BYTES
+          }),
+        ).catch(() => [false])
+        if (enough.every(Boolean)) await vm.resume().catch((error: unknown) => this.#o.log(`${vm.vm}: ${String(error)}`))
+        if (vm.waitsForRoom) this.#watchRoom()
+      }
+    }, ROOM_CHECK_MS).unref()
+  }
+
+  /** For tests and for taking everything away. */
+  get cgroups(): Cgroups {
+    return this.#cgroups
+  }
+  /** The command line a plan comes to, for `vm show --argv` and tests. */
+  commandLine(plan: BootPlan): string[] {
+    return [plan.local.qemu, ...argv(plan)]
+  }
+}
+
+export type { NetworkAttachment, NetworkDefinition }

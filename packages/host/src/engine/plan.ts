@@ -1,0 +1,61 @@
+/** Launch request + this host's facts → boot plan. */
+import type { BootPlan, LaunchRequest, LocalPlan } from '@wadah/ports/machine'
+import { type RecordFacts, bootRecord } from './boot-record.ts'
+import { tbSizeMib } from './state.ts'
+
+export type PlanFacts = RecordFacts & {
+  qemu: string
+  directory: string
+  cgroup: string | null
+  diskPath: (pool: LaunchRequest['disks'][number]['pool'], volume: { id: string; format: 'qcow2' | 'raw' }) => string
+  tapName: (vm: string, nic: string) => string
+  kernel?: { kernel: string; initrd?: string } | undefined
+}
+
+/** slirp's addresses; the guest is told its own by DHCP. */
+export const USER_NET = { subnet: '10.0.2.0/24', gateway: '10.0.2.2', address: '10.0.2.15' }
+
+export function bootPlan(request: LaunchRequest, facts: PlanFacts): BootPlan {
+  const record = bootRecord(request, facts)
+  const limitsOf = new Map(request.spec.disks.map((d) => [d.name, d.limits]))
+  const disks: LocalPlan['disks'] = {}
+  for (const { name, chain, pool } of request.disks) {
+    const limits = limitsOf.get(name) ?? {}
+    disks[name] = {
+      chain: chain.map((volume) => ({ path: facts.diskPath(pool, volume), format: volume.format })),
+      direct_io: pool.direct_io,
+      limits: {
+        ...(limits.iops ? { iops: limits.iops } : {}),
+        ...(limits.bytes_per_s ? { bytes_per_s: limits.bytes_per_s } : {}),
+      },
+    }
+  }
+  const nics: LocalPlan['nics'] = {}
+  for (const { name, network, attachment } of request.nics) {
+    nics[name] =
+      network.kind === 'user'
+        ? { kind: 'user', ...USER_NET, publish: attachment.publish }
+        : { kind: 'tap', ifname: facts.tapName(request.vm, name) }
+  }
+  return {
+    record,
+    local: {
+      uid: request.spec.uid,
+      epoch: request.epoch,
+      directory: facts.directory,
+      cgroup: facts.cgroup,
+      disks,
+      nics,
+      ...(facts.kernel ? { kernel: facts.kernel } : {}),
+      tb_size_mib: tbSizeMib(record.accelerator, record.memory.mib),
+      qemu: facts.qemu,
+    },
+  }
+}
+
+/** `key=value` lines for the guest's first-boot unit. Values were checked at the API; a line break would forge a key. */
+export function seedText(seed: Record<string, string>): string {
+  return Object.entries(seed)
+    .map(([key, value]) => `${key}=${value.replaceAll(/[\r\n\0]/g, ' ')}\n`)
+    .join('')
+}

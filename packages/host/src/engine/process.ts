@@ -1,0 +1,77 @@
+/** Processes by what the kernel says of them: pid and start time together name one process for ever. */
+import { readFile, readdir } from 'node:fs/promises'
+import { readFileSync } from 'node:fs'
+
+export type ProcessId = { pid: number; /** Clock ticks since boot: field 22 of /proc/PID/stat (proc(5)). */ start: string }
+
+function parseStart(stat: string): { start: string; state: string } | undefined {
+  // The name in parentheses may itself hold parentheses and spaces: count from the last one.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  const [state, start] = [fields[0], fields[19]]
+  return state && start ? { start, state } : undefined
+}
+
+/** The start time of a living process; undefined when there is none (a zombie is none). */
+export function startOf(pid: number): string | undefined {
+  try {
+    const parsed = parseStart(readFileSync(`/proc/${pid}/stat`, 'latin1'))
+    return parsed && parsed.state !== 'Z' && parsed.state !== 'X' ? parsed.start : undefined
+  } catch {
+    return undefined
+  }
+}
+
+export function isAlive(id: ProcessId): boolean {
+  return startOf(id.pid) === id.start
+}
+
+/** Waits until a process is gone. Its end cannot be awaited by event when it is no child of ours. */
+export async function waitGone(id: ProcessId, timeout_ms: number): Promise<boolean> {
+  const end = performance.now() + timeout_ms
+  let pause = 2
+  while (isAlive(id)) {
+    if (performance.now() > end) return false
+    await new Promise((resolve) => setTimeout(resolve, pause))
+    pause = Math.min(pause * 2, 50)
+  }
+  return true
+}
+
+/** Sends a signal to exactly this process; false when it is gone. */
+export function signalProcess(id: ProcessId, signal: NodeJS.Signals): boolean {
+  if (!isAlive(id)) return false
+  try {
+    process.kill(id.pid, signal)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** All living processes as `{pid, start, uid, argv}`; those that end while we look are left out. */
+export async function processes(): Promise<(ProcessId & { uid: number; argv: string[] })[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
+  const all = await Promise.all(
+    pids.map(async (name) => {
+      try {
+        const [status, cmdline] = await Promise.all([
+          readFile(`/proc/${name}/status`, 'latin1'),
+          readFile(`/proc/${name}/cmdline`, 'utf8'),
+        ])
+        const uid = /^Uid:\s+\d+\s+(\d+)/m.exec(status)?.[1]
+        const start = startOf(Number(name))
+        if (uid === undefined || start === undefined || cmdline === '') return undefined
+        return { pid: Number(name), start, uid: Number(uid), argv: cmdline.split('\0').slice(0, -1) }
+      } catch {
+        return undefined
+      }
+    }),
+  )
+  return all.filter((p) => p !== undefined)
+}
+
+/** The QEMU that was started with this directory's pid file as this user. */
+export function qemuOf(list: Awaited<ReturnType<typeof processes>>, directory: string, uid: number): ProcessId | undefined {
+  const pidfile = `${directory}/qemu.pid`
+  return list.find((p) => p.uid === uid && p.argv.some((arg, i) => arg === pidfile && p.argv[i - 1] === '-pidfile'))
+}

@@ -1,0 +1,245 @@
+/** One running QEMU: its monitor, its state as QEMU says it, and the news of its end. */
+import type { PausedBy } from '@wadah/api/schema/vm'
+import { fail } from '@wadah/api/fault'
+import type { BootRecord, Observed, Running } from '@wadah/ports/machine'
+import { type Qmp, connectQmp } from '@wadah/qmp/client'
+import { isQmpError } from '@wadah/qmp/errors'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { sockets } from './argv.ts'
+import type { LiveRecord, VmDirectory } from './directory.ts'
+import { isAlive, signalProcess, waitGone } from './process.ts'
+import { STATE_EVENTS, stateOf } from './state.ts'
+
+const QUIT_TIMEOUT_MS = 5_000
+const RECONNECT_MS = [50, 200, 1000, 5000] as const
+
+export type RunningOptions = {
+  directory: VmDirectory
+  boot: BootRecord
+  live: LiveRecord
+  /** Undefined when QEMU lives and its monitor does not answer. */
+  qmp: Qmp | undefined
+  /** How a child of ours ended; absent for an adopted one. */
+  exit?: Promise<string> | undefined
+  now_ms: () => number
+  observed: (o: Observed) => void
+  log: (line: string) => void
+}
+
+export class RunningVm implements Running {
+  readonly vm: string
+  readonly record: BootRecord
+  readonly live: LiveRecord
+  readonly gone: Promise<{ reason: string }>
+  last: Observed
+  readonly #o: RunningOptions
+  readonly #goneNow: (g: { reason: string }) => void
+  #qmp: Qmp | undefined
+  #agent: NonNullable<Observed['agent']> = 'unknown'
+  #endedByGuest: boolean | undefined
+  #ioError: { device: string; full: boolean } | undefined
+  #resumeTimer: NodeJS.Timeout | undefined
+  #isGone = false
+
+  constructor(options: RunningOptions) {
+    this.#o = options
+    this.vm = options.live.vm
+    this.record = options.boot
+    this.live = options.live
+    const { promise, resolve } = Promise.withResolvers<{ reason: string }>()
+    this.gone = promise
+    this.#goneNow = resolve
+    this.last = { vm: this.vm, state: 'unknown', at_ms: options.now_ms() }
+    if (options.qmp) this.#use(options.qmp)
+    else void this.#reconnect('its monitor did not answer')
+    // A child of ours tells its end by itself, before the monitor notices.
+    void options.exit?.then((how) => this.#end(how))
+  }
+
+  get pid(): number {
+    return this.live.qemu.pid
+  }
+  get isGone(): boolean {
+    return this.#isGone
+  }
+  /** The disks' devices that stopped the guest for want of room. */
+  get waitsForRoom(): boolean {
+    return this.last.paused_by === 'io-error' && this.#ioError?.full === true
+  }
+
+  execute(command: string, args?: Record<string, unknown>, options: { timeout_ms?: number; signal?: AbortSignal } = {}) {
+    return this.#monitor().executeAny(command, args, options)
+  }
+
+  #monitor(): Qmp {
+    if (this.#isGone) throw fail('wrong_state', 'The VM does not run any more.')
+    if (!this.#qmp) {
+      throw fail('monitor_silent', `QEMU (process ${this.pid}) lives, and its monitor does not answer.`, {
+        remedy: 'wadah vm stop NAME ends it; its disks are kept',
+      })
+    }
+    return this.#qmp
+  }
+
+  /** Asks QEMU and tells what it said; the one way in which the state changes. */
+  async refresh(): Promise<Observed> {
+    if (this.#isGone) return this.last
+    try {
+      const { status } = await this.#monitor().execute('query-status', {}, { timeout_ms: 10_000 })
+      const { state, paused_by } = stateOf(status, this.live.paused_by)
+      if (state !== 'paused') this.#ioError = paused_by === 'io-error' ? this.#ioError : undefined
+      return this.#tell({ state, ...(paused_by ? { paused_by } : {}), ...this.#reason(paused_by) })
+    } catch (error) {
+      if (this.#isGone) return this.last
+      return this.#tell({ state: 'unknown', reason: `QEMU (process ${this.pid}) lives, and its monitor does not answer: ${(error as Error).message}` })
+    }
+  }
+
+  #reason(pausedBy: PausedBy | undefined): { reason?: string } {
+    if (pausedBy !== 'io-error') return {}
+    const { device = 'a disk', full = false } = this.#ioError ?? {}
+    return {
+      reason: full
+        ? `${device}: its pool is full. The VM goes on by itself once there is room.`
+        : `${device}: a write failed. When the storage is well again: wadah vm resume`,
+    }
+  }
+
+  #tell(o: Omit<Observed, 'vm' | 'at_ms'>): Observed {
+    const { live } = this.#o
+    this.last = {
+      vm: this.vm,
+      pid: live.qemu.pid,
+      epoch: live.epoch,
+      accelerator: live.accelerator,
+      qemu_version: live.qemu_version,
+      agent: this.#agent,
+      ...o,
+      at_ms: this.#o.now_ms(),
+    }
+    this.#o.observed(this.last)
+    return this.last
+  }
+
+  #use(qmp: Qmp): void {
+    this.#qmp = qmp
+    qmp.subscribe((event) => {
+      if (event.event === 'VSERPORT_CHANGE') {
+        const data = event.data as { id: string; open: boolean }
+        if (data.id === 'port-agent0') {
+          this.#agent = data.open ? 'connected' : 'absent'
+          this.#tell({ ...this.last })
+        }
+      } else if (STATE_EVENTS.has(event.event)) {
+        if (event.event === 'BLOCK_IO_ERROR') {
+          const data = event.data as { device: string; 'node-name'?: string; nospace?: boolean; action: string }
+          if (data.action === 'stop') this.#ioError = { device: data['node-name'] ?? data.device, full: data.nospace === true }
+        }
+        if (event.event === 'SHUTDOWN') {
+          const data = event.data as { guest: boolean; reason: string }
+          this.#endedByGuest = data.guest || data.reason === 'guest-shutdown'
+          return
+        }
+        void this.refresh()
+      }
+    })
+    void qmp.closed.then((reason) => {
+      if (this.#qmp !== qmp) return
+      this.#qmp = undefined
+      void this.#reconnect(reason.detail)
+    })
+  }
+
+  /** The monitor is closed: either QEMU is gone, or it lives and we come back to it. */
+  async #reconnect(why: string): Promise<void> {
+    for (let i = 0; !this.#isGone; i++) {
+      if (await waitGone(this.live.qemu, i === 0 ? 500 : 0)) {
+        const how = this.#o.exit && (await Promise.race([this.#o.exit, sleep(1_000)]))
+        return this.#end(how ?? why)
+      }
+      try {
+        const path = sockets(this.#o.directory.live).monitor
+        const qmp = await connectQmp({ path, connect_timeout_ms: 500, greeting_timeout_ms: 5_000 })
+        if (this.#isGone) return void qmp.close()
+        this.#use(qmp)
+        await this.refresh()
+        return
+      } catch {
+        if (i === 0) this.#tell({ state: 'unknown', reason: `QEMU (process ${this.pid}) lives, and its monitor does not answer: ${why}` })
+        await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS[Math.min(i, RECONNECT_MS.length - 1)]).unref())
+      }
+    }
+  }
+
+  #end(how: string): void {
+    if (this.#isGone) return
+    this.#isGone = true
+    clearTimeout(this.#resumeTimer)
+    void this.#qmp?.close()
+    this.#qmp = undefined
+    this.#goneNow({ reason: how })
+  }
+
+  /** Whether the guest itself asked for the end; undefined when nobody said. */
+  get endedByGuest(): boolean | undefined {
+    return this.#endedByGuest
+  }
+
+  /** First state after connecting: what QEMU says, and whether an agent is there. */
+  async begin(): Promise<Observed> {
+    const ports = (await this.execute('query-chardev').catch(() => [])) as { label: string; 'frontend-open': boolean }[]
+    const port = ports.find((p) => p.label === 'chan-agent0')
+    if (port) this.#agent = port['frontend-open'] ? 'connected' : 'absent'
+    return this.refresh()
+  }
+
+  async note(pausedBy: 'user' | 'job' | undefined): Promise<void> {
+    if (pausedBy) this.live.paused_by = pausedBy
+    else delete this.live.paused_by
+    await this.#o.directory.writeLive(this.live)
+  }
+
+  async pause(by: 'user' | 'job'): Promise<void> {
+    // Written down first: a daemon that dies in between must know whose pause it was.
+    await this.note(by)
+    await this.execute('stop')
+    await this.refresh()
+  }
+
+  async resume(): Promise<void> {
+    await this.execute('cont')
+    await this.note(undefined)
+    await this.refresh()
+  }
+
+  /** `quit`, then SIGKILL. Resolves when the process is gone. */
+  async quit(): Promise<void> {
+    try {
+      await this.#monitor().execute('quit', {}, { timeout_ms: QUIT_TIMEOUT_MS })
+    } catch (error) {
+      if (!isQmpError(error, 'closed')) this.#o.log(`${this.vm}: quit was not answered; ending process ${this.pid}`)
+    }
+    if (!(await waitGone(this.live.qemu, QUIT_TIMEOUT_MS))) {
+      signalProcess(this.live.qemu, 'SIGKILL')
+      if (!(await waitGone(this.live.qemu, 30_000))) {
+        throw fail('monitor_silent', `Process ${this.pid} does not end even by SIGKILL: it waits for storage that does not answer.`, {
+          effect: 'unknown',
+        })
+      }
+    }
+    this.#end('stopped')
+    await this.gone
+  }
+
+  get isAlive(): boolean {
+    return !this.#isGone && isAlive(this.live.qemu)
+  }
+
+  /** Lets go of the monitor without touching QEMU: the daemon ends. */
+  async detach(): Promise<void> {
+    const qmp = this.#qmp
+    this.#qmp = undefined
+    this.#isGone = true
+    await qmp?.close()
+  }
+}

@@ -1,0 +1,92 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { processes } from '../../src/engine/process.ts'
+import { machineKit, until } from './kit.ts'
+
+const never = new AbortController().signal
+
+describe('a real QEMU', () => {
+  let kit: Awaited<ReturnType<typeof machineKit>>
+  beforeAll(async () => {
+    kit = await machineKit()
+  })
+  afterAll(async () => {
+    await kit.close()
+  })
+
+  async function start(request = kit.request()) {
+    const plan = await kit.machine.plan(request)
+    await kit.machine.prepare(plan, never)
+    const running = await kit.machine.launch(plan, 'fresh', never)
+    return { request, plan, running }
+  }
+  const ready = (vm: string) =>
+    until('the guest', async () => (await kit.machine.serialLog(vm, 65536)).text.includes('WADAH-TINY-READY'))
+
+  test('starts without root, in its own group and folder, and powers down by the button', async () => {
+    const { request, running } = await start()
+    const { vm } = request
+    expect((await kit.machine.observe(vm)).state).toBe('running')
+    const qemu = (await processes()).find((p) => p.pid === running.pid)
+    expect(qemu?.uid).toBe(request.spec.uid)
+    if (kit.machine.cgroups.layout.version !== 'none') expect(await kit.machine.cgroups.list()).toContain(vm)
+    await ready(vm)
+    await kit.machine.powerDown(vm)
+    const stopped = await kit.machine.waitStopped(vm, 30_000, never)
+    expect(stopped).toMatchObject({ state: 'stopped', by_guest: true })
+    expect(await kit.machine.cgroups.list()).not.toContain(vm)
+    expect((await processes()).some((p) => p.uid === request.spec.uid)).toBe(false)
+  })
+
+  test('pauses, resumes, resets, and tells whose pause it was', async () => {
+    const { request } = await start()
+    await kit.machine.pause(request.vm, 'user')
+    expect(await kit.machine.observe(request.vm)).toMatchObject({ state: 'paused', paused_by: 'user' })
+    await kit.machine.resume(request.vm)
+    expect(await kit.machine.observe(request.vm)).toMatchObject({ state: 'running' })
+    await kit.machine.reset(request.vm)
+    expect(await kit.machine.observe(request.vm)).toMatchObject({ state: 'running' })
+    await kit.machine.stop(request.vm)
+    expect(await kit.machine.observe(request.vm)).toMatchObject({ state: 'stopped' })
+  })
+
+  test('a second daemon adopts what runs', async () => {
+    const { request, running } = await start()
+    await ready(request.vm)
+    await kit.machine.close()
+    const second = await kit.open()
+    const adopted = await second.attach(request.vm)
+    expect(adopted?.pid).toBe(running.pid)
+    expect(await second.observe(request.vm)).toMatchObject({ state: 'running', epoch: 1 })
+    await until('the agent', async () => (await second.observe(request.vm)).agent === 'connected')
+    const result = await second.guest(request.vm).exec({ argv: ['cat'], stdin: Buffer.from('hello'), timeout_ms: 20_000 }, never)
+    expect(Buffer.from(result.stdout, 'base64').toString()).toBe('hello')
+    expect(result.exit_code).toBe(0)
+    await second.agentPowerDown(request.vm, never)
+    expect(await second.waitStopped(request.vm, 30_000, never)).toMatchObject({ state: 'stopped' })
+    kit.machine = second
+  })
+
+  test('QEMU killed: the state is true and nothing is left', async () => {
+    const { request, running } = await start()
+    process.kill(running.pid, 'SIGKILL')
+    const seen = await kit.machine.waitStopped(request.vm, 10_000, never)
+    expect(seen?.state).toBe('stopped')
+    expect(seen?.reason).toContain('SIGKILL')
+    expect(await kit.machine.cgroups.list()).not.toContain(request.vm)
+  })
+
+  test('the serial console echoes', async () => {
+    const { request } = await start()
+    await ready(request.vm)
+    const console = await kit.machine.console(request.vm, 'serial')
+    console.write(Buffer.from("echo he''llo\n"))
+    let seen = ''
+    for await (const chunk of console.data) {
+      seen += Buffer.from(chunk).toString()
+      if (seen.includes('hello')) break
+    }
+    expect(seen).toContain('hello')
+    console.close()
+    await kit.machine.stop(request.vm)
+  })
+})
