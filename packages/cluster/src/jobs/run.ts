@@ -351,7 +351,10 @@ export class JobRun<D> {
         this.#throttle.call()
       },
       commit: (writes, checks = []) => {
-        extra.writes.push(...writes)
+        // A step that says it again means the same: the last word on a record counts.
+        const key = (w: { kind: string; id: string }) => `${w.kind}:${w.id}`
+        const again = new Set(writes.map(key))
+        extra.writes = [...extra.writes.filter((w) => !again.has(key(w))), ...writes]
         extra.checks.push(...checks)
       },
     }

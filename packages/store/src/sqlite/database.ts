@@ -62,7 +62,7 @@ export class Database {
     this.#o = options
     this.#migrations = migrations
     try {
-      makeFile(options.file)
+      if (options.file !== ':memory:') makeFile(options.file)
       this.#db = this.#open()
       this.id = this.#text("SELECT value FROM meta WHERE name = 'store'")
       this.#published = this.#revision
@@ -74,6 +74,10 @@ export class Database {
 
   get revision(): number {
     return this.#revision
+  }
+
+  get file(): string {
+    return this.#o.file
   }
 
   #open(): DatabaseSync {

@@ -93,16 +93,19 @@ export async function openSqliteStore(options: SqliteOptions): Promise<Store> {
   return store
 }
 
-class SqliteStore implements Store {
+/** Way to the database: a thread, or for tests this process (`testing/memory.ts`). */
+export type DatabaseLink = Pick<Link, 'store' | 'revision' | 'ask' | 'close'>
+
+export class SqliteStore implements Store {
   readonly id: string
   #file: string
   #clock: Clock
-  #link: Link
+  #link: DatabaseLink
   #leases: Leases
   #feeds = new Set<Feed>()
   #ended: StoreError | undefined
 
-  constructor(file: string, clock: Clock, link: Link) {
+  constructor(file: string, clock: Clock, link: DatabaseLink) {
     this.id = link.store
     this.#file = file
     this.#clock = clock
