@@ -11,6 +11,7 @@ export const FAULTS = {
   unauthenticated: { status: 401, retryable: false, title: 'Who is asking is not known' },
   forbidden: { status: 403, retryable: false, title: 'Not allowed' },
   not_found: { status: 404, retryable: false, title: 'There is no such thing' },
+  method_not_allowed: { status: 405, retryable: false, title: 'Not possible with this method' },
   name_taken: { status: 409, retryable: false, title: 'The name is in use' },
   address_taken: { status: 409, retryable: false, title: 'The address is in use' },
   port_taken: { status: 409, retryable: false, title: 'The port is in use' },

@@ -1,7 +1,7 @@
 import Type from 'typebox'
 import { endpoint } from '../endpoint.ts'
 import { IdSchema, RefSchema } from '../ids.ts'
-import { AuditSchema, LoginSchema, SessionSchema, SetupSchema, TokenCreateSchema, TokenSchema } from '../schema/access.ts'
+import { AuditSchema, LoginSchema, SessionSchema, SetupCodeSchema, SetupSchema, TokenCreateSchema, TokenSchema } from '../schema/access.ts'
 import { Closed, PageOf, PageQuerySchema } from '../schema/common.ts'
 import { HostSchema } from '../schema/host.ts'
 import { JOB_STATES, JobLogSchema, JobSchema } from '../schema/job.ts'
@@ -96,6 +96,16 @@ export const access = {
     answer: 'ok',
     body: SetupSchema,
     response: SessionSchema,
+  }),
+  setupCode: endpoint({
+    id: 'access.setupCode',
+    method: 'POST',
+    path: '/v1/setup/code',
+    tag: 'access',
+    summary: 'A new one-time link to make an administrator, or to give one a new password; only over the UNIX socket',
+    needs: 'full',
+    answer: 'created',
+    response: SetupCodeSchema,
   }),
   login: endpoint({
     id: 'access.login',

@@ -19,7 +19,7 @@ export const metaFields = {
 export const LabelsSchema = Type.Record(
   Type.String({ pattern: '^[a-z0-9]([a-z0-9./_-]{0,61}[a-z0-9])?$' }),
   Type.String({ maxLength: 255 }),
-  { maxProperties: 64, description: 'free key-value marks' },
+  { maxProperties: 64, additionalProperties: false, description: 'free key-value marks' },
 )
 export const DescriptionSchema = Type.String({ maxLength: 4096 })
 

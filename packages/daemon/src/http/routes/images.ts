@@ -1,0 +1,19 @@
+import { endpoints } from '@wadah/api/endpoints/all'
+import type { Services } from '@wadah/cluster/services'
+import { type Binding, bind } from '../route.ts'
+
+const e = endpoints.images
+
+export function imageRoutes({ images }: Services): Binding[] {
+  return [
+    bind(e.list, ({ caller, query }) => images.list(caller, query)),
+    bind(e.recipes, async () => ({ items: await images.recipes() })),
+    bind(e.build, ({ caller, body }) => images.build(caller, body)),
+    bind(e.createKernel, ({ caller, body }) => images.createKernel(caller, body)),
+    bind(e.upload, ({ caller, params, data, signal }) =>
+      images.upload(caller, params.image, params.file, data, signal),
+    ),
+    bind(e.get, ({ caller, params }) => images.get(caller, params.image)),
+    bind(e.delete, ({ caller, params, generation }) => images.delete(caller, params.image, generation)),
+  ]
+}

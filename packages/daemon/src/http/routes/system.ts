@@ -1,0 +1,20 @@
+import { endpoints } from '@wadah/api/endpoints/all'
+import { openapiDocument } from '@wadah/api/openapi'
+import type { Services } from '@wadah/cluster/services'
+import type { EventStreams } from '../events.ts'
+import { type Binding, bind } from '../route.ts'
+
+const e = endpoints.system
+
+export function systemRoutes({ host }: Services, version: string, events: EventStreams): Binding[] {
+  return [
+    bind(e.host, () => host.get()),
+    bind(e.ping, () => ({ ok: true as const, version })),
+    bind(e.openapi, () => openapiDocument(version)),
+    bind(e.events, ({ query, request, signal }) => {
+      const lastEventId = request.headers['last-event-id']
+      const last = typeof lastEventId === 'string' ? lastEventId : undefined
+      return events.open({ identity: request.identity, resource: query.resource, lastEventId: last, signal })
+    }),
+  ]
+}

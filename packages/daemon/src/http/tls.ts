@@ -1,0 +1,137 @@
+/** The daemon's own certificate: made at first start, renewed before its end, pinned by its fingerprint. */
+import { type webcrypto, X509Certificate } from 'node:crypto'
+import { constants } from 'node:fs'
+import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { hostname, networkInterfaces } from 'node:os'
+import { join } from 'node:path'
+import { fail } from '@wadah/api/fault'
+
+export type Certificate = {
+  key: string
+  cert: string
+  /** SHA-256 of the certificate, `AB:CD:…`: what a client pins. */
+  fingerprint: string
+  expires_ms: number
+  /** Whether it was made just now. */
+  made: boolean
+}
+
+export type CertificateOptions = {
+  /** `tls.key` (0600) and `tls.crt` are in it. */
+  directory: string
+  /** Further names and addresses that clients use. */
+  names: readonly string[]
+  now_ms: () => number
+}
+
+const DAY_MS = 24 * 3_600_000
+const VALID_MS = 2 * 365 * DAY_MS
+const RENEW_BEFORE_MS = 60 * DAY_MS
+
+/**
+ * Reads the certificate, or makes a new one when there is none, it nears its end, or does not name all it should.
+ * @throws WadahError `invalid` when key and certificate are there but cannot be used; nothing is overwritten then
+ */
+export async function ensureCertificate(options: CertificateOptions): Promise<Certificate> {
+  const { directory, now_ms } = options
+  const found = await readPair(directory)
+  if (found) {
+    const known = examine(found, directory)
+    const lacking = subjectNames(options.names).filter((name) => !covers(known, name))
+    const expires_ms = known.validToDate.getTime()
+    if (lacking.length === 0 && expires_ms - now_ms() > RENEW_BEFORE_MS) {
+      return { ...found, fingerprint: known.fingerprint256, expires_ms, made: false }
+    }
+  }
+  const made = await makePair(subjectNames(options.names), now_ms())
+  await mkdir(directory, { recursive: true, mode: 0o700 })
+  // The key first: a certificate is never there without the key it belongs to.
+  await replace(join(directory, 'tls.key'), made.key, 0o600)
+  await replace(join(directory, 'tls.crt'), made.cert, 0o644)
+  const cert = new X509Certificate(made.cert)
+  return { ...made, fingerprint: cert.fingerprint256, expires_ms: cert.validToDate.getTime(), made: true }
+}
+
+type Pair = { key: string; cert: string }
+
+async function readPair(directory: string): Promise<Pair | undefined> {
+  const key = await read(join(directory, 'tls.key'))
+  const cert = await read(join(directory, 'tls.crt'))
+  return key === undefined || cert === undefined ? undefined : { key, cert }
+}
+
+async function read(path: string): Promise<string | undefined> {
+  try {
+    await using file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW)
+    return await file.readFile('utf8')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+function examine(pair: Pair, directory: string): X509Certificate {
+  try {
+    return new X509Certificate(pair.cert)
+  } catch (cause) {
+    throw fail('invalid', `${join(directory, 'tls.crt')} is no certificate.`, {
+      remedy: `put the right one there, or move tls.crt and tls.key away: a new pair is then made`,
+      cause,
+    })
+  }
+}
+
+const covers = (cert: X509Certificate, name: string) =>
+  (isAddress(name) ? cert.checkIP(name) : cert.checkHost(name)) !== undefined
+const isAddress = (name: string) => /^[0-9.]+$/.test(name) || name.includes(':')
+
+function subjectNames(configured: readonly string[]): string[] {
+  return [
+    ...new Set([hostname().toLowerCase(), 'localhost', '127.0.0.1', '::1', ...configured.map((n) => n.toLowerCase())]),
+  ]
+}
+
+/** The addresses of this machine, for a daemon that listens on all of them. */
+export function ownAddresses(): string[] {
+  const all = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
+  return all.filter((a) => !a.internal && !a.address.startsWith('fe80:')).map((a) => a.address)
+}
+
+async function makePair(names: readonly string[], now_ms: number): Promise<Pair> {
+  // Loaded only when it is needed: it is larger than the rest of the HTTPS server.
+  const x509 = await import('@peculiar/x509')
+  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
+  const keys = (await crypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])) as webcrypto.CryptoKeyPair
+  const cert = await x509.X509CertificateGenerator.createSelfSigned({
+    // X.520 ends a common name at 64 characters; the names that count are in the extension.
+    name: [{ CN: [(names[0] ?? 'wadah').slice(0, 64)] }],
+    // A day back: a client whose clock is a little behind trusts it too.
+    notBefore: new Date(now_ms - DAY_MS),
+    notAfter: new Date(now_ms + VALID_MS),
+    signingAlgorithm: algorithm,
+    keys,
+    extensions: [
+      new x509.BasicConstraintsExtension(false, undefined, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+      new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
+      new x509.SubjectAlternativeNameExtension(
+        names.map((value) => ({ type: isAddress(value) ? ('ip' as const) : ('dns' as const), value })),
+      ),
+    ],
+  })
+  const pkcs8 = Buffer.from(await crypto.subtle.exportKey('pkcs8', keys.privateKey))
+  return { key: x509.PemConverter.encode(pkcs8, 'PRIVATE KEY'), cert: cert.toString('pem') }
+}
+
+/** A reader sees the old file or the new one, also after a crash. */
+async function replace(path: string, text: string, mode: number): Promise<void> {
+  const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
+  const beside = `${path}.new`
+  await rm(beside, { force: true })
+  {
+    await using file = await open(beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode)
+    await file.writeFile(`${text.trimEnd()}\n`)
+    await file.sync()
+  }
+  await rename(beside, path)
+}
