@@ -13,6 +13,8 @@ export type FileOptions = {
 const CHUNK_BYTES = 192 * 1024
 /** qemu-ga itself refuses reads above 48 MB. */
 const MAX_CHUNK_BYTES = 16 * 1024 * 1024
+/** A guest could send without end. */
+const MAX_FILE_BYTES = 1024 ** 3
 const CLEAN_UP_MS = 2_000
 const MAX_OFFSET = Number.MAX_SAFE_INTEGER
 
@@ -51,8 +53,8 @@ export async function putFile(
 }
 
 /**
- * Reads a file from the guest piece by piece. Ends with an error if it is longer than `max_bytes`, or if a regular file's
- * size is not what was read.
+ * Reads a file from the guest piece by piece. Ends with an error if it is longer than `max_bytes` (default 1 GiB), or if a
+ * regular file's size is not what was read: it may have changed meanwhile.
  */
 export async function* getFile(
   channel: AgentChannel,
@@ -60,7 +62,7 @@ export async function* getFile(
   options: FileOptions & { max_bytes?: number } = {},
 ): AsyncGenerator<Buffer> {
   const size = chunkSize(options)
-  const max_bytes = options.max_bytes ?? MAX_OFFSET
+  const max_bytes = options.max_bytes ?? MAX_FILE_BYTES
   const read = 'guest-file-read'
   const handle = await open(channel, path, 'r', options)
   try {
@@ -86,9 +88,9 @@ export async function* getFile(
         })
       }
       if (count > 0) yield bytes
-      if (eof) break
+      // Files of /proc and the like have no size; others end there.
+      if (eof || (expected > 0 && total > expected)) break
     }
-    // Files of /proc and the like have no size.
     if (expected > 0 && total !== expected) throw lie(read, `${path} has ${expected} bytes but ${total} came`)
   } finally {
     await closeQuietly(channel, handle)

@@ -159,6 +159,18 @@ describe('files', () => {
     expect(guest.files.get('/f')?.toString()).toBe('0123456789')
   })
 
+  it('refuses a file that grows while it is read', async () => {
+    const { guest, agent: client } = agent()
+    guest.files.set('/f', Buffer.alloc(100))
+    guest.handlers['guest-file-read'] = {
+      return: { count: 10, 'buf-b64': Buffer.alloc(10).toString('base64'), eof: false },
+    }
+    expect((await failure(collect(client.getFile('/f', { chunk_bytes: 10 })))).message).toContain(
+      '100 bytes but 110 came',
+    )
+    expect(guest.handles.size).toBe(0)
+  })
+
   it('stops where a file is longer than allowed, and closes it when the reader leaves early', async () => {
     const { guest, agent: client } = agent()
     guest.files.set('/f', Buffer.alloc(100))
@@ -329,6 +341,32 @@ describe('an agent that is silent, late or lies', () => {
     expect((await asked).id).toBe('debian')
     guest.say({ return: { id: 'forged' } })
     await new Promise((resolve) => setImmediate(resolve))
+    expect((await client.osInfo()).id).toBe('debian')
+  })
+
+  it.each([
+    ['whole', '{"return":{"id":"forged"}}\n'],
+    ['in part', '{"return":{"id":'],
+  ])('drops what an old agent sends right behind an answer, %s', async (_, extra) => {
+    const old = { 'guest-get-osinfo': { return: { id: 'debian' }, id: undefined } }
+    // The first sync and the ping are each followed by it, in one chunk.
+    const sync: Handler = ({ args, nth }) => {
+      const reply = Buffer.concat([Buffer.of(0xff), Buffer.from(`{"return":${Number(args.id)}}\n`)])
+      return { raw: nth === 1 ? Buffer.concat([reply, Buffer.from(extra)]) : reply }
+    }
+    const ping = { raw: `{"return":{}}\n${extra}` }
+    const { guest, agent: client } = agent({ handlers: { ...old, 'guest-sync-delimited': sync, 'guest-ping': ping } })
+    await client.ping()
+    expect((await client.osInfo()).id).toBe('debian')
+    expect(commands(guest).filter((command) => command === 'guest-sync-delimited').length).toBe(3)
+  })
+
+  it('cannot make us read between requests', async () => {
+    const { guest, agent: client } = agent()
+    await client.ping()
+    for (let n = 0; n < 100; n += 1) guest.say({ raw: Buffer.alloc(1024 * 1024, 'x') })
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    expect(guest.unread_bytes).toBeGreaterThan(90 * 1024 * 1024)
     expect((await client.osInfo()).id).toBe('debian')
   })
 

@@ -59,6 +59,16 @@ describe('subscribe and on', () => {
     expect(seen).toEqual(['STOP', 'on STOP', 'RESUME', 'on STOP'])
     off()
   })
+
+  it('does not call one that an earlier one has just unsubscribed', async () => {
+    const { qemu, qmp } = await connected()
+    const seen: string[] = []
+    qmp.subscribe(() => off())
+    const off = qmp.subscribe(({ event }) => seen.push(event))
+    qemu.emit('STOP')
+    await qmp.execute('query-status')
+    expect(seen).toEqual([])
+  })
 })
 
 describe('events', () => {

@@ -68,6 +68,13 @@ export abstract class FakePeer {
     return this.#path
   }
 
+  /** Bytes written and not read by the clients yet. */
+  get unread_bytes(): number {
+    let sum = 0
+    for (const { stream } of this.#open) sum += stream.writableLength
+    return sum
+  }
+
   /** Listens on a UNIX socket, in a temporary folder of its own unless `path` is given. */
   async listen(path?: string): Promise<this> {
     if (path === undefined) this.#folder = await mkdtemp(join(tmpdir(), 'fake-qemu-'))
