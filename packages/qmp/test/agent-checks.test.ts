@@ -54,6 +54,10 @@ describe('what a guest says is checked', () => {
     expect(() => asBytes('c', value, 'x', 3)).toThrow(lies)
   })
 
+  it('counts bytes, not characters', () => {
+    expect(() => asBytes('c', 'AQID', 'x', 2)).toThrow(lies)
+  })
+
   it('accepts base64 of just the limit', () => {
     expect(asBytes('c', 'AQID', 'x', 3)).toEqual(Buffer.of(1, 2, 3))
     expect(asBytes('c', '', 'x', 0)).toEqual(Buffer.alloc(0))
