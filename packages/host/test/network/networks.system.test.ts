@@ -1,0 +1,299 @@
+import { createHash } from 'node:crypto'
+import { readdir } from 'node:fs/promises'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { createNetworks, type HostNetworks } from '@wadah/host/network/networks'
+import type { NatNetwork } from '@wadah/host/network/links'
+import type { NetworkAttachment } from '@wadah/ports/networks'
+import { HOST, LAN, Lab } from './lab.ts'
+
+let lab: Lab
+let networks: HostNetworks
+const logged: string[] = []
+const signal = AbortSignal.timeout(600_000)
+
+const net: NatNetwork = {
+  id: 'net-aaaaaaaaaa',
+  name: 'default',
+  kind: 'nat',
+  subnet: '10.77.1.0/24',
+  gateway: '10.77.1.1',
+  bridge: 'wbr-aaaaaaaaaa',
+  domain: 'wadah.internal',
+}
+const other: NatNetwork = {
+  ...net,
+  id: 'net-bbbbbbbbbb',
+  name: 'other',
+  subnet: '10.77.2.0/24',
+  gateway: '10.77.2.1',
+  bridge: 'wbr-bbbbbbbbbb',
+  domain: 'other.internal',
+}
+function vm(name: string, n: number, extra: Partial<NetworkAttachment> = {}): NetworkAttachment {
+  return {
+    vm: `vm-${name.padEnd(10, 'a').slice(0, 10)}`,
+    vm_name: name,
+    nic: 'net0',
+    network: net.id,
+    uid: 70_000 + n,
+    mac: `02:00:00:00:00:0${n}`,
+    address: `10.77.1.${10 + n}`,
+    publish: [],
+    limits: {},
+    ...extra,
+  }
+}
+const open = (): HostNetworks =>
+  createNetworks({
+    instance: 'default',
+    dataDir: lab.dir,
+    netns: lab.host,
+    watch_ms: 0,
+    log: (line) => logged.push(line),
+  })
+
+beforeEach(async () => {
+  logged.length = 0
+  lab = new Lab()
+  await lab.open()
+  networks = open()
+})
+afterEach(async () => {
+  try {
+    await networks.removeAll()
+  } finally {
+    await lab.close()
+  }
+})
+
+test('a guest gets its promised address, names, a way out, and is reached by published ports', async () => {
+  const web = vm('web', 1, {
+    publish: [
+      { protocol: 'tcp', address: '0.0.0.0', port: 8080, to: 80 },
+      { protocol: 'udp', address: '0.0.0.0', port: 8080, to: 80 },
+      { protocol: 'tcp', address: '127.0.0.1', port: 8081, to: 80 },
+    ],
+  })
+  const db = vm('db', 2)
+  expect(await networks.apply([net], [web, db], signal)).toEqual([{ id: net.id, state: 'up' }])
+  expect(logged.join()).toContain('ip_forward')
+  const g1 = await lab.guest(net.bridge, web.mac)
+  const g2 = await lab.guest(net.bridge, db.mac)
+  const stranger = await lab.guest(net.bridge, '02:00:00:00:00:99')
+
+  // Addresses: promised ones only.
+  const got = await lab.dhcp(g1)
+  expect(got).toContain(`ip=${web.address} mask=24 router=${net.gateway} dns=${net.gateway}`)
+  expect(got).toContain('search=wadah.internal')
+  expect(got).toContain('hostname=web')
+  expect(await lab.dhcp(g2)).toContain(`ip=${db.address}`)
+  expect(await lab.dhcp(stranger)).toBeUndefined()
+
+  // Names: from another guest, and from the host by asking the gateway. Nothing of the local domain goes upstream.
+  expect(await lab.resolve(g2, net.gateway, 'web')).toBe(web.address)
+  expect(await lab.resolve(g2, net.gateway, 'web.wadah.internal')).toBe(web.address)
+  expect(await lab.resolve(lab.host, net.gateway, 'db.wadah.internal')).toBe(db.address)
+  expect(await lab.resolve(g2, net.gateway, '11.1.77.10.in-addr.arpa', 'PTR')).toContain('web')
+  expect(await lab.resolve(g2, net.gateway, 'nobody.wadah.internal')).toBe('error ENOTFOUND')
+
+  // Out: the LAN sees the host's address. In: not by the guest's own address.
+  await lab.serve(lab.lan, 9000)
+  await lab.serve(g1, 80)
+  expect(await lab.tcp(g1, LAN, 9000)).toBe(`from ${HOST}`)
+  await lab.in(lab.lan, 'ip', 'route', 'add', net.subnet, 'via', HOST)
+  expect(await lab.tcp(lab.lan, web.address ?? '', 80)).toBe('error SILENT')
+  expect(await lab.tcp(g2, web.address ?? '', 80)).toBe(`from ${db.address}`)
+
+  // Published: from another machine (its address is kept), from the host by LAN address and by loopback, from a guest (hairpin).
+  expect(await lab.tcp(lab.lan, HOST, 8080)).toBe(`from ${LAN}`)
+  expect(await lab.udp(lab.lan, HOST, 8080)).toBe(`from ${LAN}`)
+  expect(await lab.tcp(lab.host, HOST, 8080)).toContain('from ')
+  expect(await lab.udp(lab.host, HOST, 8080)).toContain('from ')
+  expect(await lab.tcp(lab.host, '127.0.0.1', 8080)).toBe(`from ${net.gateway}`)
+  expect(await lab.udp(lab.host, '127.0.0.1', 8080)).toBe(`from ${net.gateway}`)
+  expect(await lab.tcp(lab.host, '127.0.0.1', 8081)).toBe(`from ${net.gateway}`)
+  expect(await lab.tcp(lab.lan, HOST, 8081)).toBe('error ECONNREFUSED')
+  expect(await lab.tcp(g2, HOST, 8080)).toBe(`from ${net.gateway}`)
+
+  // What listens on the host's loopback is out of a guest's reach, although route_localnet is on.
+  await lab.start(
+    lab.host,
+    `const u = require('dgram').createSocket('udp4'); let n = 0; u.on('message', () => (n += 1)); u.bind(7000, '127.0.0.1')
+     require('net').createServer((c) => c.end(String(n))).listen(7001, '127.0.0.1', () => console.log('ready'))`,
+  )
+  for (const local of ['127.0.0.0/8', '127.0.0.1'])
+    await lab.in(g1, 'ip', 'route', 'del', 'local', local, 'table', 'local')
+  await lab.in(g1, 'ip', 'route', 'add', '127.0.0.1/32', 'via', net.gateway, 'src', web.address ?? '')
+  await lab.udp(g1, '127.0.0.1', 7000)
+  expect(await lab.tcp(lab.host, '127.0.0.1', 7001)).toBe('0')
+  // The same without the guard arrives: it is the guard that holds.
+  await lab.in(lab.host, 'nft', 'flush', 'chain', 'ip', 'wadah', 'guard')
+  await lab.udp(g1, '127.0.0.1', 7000)
+  expect(await lab.tcp(lab.host, '127.0.0.1', 7001)).toBe('1')
+
+  // A port that is no longer published ends, the connection that stands included.
+  await lab.start(
+    lab.lan,
+    `const u = require('dgram').createSocket('udp4'); let n = 0; u.bind(5555)
+     u.on('message', () => { n += 1; if (n === 1) console.log('ready') }); setInterval(() => u.send('x', 8080, '${HOST}'), 50)
+     require('net').createServer((c) => c.end(String(n))).listen(5556)`,
+  )
+  await networks.apply([net], [{ ...web, publish: [] }, db], signal)
+  expect(await lab.tcp(lab.lan, HOST, 8080)).toBe('error ECONNREFUSED')
+  const before = Number(await lab.tcp(lab.lan, '127.0.0.1', 5556))
+  await new Promise((done) => setTimeout(done, 300))
+  expect(Number(await lab.tcp(lab.lan, '127.0.0.1', 5556)) - before).toBeLessThanOrEqual(1)
+})
+
+test('guests of different networks reach each other by published ports only', async () => {
+  const web = vm('web', 1, { publish: [{ protocol: 'tcp', address: HOST, port: 8080, to: 80 }] })
+  const far = vm('far', 2, { network: other.id, address: '10.77.2.12' })
+  await networks.apply([net, other], [web, far], signal)
+  const g1 = await lab.guest(net.bridge, web.mac)
+  const g2 = await lab.guest(other.bridge, far.mac)
+  expect(await lab.dhcp(g1)).toContain(web.address)
+  expect(await lab.dhcp(g2)).toContain(far.address)
+  await lab.serve(g1, 80)
+  expect(await lab.tcp(g2, web.address ?? '', 80)).toBe('error SILENT')
+  expect(await lab.tcp(g2, HOST, 8080)).toContain('from ')
+  expect(await lab.resolve(g2, other.gateway, 'web')).toContain('error')
+  expect(await lab.tcp(lab.host, '127.0.0.1', 8080)).toBe('error ECONNREFUSED')
+})
+
+test('doing it twice changes nothing, strangers are left alone, and taking away leaves nothing', async () => {
+  await lab.in(
+    lab.host,
+    'nft',
+    'add table inet theirs; add chain inet theirs c { type filter hook forward priority 5; policy accept; }',
+  )
+  const rulesBefore = await lab.nft()
+  const linksBefore = await lab.in(lab.host, 'ip', '-br', 'link')
+  const web = vm('web', 1, { publish: [{ protocol: 'tcp', address: '0.0.0.0', port: 8080, to: 80 }] })
+  const fingerprint = async (): Promise<string> => {
+    const text = [
+      await lab.nft(),
+      await lab.in(lab.host, 'ip', '-d', 'addr'),
+      JSON.stringify(await lab.dnsmasqs()),
+    ].join('\n')
+    return createHash('sha256')
+      .update(text.replace(/_timer +\S+/g, ''))
+      .digest('hex')
+  }
+  await networks.apply([net, other], [web], signal)
+  const once = await fingerprint()
+  await networks.apply([net, other], [web], signal)
+  expect(await fingerprint()).toBe(once)
+
+  // Another instance of the daemon, after a restart: the same dnsmasq, the same bridge.
+  networks.close()
+  networks = open()
+  await networks.apply([net, other], [web], signal)
+  expect(await fingerprint()).toBe(once)
+
+  const [a, b] = await Promise.all([networks.apply([net], [web], signal), networks.apply([net], [web], signal)])
+  expect(a).toEqual(b)
+  expect(await lab.in(lab.host, 'ip', '-br', 'link')).not.toContain(other.bridge)
+  expect((await lab.dnsmasqs()).length).toBe(1)
+
+  await networks.attach(net, web, signal)
+  await networks.removeAll()
+  await networks.removeAll()
+  expect(await lab.nft()).toBe(rulesBefore)
+  expect(await lab.in(lab.host, 'ip', '-br', 'link')).toBe(linksBefore)
+  expect(await lab.dnsmasqs()).toEqual([])
+  expect(await readdir(`${lab.dir}/networks`)).toEqual([])
+})
+
+test('names and addresses follow the attachments without a restart of dnsmasq, a reused address included', async () => {
+  const web = vm('web', 1)
+  await networks.apply([net], [web], signal)
+  const [first] = await lab.dnsmasqs()
+  const g1 = await lab.guest(net.bridge, web.mac)
+  expect(await lab.dhcp(g1)).toContain(web.address)
+
+  const db = vm('db', 2)
+  await networks.apply([net], [web, db], signal)
+  expect((await lab.dnsmasqs())[0]?.pid).toBe(first?.pid)
+  await vi.waitFor(async () => expect(await lab.resolve(lab.host, net.gateway, 'db')).toBe(db.address))
+  const g2 = await lab.guest(net.bridge, db.mac)
+  expect(await lab.dhcp(g2)).toContain(db.address)
+
+  // `web` is deleted with its lease still standing; its address goes to another.
+  const next = vm('next', 3, { address: web.address ?? '' })
+  await networks.apply([net], [db, next], signal)
+  const g3 = await lab.guest(net.bridge, next.mac)
+  expect(await lab.dhcp(g3)).toContain(`ip=${web.address}`)
+  expect(await lab.resolve(lab.host, net.gateway, 'web')).toContain('error')
+  expect(await lab.resolve(lab.host, net.gateway, 'next')).toBe(web.address)
+})
+
+test('a killed dnsmasq and a flushed table come back', async () => {
+  networks.close()
+  networks = createNetworks({
+    instance: 'default',
+    dataDir: lab.dir,
+    netns: lab.host,
+    watch_ms: 50,
+    log: (line) => logged.push(line),
+  })
+  await networks.apply([net], [vm('web', 1)], signal)
+  const [first] = await lab.dnsmasqs()
+  process.kill(first?.pid ?? 0, 'SIGKILL')
+  await vi.waitFor(async () => expect((await lab.dnsmasqs()).length).toBe(1), 10_000)
+  expect((await lab.dnsmasqs())[0]?.pid).not.toBe(first?.pid)
+  await lab.in(lab.host, 'nft', 'flush ruleset')
+  await vi.waitFor(async () => expect(await lab.nft()).toContain('table ip wadah'), 10_000)
+  expect(logged.join('\n')).toContain('was not running')
+})
+
+test('an interface, an address or a port of somebody else is refused, not taken', async () => {
+  await lab.in(lab.host, 'ip', 'link', 'add', net.bridge, 'type', 'bridge')
+  const [state] = await networks.apply([net, other], [], signal)
+  expect(state).toMatchObject({ id: net.id, state: 'down' })
+  expect(state?.reason).toContain('did not make')
+  await networks.removeAll()
+  expect(await lab.in(lab.host, 'ip', '-br', 'link')).toContain(net.bridge)
+  await lab.in(lab.host, 'ip', 'link', 'del', net.bridge)
+
+  await lab.start(
+    lab.host,
+    `const u = require('dgram').createSocket('udp4'); u.bind(53, '0.0.0.0', () => console.log('ready'))`,
+  )
+  const [taken] = await networks.apply([net], [], signal)
+  expect(taken?.state).toBe('down')
+  expect(taken?.reason).toContain('port 53')
+  expect(await networks.portFree('udp', '0.0.0.0', 53)).toBe(false)
+  expect(await networks.portFree('tcp', '0.0.0.0', 53)).toBe(true)
+})
+
+test('taps: made once, owned by their uid, found again, taken away', async () => {
+  const web = vm('web', 1)
+  await expect(networks.attach(net, web, signal)).rejects.toMatchObject({ fault: { code: 'unavailable' } })
+  await networks.apply([net], [web], signal)
+  const { ifname } = await networks.attach(net, web, signal)
+  expect(await networks.attach(net, web, signal)).toEqual({ ifname })
+  expect(await networks.taps()).toEqual([{ ifname, vm: web.vm, nic: web.nic }])
+  const shown = await lab.in(lab.host, 'ip', '-d', 'link', 'show', ifname)
+  expect(shown).toContain('user 70001')
+  expect(shown).toContain('vnet_hdr on')
+  expect(shown).toContain(`master ${net.bridge}`)
+  // The bridge is lost and comes back: so do its ports.
+  await lab.in(lab.host, 'ip', 'link', 'del', net.bridge)
+  await networks.apply([net], [web], signal)
+  expect(await lab.in(lab.host, 'ip', 'link', 'show', ifname)).toContain(`master ${net.bridge}`)
+  await networks.attach(net, { ...web, uid: 70_005 }, signal)
+  expect(await lab.in(lab.host, 'ip', '-d', 'link', 'show', ifname)).toContain('user 70005')
+  await networks.detach(web.vm, web.nic)
+  await networks.detach(web.vm, web.nic)
+  expect(await networks.taps()).toEqual([])
+})
+
+test('a proposed subnet collides with nothing this host routes', async () => {
+  const first = await networks.propose('net-cccccccccc', [])
+  await lab.in(lab.host, 'ip', 'route', 'add', first.subnet, 'via', LAN)
+  const second = await networks.propose('net-cccccccccc', [])
+  expect(second.subnet).not.toBe(first.subnet)
+  const third = await networks.propose('net-cccccccccc', [second.subnet])
+  expect(new Set([first.subnet, second.subnet, third.subnet]).size).toBe(3)
+  expect(await networks.support()).toMatchObject({ nat: true })
+})
