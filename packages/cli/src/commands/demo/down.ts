@@ -1,0 +1,44 @@
+import { existsSync } from 'node:fs'
+import { toFault } from '@wadah/api/fault'
+import type { Cli } from '../../cli.ts'
+import { removeFolders, removeThroughApi, survivors } from '../../demo/remove.ts'
+import { demoInstance, loadState } from '../../demo/state.ts'
+import { answers, purge, startDaemon, stopDaemon } from '../../local/daemon.ts'
+import type { Instance } from '../../local/instance.ts'
+import type { Register } from '../../program.ts'
+
+export const down: Register = (group, cli) => {
+  const { t, out } = cli
+  group
+    .command('down')
+    .description(cli.t('cmd.demo.down'))
+    .action(async () => {
+      const instance = demoInstance(cli)
+      const there = existsSync(instance.data) || existsSync(instance.run) || (await survivors(instance)).length > 0
+      if (!there) {
+        if (out.isJson) return out.json({ removed: false })
+        return out.line(t('demo.none'))
+      }
+      out.note(t('demo.removing'))
+      const problems = await throughApi(cli, instance)
+      await stopDaemon(cli, instance)
+      // Whatever the API could not reach (or a daemon that will not start left) is found on the machine itself.
+      const swept = await purge(cli, instance).catch((error: unknown) => ({ ok: false, detail: toFault(error).detail }))
+      if (!swept.ok) for (const problem of [...problems, swept.detail]) out.warn(out.cell(problem))
+      await removeFolders(cli, instance)
+      if (out.isJson) return out.json({ removed: true })
+      out.line(t('demo.removed'))
+    })
+}
+
+/** A dead daemon is started once more, because it knows best what is its own. */
+async function throughApi(cli: Cli, instance: Instance): Promise<string[]> {
+  try {
+    if ((await answers(cli, instance)) === undefined) {
+      await startDaemon(cli, instance, { listen: (await loadState(instance))?.listen })
+    }
+    return await removeThroughApi(cli, await cli.api({ socket: instance.socket }))
+  } catch (error) {
+    return [toFault(error).detail]
+  }
+}

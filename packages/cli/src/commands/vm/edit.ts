@@ -1,0 +1,42 @@
+import { endpoints } from '@wadah/api/endpoints/all'
+import type { Register } from '../../program.ts'
+import { buildEdit, type EditOptions } from '../../text/vm-create.ts'
+import { collect } from '../options.ts'
+
+export const edit: Register = (group, cli) => {
+  const { t } = cli
+  group
+    .command('edit <vm>')
+    .description(t('cmd.vm.edit'))
+    .option('--name <name>', t('opt.edit.name'))
+    .option('--description <text>', t('opt.description'))
+    .option('--label <key=value>', t('opt.label'), collect)
+    .option('--remove-label <key>', t('opt.edit.remove_label'), collect)
+    .option('--cpus <n>', t('opt.cpus'))
+    .option('--memory <size>', t('opt.memory'))
+    .option('--balloon <size>', t('opt.edit.balloon'))
+    .option('--cmdline <text>', t('opt.cmdline'))
+    .option('--limit <spec>', t('opt.edit.limit'), collect)
+    .option('--disk <disk>', t('opt.edit.disk'))
+    .option('--add-disk <spec>', t('opt.add_disk'), collect)
+    .option('--remove-disk <disk>', t('opt.edit.remove_disk'), collect)
+    .option('--nic <nic>', t('opt.edit.nic'))
+    .option('--publish <spec>', t('opt.edit.publish'), collect)
+    .option('--address <ip>', t('opt.address'))
+    .option('--add-network <network>', t('opt.edit.add_network'), collect)
+    .option('--remove-nic <nic>', t('opt.edit.remove_nic'), collect)
+    .action(async (ref: string, options: EditOptions) => {
+      const api = await cli.api()
+      const before = await api.call(endpoints.vms.get, { params: { vm: ref } })
+      const body = buildEdit(before, options)
+      const vm = await api.call(endpoints.vms.edit, { params: { vm: before.id }, body, generation: before.generation })
+      if (cli.out.isJson) return cli.out.json(vm)
+      if (cli.options.quiet) return
+      const fields = vm.status.pending_restart
+      cli.out.line(
+        fields.length > 0
+          ? t('vm.edited_pending', { name: vm.name, fields: fields.join(', ') })
+          : t('vm.edited', { name: vm.name }),
+      )
+    })
+}

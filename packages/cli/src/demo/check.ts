@@ -1,0 +1,171 @@
+/** One check of one service with the client an ordinary user would have. */
+import { createHash, randomBytes } from 'node:crypto'
+import { createWriteStream } from 'node:fs'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { setTimeout as delay } from 'node:timers/promises'
+import { endpoints } from '@wadah/api/endpoints/all'
+import { fail } from '@wadah/api/fault'
+import type { Api } from '../net/api.ts'
+import { hasProgram, runProgram } from '../local/process.ts'
+import { clean } from '../text/clean.ts'
+import type { Check, Credentials, ServiceKind } from './plan.ts'
+
+export type Target = {
+  host: string
+  port: number
+  vm: string
+  credentials: Credentials
+  api: Api | undefined
+  signal: AbortSignal
+}
+
+/** Client programs the checks use, with the Debian packages they come from. */
+const CLIENTS: Record<string, string> = { smbclient: 'smbclient', lp: 'cups-client', pdftotext: 'poppler-utils' }
+
+/** @throws WadahError `host_lacks`, naming the packages */
+export async function requireClients(path = process.env['PATH']): Promise<void> {
+  const missing: string[] = []
+  for (const [program, pkg] of Object.entries(CLIENTS)) if (!(await hasProgram(program, path))) missing.push(pkg)
+  if (missing.length > 0) {
+    throw fail(
+      'host_lacks',
+      `The demo proves each server with a real client; this machine lacks: ${missing.join(', ')}`,
+      {
+        remedy: `apt-get install -y ${missing.join(' ')}`,
+      },
+    )
+  }
+}
+
+export async function check(service: ServiceKind, target: Target): Promise<Check> {
+  const folder = await mkdtemp(join(tmpdir(), 'wadah-check-'))
+  try {
+    return await { smb: checkSmb, ipp: checkIpp, http: checkHttp }[service](target, folder)
+  } catch (error) {
+    if (target.signal.aborted) throw error
+    return { ok: false, detail: clean(error instanceof Error ? error.message : String(error)) }
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+/** A page with the words the web server's own page has. */
+async function checkHttp({ host, port, signal }: Target): Promise<Check> {
+  const response = await fetch(`http://${host}:${port}/`, {
+    signal: AbortSignal.any([signal, AbortSignal.timeout(5000)]),
+    redirect: 'manual',
+  })
+  const text = (await response.text()).slice(0, 65_536)
+  const title = /<title>([^<]*)<\/title>/i.exec(text)?.[1]
+  if (response.status !== 200) return { ok: false, detail: `HTTP ${response.status}` }
+  // A different page is fine once the owner has put one there; an empty answer is not.
+  if (!/<h1>|<title>/i.test(text)) return { ok: false, detail: 'HTTP 200, but the page is not the one expected' }
+  return { ok: true, detail: clean(`HTTP 200, ${Buffer.byteLength(text)} bytes, title "${title ?? ''}"`) }
+}
+
+/** Puts a random file on the share, gets it back, compares, removes it. */
+async function checkSmb({ host, port, credentials, signal }: Target, folder: string): Promise<Check> {
+  const data = randomBytes(256 * 1024)
+  const name = `wadah-check-${randomBytes(6).toString('hex')}.bin`
+  const sent = join(folder, 'sent')
+  const got = join(folder, 'got')
+  const auth = join(folder, 'auth')
+  await writeFile(sent, data)
+  // The password is in a file of our own, not among the arguments that everybody may read.
+  await writeFile(auth, `username = ${credentials.user}\npassword = ${credentials.password}\n`, { mode: 0o600 })
+  const ran = await runProgram(
+    'smbclient',
+    [
+      `//${host}/share`,
+      '-p',
+      String(port),
+      '-A',
+      auth,
+      '-m',
+      'SMB3',
+      '-t',
+      '10',
+      '-c',
+      `put ${sent} ${name}; get ${name} ${got}; del ${name}`,
+    ],
+    { signal, timeout_ms: 30_000, cwd: folder },
+  )
+  const sum = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex')
+  const back = await readFile(got).catch(() => undefined)
+  if (!back) return { ok: false, detail: `smbclient: ${lastLine(`${ran.stdout}\n${ran.stderr}`)}` }
+  if (sum(back) !== sum(data))
+    return { ok: false, detail: 'smbclient: the file that came back is not the one that was put' }
+  return {
+    ok: true,
+    detail: `smbclient: put and get of ${data.length} bytes, SHA-256 ${sum(data).slice(0, 12)}… equal`,
+  }
+}
+
+/** Prints a page of text, fetches the PDF it became out of the guest, and reads its text. */
+async function checkIpp({ host, port, vm, api, signal }: Target, folder: string): Promise<Check> {
+  const word = `wadah-${randomBytes(6).toString('hex')}`
+  const page = join(folder, 'page.txt')
+  await writeFile(page, `Wadah prints this page.\nSelamat mencetak: ${word}\n`)
+  // A cheap question first: lp itself waits long for a server that is still booting.
+  await fetch(`http://${host}:${port}/`, { signal: AbortSignal.any([signal, AbortSignal.timeout(3000)]) }).then((r) =>
+    r.body?.cancel(),
+  )
+  const title = `check-${word}`
+  const env = { ...process.env, LC_ALL: 'C', CUPS_USER: undefined, HOME: folder }
+  const ran = await runProgram('lp', ['-h', `${host}:${port}`, '-U', 'wadah', '-d', 'pdf', '-t', title, '--', page], {
+    signal,
+    timeout_ms: 30_000,
+    env,
+  })
+  const job = /request id is pdf-(\d+)/.exec(ran.stdout)?.[1]
+  if (ran.code !== 0 || job === undefined)
+    return { ok: false, detail: `lp: ${lastLine(`${ran.stdout}\n${ran.stderr}`)}` }
+  if (!api)
+    return { ok: false, detail: 'lp: the job was taken, but the daemon does not answer, so the file cannot be fetched' }
+  const path = `/srv/prints/${job}-wadah-${title}.pdf`
+  const pdf = join(folder, 'page.pdf')
+  const problem = await fetchFile(api, vm, path, pdf, signal)
+  if (problem !== undefined)
+    return { ok: false, detail: `lp: job pdf-${job} was taken, but ${path} did not come: ${problem}` }
+  const text = await runProgram('pdftotext', [pdf, '-'], { signal, timeout_ms: 10_000 })
+  await api
+    .call(endpoints.vms.exec, { params: { vm }, body: { argv: ['rm', '-f', '--', path] }, signal })
+    .catch(() => {})
+  if (!text.stdout.includes(word))
+    return { ok: false, detail: `pdftotext: the text of job pdf-${job} is not what was printed` }
+  return { ok: true, detail: `lp: job pdf-${job} came out as a PDF with the right text` }
+}
+
+/** Waits up to 20 s for a file in the guest; returns why it did not come. */
+async function fetchFile(
+  api: Api,
+  vm: string,
+  path: string,
+  to: string,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const deadline = Date.now() + 20_000
+  for (;;) {
+    try {
+      const response = await api.open(endpoints.vms.getFile, {
+        params: { vm },
+        query: { path },
+        signal,
+        timeout_ms: 15_000,
+      })
+      await pipeline(response, createWriteStream(to))
+      return undefined
+    } catch (error) {
+      signal.throwIfAborted()
+      if (Date.now() > deadline) return error instanceof Error ? error.message : String(error)
+      await delay(500, undefined, { signal })
+    }
+  }
+}
+
+function lastLine(text: string): string {
+  return clean(text.trim().split('\n').at(-1) ?? '').slice(0, 300) || 'no answer'
+}

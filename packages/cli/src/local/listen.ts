@@ -1,0 +1,31 @@
+/** Where an instance's API listens, remembered beside its socket for as long as it runs. */
+import { readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fail } from '@wadah/api/fault'
+import { IPV4_PATTERN } from '@wadah/api/schema/common'
+import type { Instance } from './instance.ts'
+import { parseInteger } from '../text/size.ts'
+
+const IPV4 = new RegExp(IPV4_PATTERN)
+
+export function parseListen(text: string): { host: string; port: number } {
+  const match = /^(\[[0-9a-f:]+\]|[^:\s]+):(\d+)$/i.exec(text)
+  const host = match?.[1]?.replace(/^\[|\]$/g, '')
+  if (!match || host === undefined || !(IPV4.test(host) || match[1]!.startsWith('[') || host === 'localhost')) {
+    throw fail('invalid', `--listen: "${text}" is not ADDRESS:PORT; write for example 127.0.0.1:7443 or 0.0.0.0:7443`, {
+      field: '--listen',
+    })
+  }
+  return { host, port: parseInteger(match[2]!, '--listen', 1, 65_535) }
+}
+
+const fileOf = (instance: Instance) => join(instance.run, 'listen')
+
+export async function loadListen(instance: Instance): Promise<string | undefined> {
+  const text = (await readFile(fileOf(instance), 'utf8').catch(() => '')).trim()
+  return /^\S{3,64}$/.test(text) ? text : undefined
+}
+
+export async function saveListen(instance: Instance, listen: string): Promise<void> {
+  await writeFile(fileOf(instance), `${listen}\n`).catch(() => {})
+}

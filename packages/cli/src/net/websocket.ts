@@ -1,0 +1,37 @@
+/** A console of a VM: a one-time ticket, then a WebSocket over a connection that was proved like any other. */
+import { endpoints } from '@wadah/api/endpoints/all'
+import { fail } from '@wadah/api/fault'
+import type { Duplex } from 'node:stream'
+import WebSocket, { createWebSocketStream } from 'ws'
+import type { Api } from './api.ts'
+
+/** `closed`: why it ended, in the daemon's words. */
+export type Console = { stream: Duplex; closed: Promise<string> }
+
+/** Opens a console as a byte stream. Its end says nothing of the VM: it may have stopped, or the daemon restarted. */
+export async function openConsole(api: Api, vm: string, kind: 'serial' | 'vnc'): Promise<Console> {
+  const { path } = await api.call(endpoints.vms.console, { params: { vm }, body: { kind } })
+  if (!path.startsWith('/')) throw fail('internal', 'The daemon named no path for the console')
+  const socket = await api.dial()
+  const ws = new WebSocket(`ws://${api.host}${path}`, {
+    createConnection: () => socket,
+    perMessageDeflate: false,
+    handshakeTimeout: 15_000,
+    maxPayload: 16 * 2 ** 20,
+    headers: api.authorization(),
+  })
+  await new Promise<void>((resolve, reject) => {
+    ws.once('open', resolve)
+    ws.once('error', (cause) =>
+      reject(fail('unreachable', `The console could not be opened: ${cause.message}`, { cause })),
+    )
+    ws.once('unexpected-response', (_, response) => {
+      response.resume()
+      reject(fail('unavailable', `The console could not be opened: HTTP ${response.statusCode}`))
+    })
+  })
+  const closed = new Promise<string>((resolve) =>
+    ws.once('close', (code, reason) => resolve(reason.toString() || String(code))),
+  )
+  return { stream: createWebSocketStream(ws), closed }
+}
