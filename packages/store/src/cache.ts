@@ -150,10 +150,11 @@ export class CachedView {
       }
       batch.push(item)
       if (!item.last) continue
-      this.#apply(
-        batch.map(({ last: _, before: __, ...change }) => this.#change(change)),
-        item.revision,
-      )
+      const changes = batch.map((c) => {
+        const rec = c.type === 'put' ? { rec: c.rec } : {}
+        return this.#change({ type: c.type, revision: c.revision, kind: c.kind, id: c.id, ...rec })
+      })
+      this.#apply(changes, item.revision)
       batch = []
     }
   }

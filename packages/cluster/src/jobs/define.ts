@@ -33,17 +33,19 @@ export interface StepContext<P, D> {
   /** How often this step was begun by this daemon, from 1. */
   readonly attempt: number
   /** The output of an earlier step (in `undo`: of its own too); undefined when it was skipped, or never finished. */
-  output<O>(step: Step<P, D, O>): O | undefined
-  output<O = unknown>(step: string): O | undefined
+  readonly output: {
+    <O>(step: Step<P, D, O>): O | undefined
+    <O = unknown>(step: string): O | undefined
+  }
   /** One line for the job's log file. Never a secret. */
-  log(line: string): void
+  readonly log: (line: string) => void
   /** How far this step is. Volatile: for who watches now. */
-  progress(p: Progress): void
+  readonly progress: (p: Progress) => void
   /**
    * Writes to be committed together with the end of this step (or undo), in one transaction: either the step has ended and they
    * are there, or neither. A check that fails fails the step with `conflict`.
    */
-  commit(writes: readonly Write[], checks?: readonly Check[]): void
+  readonly commit: (writes: readonly Write[], checks?: readonly Check[]) => void
 }
 
 /** How often and how fast a step is tried again after a fault that says `retryable`. Delays double from `base_ms` to `cap_ms`. */
@@ -72,7 +74,7 @@ export type StepSpec<P, D, O = unknown> = {
 
 export type Step<P, D, O = unknown> = { readonly name: string; readonly pivot: boolean } & StepSpec<P, D, O>
 
-// biome-ignore lint: a list of steps of different outputs
+/** A list of steps of different outputs. */
 export type AnyStep<P, D> = Step<P, D, any>
 
 /** One step: `do`, and the way back. */
@@ -141,5 +143,5 @@ export function defineJob<P, D>(
   return { name, version, parse, steps, pivotAt, ...options }
 }
 
-// biome-ignore lint: definitions of all parameter types live in one registry
+/** Definitions of all parameter types live in one registry. */
 export type AnyDefinition<D> = JobDefinition<any, D>

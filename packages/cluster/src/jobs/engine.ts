@@ -178,7 +178,7 @@ export class JobEngine<D> {
   ): Promise<JobRecord> {
     const used = failed.find((f) => f.check.kind === idempotencyKind.name && f.check.id === idempotency?.key)
     if (used) {
-      const note = used.current?.value as IdempotencyRecord
+      const note = (used.current as Rec<IdempotencyRecord>).value
       const before = note.hash === idempotency?.hash ? await this.get(note.job) : undefined
       if (before) return before
       const text = 'This idempotency key was used before for another request. Use a new key for a new request.'
@@ -186,7 +186,7 @@ export class JobEngine<D> {
     }
     const held = failed.find((f) => f.check.kind === claimKind.name)
     if (held) {
-      const { job, name } = held.current?.value as ClaimRecord
+      const { job, name } = (held.current as Rec<ClaimRecord>).value
       const who = options.target.name ?? options.target.id
       throw new WadahError(
         fault(

@@ -16,8 +16,7 @@ export function logPath(dir: string, jobId: string): string {
 
 /** One line of text, without control characters: it may come from a guest or a tool. */
 function clean(text: string): string {
-  // biome-ignore lint: control characters are what is looked for
-  const plain = text.replace(/[\u0000-\u0008\u000a-\u001f\u007f-\u009f]/g, '\ufffd')
+  const plain = text.replace(/\p{Cc}/gu, (c) => (c === '\t' ? c : '\ufffd'))
   return plain.length > TEXT_MAX ? `${plain.slice(0, TEXT_MAX)} …` : plain
 }
 

@@ -89,7 +89,7 @@ export class JobRun<D> {
     this.#halt.abort(new Halted(why))
   }
 
-  /** @throws WadahError `too_late`, `wrong_state` */
+  /** @throws WadahError `too_late`, `wrong_state`, `unavailable` */
   async cancel(): Promise<void> {
     const refuse = () => {
       const { record } = this
@@ -107,9 +107,13 @@ export class JobRun<D> {
     refuse()
     if (this.record.state !== 'running' || this.record.cancel_requested) return
     this.#cancel.abort(new WadahError(fault('cancelled', 'The job was cancelled.')))
-    await this.#keeper.commit((draft) => {
+    const noted = this.#keeper.commit((draft) => {
       refuse()
       draft.cancel_requested = true
+    })
+    await noted.catch((error: unknown) => {
+      if (!(error instanceof Halted)) throw error
+      throw new WadahError(fault('unavailable', 'Wadah is stopping, or another host carries this job out now.'), error)
     })
   }
 

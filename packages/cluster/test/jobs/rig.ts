@@ -22,7 +22,7 @@ export type Rig<D> = {
   trouble: unknown[]
   logDir: string
   /** Another engine on the same store; the first is left as it is, or stopped before. */
-  another(o?: Partial<EngineOptions<D>>): JobEngine<D>
+  another: (o?: Partial<EngineOptions<D>>) => JobEngine<D>
 }
 
 const cleanups: (() => Promise<void>)[] = []

@@ -38,7 +38,7 @@ const check = (steps: S[], options: Partial<CheckOptions<P, D>> & { onCrash?: 'u
     world: () => {
       const disk = new Disk()
       disk.files.set('old', 'keep me')
-      return { deps: (store) => ({ disk, store }), snapshot: () => [...disk.files].sort() }
+      return { deps: (store) => ({ disk, store }), snapshot: () => Object.fromEntries(disk.files) }
     },
     ...rest,
   })

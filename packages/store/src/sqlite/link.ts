@@ -53,7 +53,7 @@ export class Link {
         cause,
       })
       this.#closed = why
-      for (const id of [...this.#waiting.keys()]) this.#settle(id, { error: toPlain(why) })
+      for (const id of this.#waiting.keys()) this.#settle(id, { error: toPlain(why) })
       opened(why)
       events.died(why)
     }
