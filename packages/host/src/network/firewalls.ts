@@ -18,6 +18,30 @@ export function parseChains(json: string): Chain[] {
   })
 }
 
+/** Reads `iptables-legacy -S`: the chains of its filter table, those with a policy as base chains. */
+export function parseLegacy(text: string): Chain[] {
+  const HOOKS: Record<string, string> = { FORWARD: 'forward', INPUT: 'input' }
+  return text.split('\n').flatMap((line): Chain[] => {
+    const [flag, name, policy] = line.split(' ')
+    if (name === undefined || (flag !== '-P' && flag !== '-N')) return []
+    const hook = flag === '-P' ? HOOKS[name] : undefined
+    const base = hook === undefined || policy === undefined ? {} : { hook, policy: policy.toLowerCase() }
+    return [{ family: 'ip', table: 'filter', name, ...base }]
+  })
+}
+
+/** Which bridges are named in rules outside of our table: `nft list ruleset`, with the lines of `iptables-legacy -S` after it. */
+export function bridgesInRules(rules: string, ourTable: string, bridges: string[]): Set<string> {
+  let ours = false
+  const found = new Set<string>()
+  for (const line of rules.split('\n')) {
+    if (line.startsWith('table ')) ours = line.split(' ')[2] === ourTable
+    if (!ours) for (const bridge of bridges) if (line.includes(bridge)) found.add(bridge)
+    if (line === '}') ours = false
+  }
+  return found
+}
+
 /** What may keep guests of our bridges from the network, and how to let them through. `bridges` only for the text; may be empty. */
 export function obstacles(chains: Chain[], ourTable: string, bridges: string[]): Obstacle[] {
   const others = chains.filter((c) => c.table !== ourTable && (c.family === 'ip' || c.family === 'inet'))

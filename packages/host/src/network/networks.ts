@@ -1,19 +1,19 @@
 /** Networks of this machine. What it promises is written in packages/ports/src/networks.ts and docs/networks.md. */
-import { createSocket } from 'node:dgram'
-import { chmod, readFile, stat } from 'node:fs/promises'
-import { createServer } from 'node:net'
+import { readFile, stat } from 'node:fs/promises'
 import { fail, toFault, WadahError } from '@wadah/api/fault'
 import type { NetworkAttachment, NetworkDefinition, Networks, NetworkState } from '@wadah/ports/networks'
-import { errno } from '../system/files.ts'
-import { checkAttachment, checkNetwork } from './check.ts'
+import { checkAttachment, checkNetwork, usable } from './check.ts'
 import { createDnsmasqs } from './dnsmasq-process.ts'
-import { obstacles, parseChains } from './firewalls.ts'
+import { bridgesInRules, obstacles, parseChains, parseLegacy } from './firewalls.ts'
 import { formatAddress, parseSubnet } from './ipv4.ts'
 import { parseLinks, planBridge, planTap, planTaps, strayBridges, type NatNetwork } from './links.ts'
 import { bridgeName, parseAlias, tableName, tapName } from './naming.ts'
 import { renderFromGuest, renderNft, renderRemoval, renderToGuest } from './nft.ts'
+import { portFree } from './port-free.ts'
 import { chooseSubnet, routedSubnets } from './propose.ts'
 import { createShell } from './shell.ts'
+import { allowTun, TUN } from './tun.ts'
+import { createWatch } from './watch.ts'
 
 export type NetworksOptions = {
   /** Several daemons on one machine are told apart by it: `default`, or letters, digits and hyphens. */
@@ -24,15 +24,18 @@ export type NetworksOptions = {
   netns?: string
   /** Told what was changed on the host beyond our own things, and what was found dead. */
   log?: (line: string) => void
-  /** How often dnsmasq and the table are looked after. Default 5000; 0 is never. */
+  /** Told the states when looking after things has changed something. */
+  on_states?: (states: NetworkState[]) => void
+  /** How often dnsmasq and the table are looked after; up to a minute while that is in vain. Default 5000; 0 is never. */
   watch_ms?: number
 }
 export type HostNetworks = Networks & { /** Stops looking after things; what runs goes on. */ close(): void }
 
 type Lists = { networks: NetworkDefinition[]; attachments: NetworkAttachment[] }
-const TUN = '/dev/net/tun'
 /** The table is asked for less often than dnsmasq: it costs a process. */
 const TABLE_EVERY = 6
+/** For one round of changes; its callers may give up earlier. */
+const APPLY_TIMEOUT_MS = 120_000
 
 export function createNetworks(options: NetworksOptions): HostNetworks {
   const { instance } = options
@@ -70,10 +73,10 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     )
   }
 
-  async function applyNow({ networks, attachments }: Lists, signal: AbortSignal): Promise<NetworkState[]> {
+  async function applyNow(lists: Lists, signal: AbortSignal): Promise<NetworkState[]> {
+    const { networks } = lists
     const nats = networks.filter((n): n is NatNetwork => n.kind === 'nat')
-    for (const n of nats) checkNetwork(n)
-    for (const a of attachments) checkAttachment(a)
+    const attachments = usable(lists.attachments, note)
     const states = new Map<string, NetworkState>(networks.map((n) => [n.id, { id: n.id, state: 'up' }]))
     const down = (network: NatNetwork, reason: string): void => {
       states.set(network.id, { id: network.id, state: 'down', reason })
@@ -86,8 +89,13 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
 
     const links = parseLinks(await shell.links())
     const stray = strayBridges(instance, links, nats)
-    const plans = nats.map((network) => ({ network, plan: planBridge(instance, links, network) }))
-    const good = plans.flatMap(({ network, plan }) => {
+    const good = nats.flatMap((network) => {
+      const wrong = checkNetwork(network)
+      if (wrong !== undefined) {
+        down(network, wrong)
+        return []
+      }
+      const plan = planBridge(instance, links, network)
       if (plan.ok) return [{ network, plan }]
       down(network, `${plan.reason} Remedy: ${plan.remedy}`)
       return []
@@ -106,8 +114,7 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     const up = good.map(({ network }) => network)
     // The rules before the bridges: no moment in which a guest can do what it may not.
     if (up.length > 0) await shell.nft(renderNft(table, up, attachments), signal)
-    else if (last !== undefined || links.some((l) => parseAlias(instance, l.alias) !== undefined))
-      await shell.nft(renderRemoval(table), signal)
+    else if (stray.length > 0 || (await dnsmasqs.known()).length > 0) await shell.nft(renderRemoval(table), signal)
     await shell.ip([...good.flatMap(({ plan }) => plan.configure), ...planTaps(instance, links, up)], signal)
 
     for (const id of await dnsmasqs.known()) if (!nats.some((n) => n.id === id)) await dnsmasqs.remove(id)
@@ -123,45 +130,29 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     return [...states.values()]
   }
 
-  let watcher: NodeJS.Timeout | undefined
   let round = 0
-  async function lookAfter(): Promise<void> {
-    if (last === undefined) return
-    const nats = last.networks.filter((n) => n.kind === 'nat')
-    let reason: string | undefined
+  /** What is not as it should be, or undefined. */
+  async function damage(): Promise<string | undefined> {
+    const nats = (last?.networks ?? []).filter((n) => n.kind === 'nat')
     for (const n of nats) {
-      if (!(await dnsmasqs.alive(n.id))) reason = `dnsmasq of network "${n.name}" was not running`
+      if (!(await dnsmasqs.alive(n.id))) return `dnsmasq of network "${n.name}" was not running`
     }
     round += 1
-    if (reason === undefined && nats.length > 0 && round % TABLE_EVERY === 0) {
-      const { code } = await shell.run('nft', ['list', 'chain', 'ip', table, 'guard'], { ok_codes: [1] })
-      if (code !== 0) reason = `the nftables table ${table} was gone`
-    }
-    if (reason === undefined) return
-    log(`${reason}; putting it right`)
-    await inTurn(async () => {
-      if (last !== undefined) await applyNow(last, AbortSignal.timeout(60_000))
-    })
+    if (nats.length === 0 || round % TABLE_EVERY !== 0) return undefined
+    const { code } = await shell.run('nft', ['list', 'chain', 'ip', table, 'guard'], { ok_codes: [1] })
+    return code === 0 ? undefined : `the nftables table ${table} was gone`
   }
-  function watch(): void {
-    const every = options.watch_ms ?? 5000
-    if (watcher !== undefined || every === 0) return
-    const again = (): void => {
-      watcher = setTimeout(() => {
-        lookAfter()
-          .catch((error: unknown) => log(`looking after networks failed: ${toFault(error).detail}`))
-          .finally(() => {
-            if (watcher !== undefined) again()
-          })
-      }, every)
-      watcher.unref()
-    }
-    again()
-  }
-  function close(): void {
-    clearTimeout(watcher)
-    watcher = undefined
-  }
+  const watch = createWatch({
+    least_ms: options.watch_ms ?? 5000,
+    look: damage,
+    mend: async () =>
+      await inTurn(async () => {
+        if (last === undefined) return
+        const states = await applyNow(last, AbortSignal.timeout(APPLY_TIMEOUT_MS))
+        options.on_states?.(states)
+      }),
+    log,
+  })
 
   async function setLimits(tap: string, limits: NetworkAttachment['limits'], fresh: boolean): Promise<void> {
     const { in_bytes_per_s: toGuest, out_bytes_per_s: fromGuest } = limits
@@ -174,6 +165,16 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     else if (!fresh) await shell.run('tc', ['-batch', '-'], { input: renderToGuest(tap, undefined), ok_codes: [1, 2] })
   }
 
+  /** Rules of the old iptables interface, which nft does not show; '' where it is not in use. */
+  async function legacyRules(): Promise<string> {
+    const tables = (await shell.run('cat', ['/proc/net/ip_tables_names'], { ok_codes: [1] })).stdout
+    if (!tables.includes('filter')) return ''
+    return await shell.run('iptables-legacy', ['-S']).then(
+      (r) => r.stdout,
+      () => '',
+    )
+  }
+
   async function tapsNow(): Promise<{ ifname: string; vm: string; nic: string }[]> {
     return parseLinks(await shell.links()).flatMap((link) => {
       const owned = parseAlias(instance, link.alias)
@@ -182,13 +183,15 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
   }
 
   return {
-    close,
+    close() {
+      watch.stop()
+    },
 
     async apply(networks, attachments, signal) {
       // Calls that come while one is at work share the next; its lists are the newest.
       if (waiting !== undefined) {
         waiting.lists = { networks, attachments }
-        return await waiting.result
+        return await orCancelled(waiting.result, signal)
       }
       const mine: { lists: Lists; result: Promise<NetworkState[]> } = {
         lists: { networks, attachments },
@@ -196,13 +199,13 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
       }
       mine.result = inTurn(async () => {
         waiting = undefined
-        const states = await applyNow(mine.lists, signal)
+        const states = await applyNow(mine.lists, AbortSignal.timeout(APPLY_TIMEOUT_MS))
         last = mine.lists
-        watch()
+        watch.start()
         return states
       })
       waiting = mine
-      return await mine.result
+      return await orCancelled(mine.result, signal)
     },
 
     async support() {
@@ -223,8 +226,18 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
         })
         const chains = parseChains((await shell.run('nft', ['-j', 'list', 'chains'])).stdout)
         const bridges = (last?.networks ?? []).flatMap((n) => (n.kind === 'nat' ? [n.bridge] : []))
-        const inTheWay = obstacles(chains, table, bridges)
-        return { nat: true, notes: [...notes.values(), ...inTheWay] }
+        const legacy = await legacyRules()
+        const inTheWay = obstacles([...chains, ...parseLegacy(legacy)], table, bridges)
+        if (inTheWay.length === 0) return { nat: true, notes: [...notes.values()] }
+        // A bridge that is named in somebody else's rules has been let through by its administrator.
+        const rules = `${(await shell.run('nft', ['list', 'ruleset'])).stdout}\n${legacy}`
+        const open = bridgesInRules(rules, table, bridges)
+        const closed = bridges.filter((b) => !open.has(b))
+        if (bridges.length > 0 && closed.length === 0) return { nat: true, notes: [...notes.values()] }
+        return {
+          nat: true,
+          notes: [...notes.values(), ...obstacles([...chains, ...parseLegacy(legacy)], table, closed)],
+        }
       } catch (error) {
         const { detail, remedy } = toFault(error)
         return remedy === undefined ? { nat: false, reason: detail } : { nat: false, reason: detail, remedy }
@@ -253,13 +266,13 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
         const kind = protocol === 'tcp' ? '-lt' : '-lu'
         return (await shell.run('ss', ['-Hn', kind, `sport = :${port}`])).stdout.trim() === ''
       }
-      return protocol === 'tcp' ? await tcpFree(address, port) : await udpFree(address, port)
+      return await portFree(protocol, address, port)
     },
 
     async attach(network, nic, signal) {
       if (network.kind !== 'nat') throw fail('invalid', `The network kind "${network.kind}" has no taps.`)
-      checkNetwork(network)
-      checkAttachment(nic)
+      const wrong = checkNetwork(network) ?? checkAttachment(nic)
+      if (wrong !== undefined) throw fail('invalid', wrong)
       const ifname = tapName(nic.vm, nic.nic)
       await allowTun(note)
       // Without a namespace sysfs answers the usual case, a tap that is not there yet, without a process.
@@ -304,7 +317,7 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     },
 
     async removeAll() {
-      close()
+      watch.stop()
       if (process.geteuid?.() !== 0) return
       await inTurn(async () => {
         last = undefined
@@ -327,6 +340,17 @@ const SAMPLE: NatNetwork = {
   domain: 'check',
 }
 
+/** The work goes on for the others who asked for it; who has given up is told so. */
+async function orCancelled<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  return await new Promise<T>((resolve, reject) => {
+    const onAbort = (): void =>
+      reject(fail('cancelled', 'Cancelled while networks were being made.', { effect: 'partial' }))
+    if (signal.aborted) onAbort()
+    else signal.addEventListener('abort', onAbort, { once: true })
+    void work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}
+
 /** A tool that failed where the kernel's part is optional: names the part. */
 function lacking(module: string): (error: unknown) => never {
   return (error) => {
@@ -337,38 +361,4 @@ function lacking(module: string): (error: unknown) => never {
       cause: error,
     })
   }
-}
-
-/**
- * QEMU opens /dev/net/tun as the VM's own uid. udev's stock rule makes it 0666: the kernel lets nobody touch a tap that is not theirs
- * and nobody make one without CAP_NET_ADMIN, so the mode guards nothing. Where no udev was at work, the same is set here.
- */
-async function allowTun(note: (key: string, text: string, remedy?: string) => void): Promise<void> {
-  const seen = await stat(TUN).catch((error: unknown) => {
-    throw fail('host_lacks', `${TUN} can't be used (${errno(error)}): the kernel module tun is missing.`, {
-      remedy: 'modprobe tun',
-    })
-  })
-  if ((seen.mode & 0o006) === 0o006) return
-  await chmod(TUN, 0o666)
-  note(
-    'tun',
-    `${TUN} was closed to ordinary users and now has mode 0666, as udev's stock rule gives it: QEMU runs without root and opens its own tap by it.`,
-  )
-}
-
-async function tcpFree(address: string, port: number): Promise<boolean> {
-  return await new Promise((resolve) => {
-    const server = createServer()
-    server.once('error', () => resolve(false))
-    server.listen({ host: address, port, exclusive: true }, () => server.close(() => resolve(true)))
-  })
-}
-
-async function udpFree(address: string, port: number): Promise<boolean> {
-  return await new Promise((resolve) => {
-    const socket = createSocket('udp4')
-    socket.once('error', () => resolve(false))
-    socket.bind({ address, port, exclusive: true }, () => socket.close(() => resolve(true)))
-  })
 }

@@ -85,7 +85,8 @@ export function createVolumes(options: VolumesOptions): Volumes {
     const code = errno(error)
     if (code === 'ENOSPC' || code === 'EDQUOT') return await noRoom(pool, wanted_bytes, error)
     if (code === 'ENOENT') return poolAway(pool, error)
-    if (code === 'EEXIST') return fail('conflict', 'A volume of this name appeared meanwhile; it was left alone.', { cause: error })
+    if (code === 'EEXIST')
+      return fail('conflict', 'A volume of this name appeared meanwhile; it was left alone.', { cause: error })
     if (code === 'EFBIG')
       return fail('no_room', `The file system of ${pool.path} can't hold a file of ${human(wanted_bytes)}.`, {
         cause: error,

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { readdir } from 'node:fs/promises'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { aliasOf, tapName } from '@wadah/host/network/naming'
 import { createNetworks, type HostNetworks } from '@wadah/host/network/networks'
 import type { NatNetwork } from '@wadah/host/network/links'
 import type { NetworkAttachment } from '@wadah/ports/networks'
@@ -296,4 +297,66 @@ test('a proposed subnet collides with nothing this host routes', async () => {
   const third = await networks.propose('net-cccccccccc', [second.subnet])
   expect(new Set([first.subnet, second.subnet, third.subnet]).size).toBe(3)
   expect(await networks.support()).toMatchObject({ nat: true })
+})
+
+test('limits hold in both directions, change, and go away', async () => {
+  const web = vm('web', 1)
+  await networks.apply([net], [web], signal)
+  const guest = await lab.guest(net.bridge, web.mac)
+  // The stand-in's port takes the place of the tap: known, as a tap is, by its alias.
+  const port = tapName(web.vm, web.nic)
+  await lab.in(lab.host, 'ip', 'link', 'set', 'veth0', 'down')
+  await lab.in(lab.host, 'ip', 'link', 'set', 'veth0', 'name', port)
+  const alias = aliasOf('default', { kind: 'tap', vm: web.vm, nic: web.nic, network: net.id })
+  await lab.in(lab.host, 'ip', 'link', 'set', port, 'up', 'alias', alias)
+  expect(await lab.dhcp(guest)).toContain(web.address)
+
+  // Bytes that arrive within a second, the first moments (the burst) left out.
+  const sink = `require('net').createServer((c) => { let n = 0; let from = 0; c.on('data', (d) => (n += d.length)); c.on('error', () => {})
+    setTimeout(() => (from = n), 700); setTimeout(() => { c.end(String(n - from)) }, 1700) }).listen(9100, '0.0.0.0', () => console.log('ready'))`
+  await lab.start(lab.lan, sink)
+  await lab.start(guest, sink)
+  const source = (to: string): string =>
+    `new Promise((ok, no) => { let s = ''; const c = require('net').connect(9100, '${to}'); const chunk = Buffer.alloc(65536)
+      const more = () => { while (c.writable && c.write(chunk)); }; c.on('drain', more); c.on('connect', more)
+      c.on('data', (d) => (s += d)); c.on('end', () => ok(s)); c.on('error', no); setTimeout(() => no({ code: 'SILENT' }), 8000) })`
+  const fromGuest = async (): Promise<number> => Number(await lab.node(guest, source(LAN)))
+  const toGuest = async (): Promise<number> => Number(await lab.node(lab.host, source(web.address ?? '')))
+
+  const free = { from: await fromGuest(), to: await toGuest() }
+  await networks.limit(web.vm, web.nic, { in_bytes_per_s: 1_000_000, out_bytes_per_s: 2_000_000 })
+  const bound = { from: await fromGuest(), to: await toGuest() }
+  expect(bound.from).toBeGreaterThan(100_000)
+  expect(bound.to).toBeGreaterThan(100_000)
+  expect(free.from / bound.from).toBeGreaterThan(10)
+  expect(free.to / bound.to).toBeGreaterThan(10)
+  await networks.limit(web.vm, web.nic, {})
+  await networks.limit(web.vm, web.nic, {})
+  expect((await fromGuest()) / bound.from).toBeGreaterThan(10)
+  expect((await toGuest()) / bound.to).toBeGreaterThan(10)
+  await expect(networks.limit(web.vm, 'net9', {})).rejects.toMatchObject({ fault: { code: 'not_found' } })
+})
+
+test('a firewall in the way is named with its remedy, until a rule of its administrator lets the bridge through', async () => {
+  await networks.apply([net], [], signal)
+  await lab.in(
+    lab.host,
+    'nft',
+    'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; add chain ip filter DOCKER-USER',
+  )
+  const { nat, notes } = await networks.support()
+  expect(nat).toBe(true)
+  expect(JSON.stringify(notes)).toContain(`iptables -I DOCKER-USER -i ${net.bridge} -j ACCEPT`)
+  await lab.in(lab.host, 'nft', `add rule ip filter DOCKER-USER iifname ${net.bridge} accept`)
+  expect(JSON.stringify((await networks.support()).notes)).not.toContain('DOCKER-USER')
+})
+
+test('one attachment that cannot be carried out does not keep the others from their network', async () => {
+  const web = vm('web', 1)
+  const bad = vm('bad', 2, { mac: '02:00:00:00:00:02\ndhcp-script=/tmp/x' })
+  const twice = vm('twice', 3, { address: web.address ?? '' })
+  expect(await networks.apply([net], [web, bad, twice], signal)).toEqual([{ id: net.id, state: 'up' }])
+  expect(logged.join('\n')).toContain('promised twice')
+  await expect(networks.attach(net, bad, signal)).rejects.toMatchObject({ fault: { code: 'invalid' } })
+  expect(await lab.resolve(lab.host, net.gateway, 'web')).toBe(web.address)
 })
