@@ -3,6 +3,7 @@ import { execFileSync, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import type { Kind, Store } from '@wadah/store/store'
 import { openSqliteStore } from '@wadah/store/sqlite/sqlite-store'
 import { changesUpTo, page } from '@wadah/store/testing/conformance'
@@ -125,4 +126,31 @@ test('bundled into one file, with the thread as a second one', async () => {
   writeFileSync(join(dir, 'package.json'), '{"type":"module"}')
   const out = execFileSync(process.execPath, [join(dir, 'main.js'), join(dir, 'store.db')])
   expect(out.toString()).toBe('1\n')
+})
+
+test('a write that the system refuses: outcome unknown, the file is opened anew and on it goes', async () => {
+  // A limit on file size stands for a failing disk: SQLite sees an I/O error, not a full disk.
+  const script = 'trap "" XFSZ; ulimit -S -f 600; exec "$0" "$@"'
+  const file = join(dir, 'store.db')
+  const child = spawn('bash', ['-c', script, process.execPath, join(import.meta.dirname, 'limited.ts'), file], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
+  const closed = new Promise<void>((resolve) => child.on('close', () => resolve()))
+  try {
+    const lines: string[] = []
+    for await (const line of createInterface(child.stdout)) {
+      lines.push(line)
+      if (lines.length > 1) continue
+      execFileSync('prlimit', ['--pid', `${child.pid}`, '--fsize=unlimited:unlimited'])
+      child.stdin.write('go on\n')
+    }
+    const [failed, after] = lines.map((line) => JSON.parse(line) as Record<string, unknown>)
+    expect(failed).toMatchObject({ kind: 'io unknown' })
+    const n = failed?.n as number
+    expect(n).toBeGreaterThan(10)
+    expect(after).toEqual({ ok: true, n, value: n + 1, current: n + 1 })
+  } finally {
+    child.kill('SIGKILL')
+    await closed
+  }
 })

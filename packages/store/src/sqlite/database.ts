@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { closeSync, constants, lstatSync, openSync } from 'node:fs'
 import { DatabaseSync, type StatementSync } from 'node:sqlite'
 import { StoreError, type StoreErrorInit, toPlain } from '../errors.ts'
-import { corrupt, resultCode, translate } from './errors.ts'
+import { corrupt, FULL, resultCode, translate } from './errors.ts'
 import type {
   ChangeRow,
   CompactedReply,
@@ -179,8 +179,12 @@ export class Database {
       this.#compacted = compacted
       const code = resultCode(error)
       // A failed write or flush says nothing about what is on disk: open anew and look.
-      if (code !== 13) this.#broken = true
-      else if (this.#db.isTransaction) this.#db.exec('ROLLBACK')
+      if (code !== FULL) this.#broken = true
+      try {
+        if (this.#db.isTransaction) this.#db.exec('ROLLBACK')
+      } catch {
+        this.#broken = true
+      }
       throw error
     }
   }

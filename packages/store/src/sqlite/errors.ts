@@ -6,7 +6,7 @@ const LOCKED = 6
 const READONLY = 8
 const IOERR = 10
 const CORRUPT = 11
-const FULL = 13
+export const FULL = 13
 const CANTOPEN = 14
 const NOTADB = 26
 
