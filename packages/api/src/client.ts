@@ -86,7 +86,7 @@ type OptionsOf<P extends TSchema | undefined, Q extends TSchema | undefined, B e
 /** All that any endpoint may take, for the code below the types. */
 type Loose = {
   params?: Record<string, unknown>
-  query?: Record<string, unknown>
+  query?: Record<string, string | number | boolean | undefined>
   body?: unknown
   data?: Bytes | AsyncIterable<Bytes>
   headers?: Record<string, string>
@@ -149,7 +149,7 @@ export function requestOf(endpoint: Endpoint, o: Loose): ClientRequest {
   })
   const query = new URLSearchParams()
   for (const [name, value] of Object.entries(o.query ?? {})) if (value !== undefined) query.set(name, String(value))
-  const text = query.size > 0 ? `?${query}` : ''
+  const text = query.size > 0 ? `?${query.toString()}` : ''
   const headers: Record<string, string> = { accept: endpoint.produces ?? 'application/json', ...o.headers }
   if (o.body !== undefined) headers['content-type'] = 'application/json'
   if (o.data !== undefined) headers['content-type'] = endpoint.accepts ?? 'application/octet-stream'

@@ -152,7 +152,7 @@ export const images = {
       {
         name: NameSchema,
         description: Type.Optional(DescriptionSchema),
-        cmdline: Type.Optional(Type.String({ maxLength: 2000, pattern: '^[\\x20-\\x7e]*$' })),
+        cmdline: Type.Optional(Type.String({ maxLength: 2000, pattern: '^[\\x20-\\x7e]*$', description: 'kernel command line, printable ASCII' })),
         min_memory_mib: Type.Optional(Type.Integer({ minimum: 16, maximum: 1024 * 1024 })),
       },
       { title: 'KernelImageCreate' },

@@ -24,7 +24,7 @@ export const LabelsSchema = Type.Record(
 export const DescriptionSchema = Type.String({ maxLength: 4096 })
 
 export const IPV4_PATTERN = '^((25[0-5]|2[0-4]\\d|1?\\d?\\d)\\.){3}(25[0-5]|2[0-4]\\d|1?\\d?\\d)$'
-export const Ipv4Schema = Type.String({ pattern: IPV4_PATTERN })
+export const Ipv4Schema = Type.String({ pattern: IPV4_PATTERN, description: 'IPv4 address, as 192.168.5.7' })
 export const MacSchema = Type.String({
   pattern: '^[0-9a-f][26ae](:[0-9a-f]{2}){5}$',
   description: 'locally administered unicast MAC, lower case',

@@ -92,17 +92,17 @@ export type NicInput = Type.Static<typeof NicInputSchema>
 /** First-boot values handed to the guest. The password is a secret: taken in, never given out. */
 export const SeedInputSchema = Closed({
   hostname: Type.Optional(NameSchema),
-  user: Type.Optional(Type.String({ pattern: '^[a-z][a-z0-9_-]{0,30}$' })),
-  password: Type.Optional(Type.String({ minLength: 8, maxLength: 128, pattern: '^[\\x21-\\x7e]+$' })),
+  user: Type.Optional(Type.String({ pattern: '^[a-z][a-z0-9_-]{0,30}$', description: 'UNIX user name' })),
+  password: Type.Optional(Type.String({ minLength: 8, maxLength: 128, pattern: '^[\\x21-\\x7e]+$', description: 'printable ASCII without spaces' })),
   ssh_keys: Type.Optional(
-    Type.Array(Type.String({ maxLength: 4096, pattern: '^(ssh-|ecdsa-|sk-)[ -~]+$' }), { maxItems: 16 }),
+    Type.Array(Type.String({ maxLength: 4096, pattern: '^(ssh-|ecdsa-|sk-)[ -~]+$', description: 'OpenSSH public key, as in authorized_keys' }), { maxItems: 16 }),
   ),
 })
 export type SeedInput = Type.Static<typeof SeedInputSchema>
 
 const cpus = Type.Integer({ minimum: 1, maximum: 256, description: 'virtual CPUs' })
 const memoryMib = Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024, description: 'guest RAM, MiB' })
-const cmdline = Type.String({ maxLength: 2000, pattern: '^[\\x20-\\x7e]*$', description: 'kernel command line' })
+const cmdline = Type.String({ maxLength: 2000, pattern: '^[\\x20-\\x7e]*$', description: 'kernel command line, printable ASCII' })
 
 export const VmCreateSchema = Closed(
   {

@@ -7,7 +7,7 @@ import type { Services } from '@wadah/cluster/services'
 import type { CachedView } from '@wadah/store/cache'
 import type { Clock } from '@wadah/store/clock'
 import type { Store } from '@wadah/store/store'
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance, LogController } from 'fastify'
 import type { Logger } from 'pino'
 import { LoginLimiter } from './access/limiter.ts'
 import { AccessStore } from './access/store.ts'
@@ -118,7 +118,7 @@ export async function buildServer(o: ServerOptions): Promise<Built> {
     // Listening is ours (listen.ts): two kinds of socket lead into one application.
     serverFactory: (handler) => http.createServer(handler),
     loggerInstance: o.log as never,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     requestIdHeader: false,
     genReqId: requestIds(random),
     trustProxy: false,
@@ -187,7 +187,12 @@ function addParsers(app: FastifyInstance): void {
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, text, done) => {
     if (text === '') return done(null, undefined)
-    json(request, text as string, (error, value) => done(error === null ? null : unreadable(error), value))
+    void json(request, text as string, (error, value) => {
+      if (error !== null) return done(unreadable(error))
+      // Told apart here from a body that was left out.
+      if (value === null) return done(fail('invalid', 'the body: null is null; an object is needed', { field: '' }))
+      done(null, value)
+    })
   })
   // Read by the handler, piece by piece.
   app.addContentTypeParser('application/octet-stream', (_request, _body, done) => done(null, undefined))

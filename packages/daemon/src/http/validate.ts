@@ -16,8 +16,8 @@ export function validator(schema: object, part: Part): (value: unknown) => { val
   let check: ValidateFunction | undefined
   return (given) => {
     check ??= (part === 'body' ? strictly : coercing).compile(schema)
-    // A body that may be left out altogether is one whose every field may be left out.
-    const value = part === 'body' && given === undefined ? {} : given
+    // Fastify gives null for a body that was left out; it may be left out where every field of it may.
+    const value = part === 'body' && (given === undefined || given === null) ? {} : given
     if (check(value)) return { value }
     return { error: refusal(check.errors ?? [], part) }
   }
@@ -81,9 +81,11 @@ const TYPES: Record<string, string> = {
   null: 'null',
 }
 
+type Described = { description?: string; pattern?: string }
+
 function problem(error: ErrorObject, field: string): string {
   const { params, data } = error
-  const schema = (error.parentSchema ?? {}) as { description?: string; pattern?: string }
+  const schema = (error.parentSchema ?? {}) as Described & { properties?: Record<string, Described> }
   const hint = schema.description ? ` (${schema.description})` : ''
   const value = isSecret(field) ? 'the value' : show(data)
   switch (error.keyword) {
@@ -91,8 +93,10 @@ function problem(error: ErrorObject, field: string): string {
       const wanted = [params.type as string | string[]].flat().map((t) => TYPES[t] ?? t)
       return `${isSecret(field) ? 'it' : show(data)} is ${kindOf(data)}; ${wanted.join(' or ')} is needed${hint}`
     }
-    case 'required':
-      return `it is missing${hint}`
+    case 'required': {
+      const about = schema.properties?.[params.missingProperty as string]?.description
+      return `it is missing${about ? ` (${about})` : ''}`
+    }
     case 'minimum':
       return `${value} is too small; ${params.limit} is the least${hint}`
     case 'maximum':
@@ -137,7 +141,13 @@ function kindOf(value: unknown): string {
 }
 
 function show(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value)
+  let text: string
+  try {
+    text = JSON.stringify(value) ?? String(value)
+  } catch {
+    // Nested deeper than the stack.
+    return Array.isArray(value) ? '[…]' : '{…}'
+  }
   return text.length > 80 ? `${text.slice(0, 77)}…` : text
 }
 
