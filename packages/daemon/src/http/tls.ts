@@ -98,7 +98,8 @@ export function ownAddresses(): string[] {
 }
 
 async function makePair(names: readonly string[], now_ms: number): Promise<Pair> {
-  // Loaded only when it is needed: it is larger than the rest of the HTTPS server.
+  // Loaded only when they are needed: they are larger than the rest of the HTTPS server. The second needs the first.
+  await import('reflect-metadata')
   const x509 = await import('@peculiar/x509')
   const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
   const keys = (await crypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])) as webcrypto.CryptoKeyPair

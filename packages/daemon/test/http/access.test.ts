@@ -31,8 +31,19 @@ const login = (server: TestServer, password: string, user = 'ana', remoteAddress
   })
 
 /** Without any proof: `undefined` takes away what the harness puts in. */
-const nobody = (server: TestServer, method: string, url: string, more: Record<string, string> = {}, payload?: object | string) =>
-  server.app.inject({ method: method as 'GET', url, headers: { host: 'localhost', ...more }, ...(payload !== undefined && { payload }) })
+const nobody = (
+  server: TestServer,
+  method: string,
+  url: string,
+  more: Record<string, string> = {},
+  payload?: object | string,
+) =>
+  server.app.inject({
+    method: method as 'GET',
+    url,
+    headers: { host: 'localhost', ...more },
+    ...(payload !== undefined && { payload }),
+  })
 
 describe.each(every.map((e) => [e.id, e as Endpoint] as const))('%s', (_, e) => {
   it('opens to those it should', async () => {
@@ -43,7 +54,13 @@ describe.each(every.map((e) => [e.id, e as Endpoint] as const))('%s', (_, e) => 
       // A stream of events does not end by itself: a resource that there is not ends it after the login was checked.
       const query = e.id === 'system.events' ? '?resource=none' : (QUERIES[e.id] ?? '')
       const url = examplePath(e.path).replace('/tokens/web', '/tokens/read') + query
-      const answer = await nobody(server, e.method, url, { ...type, ...(authorization !== undefined && { authorization }) }, body)
+      const answer = await nobody(
+        server,
+        e.method,
+        url,
+        { ...type, ...(authorization !== undefined && { authorization }) },
+        body,
+      )
       return answer.statusCode === 401 ? 'who' : answer.statusCode === 403 ? 'no' : 'yes'
     }
     // The answers of login and setup are 401 and 403 by themselves.
@@ -78,12 +95,19 @@ describe('the first administrator', () => {
     const old = (await server.access.newSetupCode()).code
     const { code } = await server.access.newSetupCode()
     for (const wrong of ['', 'x', old, code.slice(1)]) {
-      await expect(server.access.setup(wrong, 'ana', 'correct horse')).rejects.toMatchObject({ fault: { code: 'forbidden' } })
+      await expect(server.access.setup(wrong, 'ana', 'correct horse')).rejects.toMatchObject({
+        fault: { code: 'forbidden' },
+      })
     }
     clock.advance(SETUP_MAX_MS)
-    await expect(server.access.setup(code, 'ana', 'correct horse')).rejects.toMatchObject({ fault: { code: 'forbidden' } })
+    await expect(server.access.setup(code, 'ana', 'correct horse')).rejects.toMatchObject({
+      fault: { code: 'forbidden' },
+    })
     const fresh = (await server.access.newSetupCode()).code
-    const both = await Promise.allSettled([server.access.setup(fresh, 'ana', 'correct horse'), server.access.setup(fresh, 'eve', 'correct horse')])
+    const both = await Promise.allSettled([
+      server.access.setup(fresh, 'ana', 'correct horse'),
+      server.access.setup(fresh, 'eve', 'correct horse'),
+    ])
     expect(both.map((b) => b.status).toSorted()).toEqual(['fulfilled', 'rejected'])
     expect(server.view.list(userKind)).toHaveLength(1)
   })
@@ -94,7 +118,9 @@ describe('the first administrator', () => {
     const { code } = await server.access.newSetupCode()
     await server.access.setup(code, 'ana', 'another horse')
     expect(server.access.bySession(secret)).toBeUndefined()
-    await expect(server.access.login('ana', 'correct horse')).rejects.toMatchObject({ fault: { code: 'unauthenticated' } })
+    await expect(server.access.login('ana', 'correct horse')).rejects.toMatchObject({
+      fault: { code: 'unauthenticated' },
+    })
     await server.access.login('ana', 'another horse')
     expect(server.view.list(userKind)).toHaveLength(1)
   })
@@ -246,9 +272,16 @@ describe('tokens', () => {
     const use = () => nobody(server, 'GET', '/v1/session', { authorization: `Bearer ${secret}` })
     expect((await use()).json()).toMatchObject({ user: 'robot', scope: 'read', expires_at })
     const list = await server.ask('GET', '/v1/tokens')
-    expect(list.json().items.map((t: { name: string }) => t.name).toSorted()).toEqual(['full', 'read', 'robot'])
+    expect(
+      list
+        .json()
+        .items.map((t: { name: string }) => t.name)
+        .toSorted(),
+    ).toEqual(['full', 'read', 'robot'])
     expect(list.body).not.toContain(secret.slice(-43))
-    expect((await server.ask('POST', '/v1/tokens', { payload: { name: 'robot', scope: 'full' } })).json().code).toBe('name_taken')
+    expect((await server.ask('POST', '/v1/tokens', { payload: { name: 'robot', scope: 'full' } })).json().code).toBe(
+      'name_taken',
+    )
     expect((await server.ask('DELETE', '/v1/tokens/robot')).statusCode).toBe(204)
     expect((await use()).statusCode).toBe(401)
     expect((await server.ask('DELETE', `/v1/tokens/${id}`)).statusCode).toBe(404)
@@ -258,12 +291,16 @@ describe('tokens', () => {
   it('end on their day', async () => {
     const clock = new FakeClock()
     const server = await testServer({ clock })
-    const { secret } = (await server.ask('POST', '/v1/tokens', { payload: { name: 'robot', scope: 'read', days: 1 } })).json()
+    const { secret } = (
+      await server.ask('POST', '/v1/tokens', { payload: { name: 'robot', scope: 'read', days: 1 } })
+    ).json()
     const authorization = `Bearer ${secret}`
     clock.advance(24 * 3_600_000 - 1)
     expect((await nobody(server, 'GET', '/v1/session', { authorization })).statusCode).toBe(200)
     clock.advance(1)
-    expect((await nobody(server, 'GET', '/v1/session', { authorization })).json().detail).toContain('ended at 2026-01-02')
+    expect((await nobody(server, 'GET', '/v1/session', { authorization })).json().detail).toContain(
+      'ended at 2026-01-02',
+    )
   })
 
   it('remember when they were used, with few writes', async () => {
@@ -275,12 +312,15 @@ describe('tokens', () => {
     expect(token()?.version).toBe(2)
   })
 
-  it.each(['Basic YTpi', 'Bearer', 'Bearer ', 'Bearer nonsense', 'wadah_x', 'Bearer wadah_tok-aaaaaaaaaa_x'])('refuses "%s"', async (authorization) => {
-    const server = await testServer()
-    const answer = await nobody(server, 'GET', '/v1/vms', { authorization })
-    expect(answer.statusCode).toBe(401)
-    expect(answer.headers['www-authenticate']).toContain('Bearer')
-  })
+  it.each(['Basic YTpi', 'Bearer', 'Bearer ', 'Bearer nonsense', 'wadah_x', 'Bearer wadah_tok-aaaaaaaaaa_x'])(
+    'refuses "%s"',
+    async (authorization) => {
+      const server = await testServer()
+      const answer = await nobody(server, 'GET', '/v1/vms', { authorization })
+      expect(answer.statusCode).toBe(401)
+      expect(answer.headers['www-authenticate']).toContain('Bearer')
+    },
+  )
 })
 
 it('passwords are checked with the parameters they were made with', async () => {

@@ -5,10 +5,22 @@ import { testServer } from './harness.ts'
 
 describe('the Host header', () => {
   const names = new Set(['localhost', '127.0.0.1', '::1', 'box'])
-  it.each(['localhost', 'localhost:8443', 'LOCALHOST:1', 'localhost.', '127.0.0.1:8443', '[::1]:8443', 'box'])('%s is ours', (host) => {
-    expect(hostProblem(host, names)).toBeUndefined()
-  })
-  it.each(['evil.example', 'localhost.evil.example', 'localhost:8443@evil.example', '', ' ', '::1', '127.0.0.1.nip.io', '10.0.0.9'])('%s is not', (host) => {
+  it.each(['localhost', 'localhost:8443', 'LOCALHOST:1', 'localhost.', '127.0.0.1:8443', '[::1]:8443', 'box'])(
+    '%s is ours',
+    (host) => {
+      expect(hostProblem(host, names)).toBeUndefined()
+    },
+  )
+  it.each([
+    'evil.example',
+    'localhost.evil.example',
+    'localhost:8443@evil.example',
+    '',
+    ' ',
+    '::1',
+    '127.0.0.1.nip.io',
+    '10.0.0.9',
+  ])('%s is not', (host) => {
     expect(hostProblem(host, names)?.fault.code).toBe('forbidden')
   })
   it('may be the address the connection was made to', () => {
@@ -19,7 +31,13 @@ describe('the Host header', () => {
 
   it('keeps rebound names out of everything, the pages and the logins too', async () => {
     const server = await testServer()
-    for (const [method, path] of [['GET', '/'], ['GET', '/v1/ping'], ['POST', '/v1/login'], ['GET', '/v1/vms'], ['GET', '/nowhere']] as const) {
+    for (const [method, path] of [
+      ['GET', '/'],
+      ['GET', '/v1/ping'],
+      ['POST', '/v1/login'],
+      ['GET', '/v1/vms'],
+      ['GET', '/nowhere'],
+    ] as const) {
       const answer = await server.ask(method, path, { headers: { host: 'evil.example:8443' } })
       expect([path, answer.statusCode]).toEqual([path, 403])
     }
@@ -50,7 +68,11 @@ describe('other sites', () => {
     const { code } = await server.access.newSetupCode()
     const { secret } = await server.access.setup(code, 'ana', 'correct horse')
     const ask = (headers: Record<string, string>) =>
-      server.app.inject({ method: 'POST', url: '/v1/vms/web/start', headers: { host: 'localhost', cookie: `${COOKIE}=${secret}`, ...headers } })
+      server.app.inject({
+        method: 'POST',
+        url: '/v1/vms/web/start',
+        headers: { host: 'localhost', cookie: `${COOKIE}=${secret}`, ...headers },
+      })
     expect((await ask({ origin: 'https://localhost', 'sec-fetch-site': 'same-origin' })).statusCode).toBe(202)
     expect((await ask({ origin: 'https://evil.example', 'sec-fetch-site': 'cross-site' })).statusCode).toBe(403)
     expect((await ask({})).statusCode).toBe(403)
@@ -61,7 +83,10 @@ describe('other sites', () => {
 describe('the pages', () => {
   it.each(['/', '/setup'])('%s holds nothing inline and allows nothing from elsewhere', async (path) => {
     const server = await testServer()
-    const answer = await server.app.inject({ url: path, headers: { host: 'localhost', 'sec-fetch-site': 'cross-site' } })
+    const answer = await server.app.inject({
+      url: path,
+      headers: { host: 'localhost', 'sec-fetch-site': 'cross-site' },
+    })
     expect(answer.statusCode).toBe(200)
     expect(answer.headers['content-security-policy']).toBe(
       "default-src 'none';script-src 'self';style-src 'self';connect-src 'self';form-action 'self';base-uri 'none';frame-ancestors 'none'",

@@ -52,7 +52,8 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
             if (method.startsWith('list') || method === 'recipes') return method === 'recipes' ? [] : { items: [] }
             if (/^(writeFile|upload)$/.test(method)) return drain(args.find(isIterable))
             if (/^networks\.delete$|deletePool/.test(name)) return Promise.resolve()
-            if (!/^networks/.test(name) && method !== 'getVolume' && jobMethods.test(method)) return Promise.resolve(JOB)
+            if (!/^networks/.test(name) && method !== 'getVolume' && jobMethods.test(method))
+              return Promise.resolve(JOB)
             return { id: `x-${method}`, generation: 3 }
           }
         },

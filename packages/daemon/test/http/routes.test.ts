@@ -3,12 +3,21 @@ import { fail } from '@wadah/api/fault'
 import { describe, expect, it } from 'vitest'
 import { BODIES, every, examplePath, JOB, QUERIES, testServer } from './harness.ts'
 
-
 describe('every endpoint', () => {
   it('is bound, with all of its answers as the contract says', async () => {
     const server = await testServer()
     for (const e of every) {
-      if (['system.events', 'access.setup', 'access.login', 'access.logout', 'access.setupCode', 'tokens.delete'].includes(e.id)) continue
+      if (
+        [
+          'system.events',
+          'access.setup',
+          'access.login',
+          'access.logout',
+          'access.setupCode',
+          'tokens.delete',
+        ].includes(e.id)
+      )
+        continue
       const body = e.accepts ? 'data' : BODIES[e.id]
       const answer = await server.ask(e.method, examplePath(e.path) + (QUERIES[e.id] ?? ''), {
         ...(body !== undefined && { payload: body as object }),
@@ -83,7 +92,9 @@ describe('Idempotency-Key of answers that are no jobs', () => {
 
   it('carries the request out once and gives the answer again', async () => {
     let made = 0
-    const server = await testServer({ overrides: { 'storage.createPool': async () => ({ id: 'pool-aaaaaaaaaa', generation: 1, made: ++made }) } })
+    const server = await testServer({
+      overrides: { 'storage.createPool': async () => ({ id: 'pool-aaaaaaaaaa', generation: 1, made: ++made }) },
+    })
     const headers = { 'idempotency-key': 'k1' }
     const first = await server.ask('POST', '/v1/pools', { headers, payload: pool })
     const again = await server.ask('POST', '/v1/pools', { headers, payload: pool })
@@ -94,7 +105,10 @@ describe('Idempotency-Key of answers that are no jobs', () => {
     expect(made).toBe(1)
     const other = await server.ask('POST', '/v1/pools', { headers, payload: { ...pool, name: 'slow' } })
     expect(other.json().code).toBe('idempotency_mismatch')
-    const reader = await server.ask('POST', '/v1/pools', { headers: { ...headers, authorization: server.read }, payload: pool })
+    const reader = await server.ask('POST', '/v1/pools', {
+      headers: { ...headers, authorization: server.read },
+      payload: pool,
+    })
     expect(reader.json().code).toBe('forbidden')
   })
 
@@ -173,16 +187,20 @@ describe('paths and methods', () => {
     expect((await server.ask('HEAD', '/v1/vms/web/file?path=/x')).statusCode).toBe(405)
   })
 
-  it.each(['/v1/vms/%', '/v1/vms/%ff', '/v1/vms/..%2f..%2fetc', '/v1/vms/web%00', `/v1/vms/${'a'.repeat(500)}`, '/v1/vms/WEB'])(
-    'a bad path is refused: %s',
-    async (path) => {
-      const server = await testServer()
-      const answer = await server.ask('GET', path)
-      expect([400, 422]).toContain(answer.statusCode)
-      expect(answer.headers['content-type']).toContain('application/problem+json')
-      expect(server.calls).toEqual([])
-    },
-  )
+  it.each([
+    '/v1/vms/%',
+    '/v1/vms/%ff',
+    '/v1/vms/..%2f..%2fetc',
+    '/v1/vms/web%00',
+    `/v1/vms/${'a'.repeat(500)}`,
+    '/v1/vms/WEB',
+  ])('a bad path is refused: %s', async (path) => {
+    const server = await testServer()
+    const answer = await server.ask('GET', path)
+    expect([400, 422]).toContain(answer.statusCode)
+    expect(answer.headers['content-type']).toContain('application/problem+json')
+    expect(server.calls).toEqual([])
+  })
 })
 
 describe('failures', () => {

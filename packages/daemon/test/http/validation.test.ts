@@ -49,7 +49,8 @@ function* bad(schema: Schema, at: string, good: unknown): Generator<Bad> {
   if (schema.maxLength !== undefined) yield { value: 'a'.repeat(schema.maxLength + 1), field: at }
   if (schema.pattern) yield { value: '\u0000 no!', field: at }
   if (schema.maxItems !== undefined) yield { value: Array(schema.maxItems + 1).fill('a'), field: at }
-  if (schema.items) for (const inner of bad(schema.items, `${at}/0`, undefined)) yield { ...inner, value: [inner.value] }
+  if (schema.items)
+    for (const inner of bad(schema.items, `${at}/0`, undefined)) yield { ...inner, value: [inner.value] }
   if (schema.patternProperties) yield { value: { 'Not a key!': 'x' }, field: `${at}/Not a key!` }
   if (!schema.properties) return
   const base = (good ?? {}) as Record<string, unknown>
@@ -59,10 +60,12 @@ function* bad(schema: Schema, at: string, good: unknown): Generator<Bad> {
     yield { value: rest, field: `${at}/${name}` }
   }
   const complete = (schema.required ?? []).every((name) => name in base)
-  if (schema.additionalProperties === false) yield { value: { ...base, no_such_field: 1 }, field: `${at}/no_such_field` }
+  if (schema.additionalProperties === false)
+    yield { value: { ...base, no_such_field: 1 }, field: `${at}/no_such_field` }
   if (!complete) return
   for (const [name, inner] of Object.entries(schema.properties)) {
-    for (const found of bad(inner, `${at}/${name}`, base[name])) yield { ...found, value: { ...base, [name]: found.value } }
+    for (const found of bad(inner, `${at}/${name}`, base[name]))
+      yield { ...found, value: { ...base, [name]: found.value } }
   }
 }
 
@@ -74,7 +77,11 @@ function send(server: TestServer, e: Endpoint, body: unknown) {
   })
 }
 
-describe.each(every.filter((e) => e.method !== 'GET' && !e.accepts && e.id !== 'access.setupCode').map((e) => [e.id, e as Endpoint] as const))('%s', (_, e) => {
+describe.each(
+  every
+    .filter((e) => e.method !== 'GET' && !e.accepts && e.id !== 'access.setupCode')
+    .map((e) => [e.id, e as Endpoint] as const),
+)('%s', (_, e) => {
   it('refuses every bad body, naming the field', async () => {
     const server = await testServer()
     const schema = (e.body ?? { type: 'object', properties: {}, additionalProperties: false }) as Schema
@@ -114,7 +121,8 @@ describe.each(every.filter((e) => e.query).map((e) => [e.id, e as Endpoint] as c
     for (const [name, s] of Object.entries(properties)) {
       if (s.minimum !== undefined) tries.push([`${name}=${s.minimum - 1}`, `/${name}`])
       if (s.maximum !== undefined) tries.push([`${name}=${s.maximum + 1}`, `/${name}`])
-      if (s.type === 'integer') tries.push([`${name}=abc`, `/${name}`], [`${name}=1.5`, `/${name}`], [`${name}=`, `/${name}`])
+      if (s.type === 'integer')
+        tries.push([`${name}=abc`, `/${name}`], [`${name}=1.5`, `/${name}`], [`${name}=`, `/${name}`])
       if (s.type === 'boolean') tries.push([`${name}=yes`, `/${name}`])
       if (s.enum) tries.push([`${name}=no-such`, `/${name}`])
       tries.push([`${name}=1&${name}=2`, `/${name}`])
@@ -123,7 +131,9 @@ describe.each(every.filter((e) => e.query).map((e) => [e.id, e as Endpoint] as c
     for (const [text, field] of tries) {
       const query = base === undefined || text.startsWith('path') ? text : `${base}&${text}`
       const body = BODIES[e.id]
-      const answer = await server.ask(e.method, `${examplePath(e.path)}?${query}`, { ...(body !== undefined && { payload: body as object }) })
+      const answer = await server.ask(e.method, `${examplePath(e.path)}?${query}`, {
+        ...(body !== undefined && { payload: body as object }),
+      })
       expect([text, answer.statusCode, answer.json().field]).toEqual([text, 422, field])
       expect(answer.json().detail).toContain(`query parameter ${field.slice(1)}`)
     }
@@ -133,21 +143,38 @@ describe.each(every.filter((e) => e.query).map((e) => [e.id, e as Endpoint] as c
 
 it('says what was wrong and what would be right', async () => {
   const server = await testServer()
-  const create = async (body: object) => (await server.ask('POST', '/v1/vms', { payload: body })).json().detail as string
-  expect(await create({ name: 'web', memory_mib: 5 })).toBe('/memory_mib: 5 is too small; 16 is the least (guest RAM, MiB)')
-  expect(await create({ name: 'web', memory_mb: 512 })).toBe('/memory_mb: there is no field "memory_mb"; did you mean "memory_mib"?')
+  const create = async (body: object) =>
+    (await server.ask('POST', '/v1/vms', { payload: body })).json().detail as string
+  expect(await create({ name: 'web', memory_mib: 5 })).toBe(
+    '/memory_mib: 5 is too small; 16 is the least (guest RAM, MiB)',
+  )
+  expect(await create({ name: 'web', memory_mb: 512 })).toBe(
+    '/memory_mb: there is no field "memory_mb"; did you mean "memory_mib"?',
+  )
   expect(await create({ nmae: 'web' })).toBe('/nmae: there is no field "nmae"; did you mean "name"?')
   expect(await create({})).toBe('/name: it is missing (RFC 1123 label: small letters, digits, hyphens)')
   expect(await create({ name: 'Web!' })).toContain('"Web!" is not a name: use 1 to 63 small letters')
   expect(await create({ name: 'web', clone: 'copy' })).toBe('/clone: "copy" is not one of linked, full')
-  expect(await create({ name: 'web', cpus: 'two' })).toBe('/cpus: "two" is text; a whole number is needed (virtual CPUs)')
-  expect(await create({ name: 'web', cpus: 1.5 })).toBe('/cpus: 1.5 is a number; a whole number is needed (virtual CPUs)')
-  expect(await create({ name: 'web', nics: [{ publish: [{ port: 0, to: 80 }] }] })).toContain('/nics/0/publish/0/port: 0 is too small')
-  expect(await create({ name: 'web', limits: { cpu_cap_percent: 0 } })).toContain('/limits/cpu_cap_percent: 0 is too small; 1 is the least')
+  expect(await create({ name: 'web', cpus: 'two' })).toBe(
+    '/cpus: "two" is text; a whole number is needed (virtual CPUs)',
+  )
+  expect(await create({ name: 'web', cpus: 1.5 })).toBe(
+    '/cpus: 1.5 is a number; a whole number is needed (virtual CPUs)',
+  )
+  expect(await create({ name: 'web', nics: [{ publish: [{ port: 0, to: 80 }] }] })).toContain(
+    '/nics/0/publish/0/port: 0 is too small',
+  )
+  expect(await create({ name: 'web', limits: { cpu_cap_percent: 0 } })).toContain(
+    '/limits/cpu_cap_percent: 0 is too small; 1 is the least',
+  )
   const edit = await server.ask('PATCH', '/v1/vms/web', { payload: {} })
   expect(edit.json().detail).toBe('the body: give at least one field')
   const list = await server.ask('GET', '/v1/vms?stat=running')
-  expect(list.json()).toMatchObject({ code: 'invalid', field: '/stat', detail: expect.stringContaining('did you mean "state"?') })
+  expect(list.json()).toMatchObject({
+    code: 'invalid',
+    field: '/stat',
+    detail: expect.stringContaining('did you mean "state"?'),
+  })
 })
 
 it('never repeats a secret', async () => {
@@ -165,22 +192,27 @@ it('never repeats a secret', async () => {
 })
 
 describe('bodies', () => {
-  const post = async (payload: string | Buffer, headers: Record<string, string> = { 'content-type': 'application/json' }) => {
+  const post = async (
+    payload: string | Buffer,
+    headers: Record<string, string> = { 'content-type': 'application/json' },
+  ) => {
     const server = await testServer()
     const answer = await server.ask('POST', '/v1/vms', { payload, headers })
     expect(server.calls).toEqual([])
     return answer
   }
-  it.each([
-    ['{"name": "web"', 'malformed'],
-    ['nonsense', 'malformed'],
-    ['{"__proto__": {"x": 1}, "name": "web"}', 'malformed'],
-    ['{"constructor": {"prototype": {"x": 1}}, "name": "web"}', 'malformed'],
-    ['null', 'invalid'],
-    ['[]', 'invalid'],
-    [`${'['.repeat(100_000)}`, 'malformed'],
-    [`${'['.repeat(100_000)}${']'.repeat(100_000)}`, 'invalid'],
-  ].map(([text, code]) => [text?.slice(0, 40), code, text] as const))('refuses %s as %s', async (_, code, text) => {
+  it.each(
+    [
+      ['{"name": "web"', 'malformed'],
+      ['nonsense', 'malformed'],
+      ['{"__proto__": {"x": 1}, "name": "web"}', 'malformed'],
+      ['{"constructor": {"prototype": {"x": 1}}, "name": "web"}', 'malformed'],
+      ['null', 'invalid'],
+      ['[]', 'invalid'],
+      [`${'['.repeat(100_000)}`, 'malformed'],
+      [`${'['.repeat(100_000)}${']'.repeat(100_000)}`, 'invalid'],
+    ].map(([text, code]) => [text?.slice(0, 40), code, text] as const),
+  )('refuses %s as %s', async (_, code, text) => {
     const answer = await post(text as string)
     expect(answer.json().code).toBe(code)
     expect(answer.statusCode).toBe(FAULTS[code as 'invalid'].status)
@@ -188,7 +220,13 @@ describe('bodies', () => {
 
   it('413 for what is too large, 415 for what is not JSON', async () => {
     expect((await post(JSON.stringify({ name: 'x'.repeat(1024 * 1024) }))).json().code).toBe('too_large')
-    for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'application/octet-stream', 'nonsense']) {
+    for (const type of [
+      'text/plain',
+      'application/x-www-form-urlencoded',
+      'multipart/form-data; boundary=x',
+      'application/octet-stream',
+      'nonsense',
+    ]) {
       const answer = await post('name=web', { 'content-type': type })
       expect([type, answer.statusCode, answer.json().code]).toEqual([type, 415, 'unsupported_media_type'])
     }
@@ -199,8 +237,15 @@ describe('bodies', () => {
     const server = await testServer()
     const answer = await server.ask('PUT', '/v1/images/tiny/files/kernel', { payload: {} })
     expect(answer.statusCode).toBe(415)
-    const wrong = await server.ask('PUT', '/v1/images/tiny/files/rootfs', { payload: 'x', headers: { 'content-type': 'application/octet-stream' } })
-    expect(wrong.json()).toMatchObject({ code: 'invalid', field: '/file', detail: expect.stringContaining('kernel, initrd') })
+    const wrong = await server.ask('PUT', '/v1/images/tiny/files/rootfs', {
+      payload: 'x',
+      headers: { 'content-type': 'application/octet-stream' },
+    })
+    expect(wrong.json()).toMatchObject({
+      code: 'invalid',
+      field: '/file',
+      detail: expect.stringContaining('kernel, initrd'),
+    })
   })
 
   it('a body may be left out where all of its fields may', async () => {
@@ -208,6 +253,8 @@ describe('bodies', () => {
     expect((await server.ask('POST', '/v1/vms/web/shutdown')).statusCode).toBe(202)
     expect(server.calls.at(-1)?.args[2]).toEqual({ timeout_s: 120, force: false })
     expect((await server.ask('POST', '/v1/vms/web/start', { payload: {} })).statusCode).toBe(202)
-    expect((await server.ask('POST', '/v1/vms', { headers: { 'content-type': 'application/json' } })).json().field).toBe('/name')
+    expect(
+      (await server.ask('POST', '/v1/vms', { headers: { 'content-type': 'application/json' } })).json().field,
+    ).toBe('/name')
   })
 })
