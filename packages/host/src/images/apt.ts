@@ -20,6 +20,8 @@ export interface Apt {
   /** Where downloaded packages are kept. */
   archives: string
   lists: string
+  /** Held (flock) by whoever lets apt write into the folder, so that nobody fails for apt's own locks. */
+  lock: string
 }
 
 export interface AptOptions {
@@ -54,7 +56,15 @@ export async function openApt(options: AptOptions): Promise<Apt> {
   for (const sub of ['etc/apt.conf.d', 'etc/preferences.d', 'empty']) await mkdir(join(dir, sub), { recursive: true })
   const sources = formatSources(chooseSources(await hostSources(), options.mirror))
   const hostAcquire = await hostAcquireSettings()
-  const apt: Apt = { dir, configFile: join(dir, 'apt.conf'), sources, hostAcquire, archives, lists }
+  const apt: Apt = {
+    dir,
+    configFile: join(dir, 'apt.conf'),
+    sources,
+    hostAcquire,
+    archives,
+    lists,
+    lock: join(dir, 'flock'),
+  }
   const changed = sources !== (await readFile(join(dir, 'etc', 'sources.list'), 'utf8').catch(() => ''))
   await writeFile(join(dir, 'etc', 'sources.list'), sources)
   await writeFile(join(dir, 'status'), '')
@@ -112,7 +122,7 @@ export async function aptGet(
     cwd?: string
   },
 ): Promise<string> {
-  const { stdout } = await run(['apt-get', ...args], {
+  const { stdout } = await run(['flock', '--timeout', '900', apt.lock, 'apt-get', ...args], {
     ...options,
     env: cleanEnv({ APT_CONFIG: apt.configFile }),
   })
@@ -176,7 +186,7 @@ export async function download(
 }
 
 /**
- * Bound the folder of downloaded packages: the oldest go first until it is within `limit_bytes`.
+ * Bound the folder of downloaded packages: the longest there go first until it is within `limit_bytes`.
  * @returns bytes removed.
  */
 export async function trimArchives(apt: Apt, limit_bytes: number): Promise<number> {
@@ -184,7 +194,7 @@ export async function trimArchives(apt: Apt, limit_bytes: number): Promise<numbe
   for (const name of await readdir(apt.archives)) {
     if (!name.endsWith('.deb')) continue
     const info = await stat(join(apt.archives, name)).catch(() => undefined)
-    if (info) files.push({ path: join(apt.archives, name), size: info.size, used_ms: info.mtimeMs })
+    if (info) files.push({ path: join(apt.archives, name), size: info.size, used_ms: info.ctimeMs })
   }
   const gone = pickOldest(files, limit_bytes)
   for (const file of gone) await rm(file.path, { force: true })

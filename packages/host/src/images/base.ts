@@ -54,7 +54,7 @@ const UNBIND = 'umount "$1/var/cache/apt/archives" "$1/var/lib/apt/lists"'
 export function mmdebstrapArgv(
   root: string,
   packages: readonly string[],
-  apt: Pick<Apt, 'hostAcquire' | 'dir'>,
+  apt: Pick<Apt, 'hostAcquire' | 'dir' | 'lock'>,
 ): string[] {
   const aptOptions = [
     'Apt::Install-Recommends "false";',
@@ -63,7 +63,13 @@ export function mmdebstrapArgv(
     ...apt.hostAcquire,
   ]
   return [
+    'flock',
+    '--timeout',
+    '900',
+    apt.lock,
     'mmdebstrap',
+    // Without it what apt prints isn't shown.
+    '--verbose',
     '--variant=minbase',
     '--mode=root',
     '--format=directory',
@@ -111,9 +117,7 @@ export async function makeBase(
   const { sandbox, root, apt, log } = site
   const stub = await stubPackage(dir)
   const count = aptProgress((f) => progress(0.1 + f * 0.7))
-  // mmdebstrap shows what apt prints only when asked to.
   const argv = mmdebstrapArgv(root, base.recipe.packages, apt)
-  argv.splice(1, 0, '--verbose')
   const env = cleanEnv({
     WADAH_ARCHIVES: apt.archives,
     WADAH_LISTS: apt.lists,

@@ -80,6 +80,7 @@ export async function buildImage(options: BuildOptions): Promise<BuildResult> {
   await run(['dpkg-deb', '-x', bootDeb?.file ?? '', join(work.dir, 'uefi')], { signal })
   const site = { apt, log, ...(await openSite(work.dir, room.tmpfs_bytes, signal)) }
   await using _sandbox = site.sandbox
+  running++
   try {
     const top = chain[chain.length - 1] as (typeof chain)[number]
     const base = chain[0] as (typeof chain)[number]
@@ -87,7 +88,7 @@ export async function buildImage(options: BuildOptions): Promise<BuildResult> {
     for (const loaded of chain.slice(1)) {
       log(`installing ${loaded.name}`)
       progress('packages', 0)
-      await alone(options.cacheDir, () => installRecipe(site, loaded, true, (f) => progress('packages', f)))
+      await installRecipe(site, loaded, true, (f) => progress('packages', f))
       await site.sandbox.run(['sh', '-c', TIDY, 'tidy', site.root])
     }
     progress('disk', 0)
@@ -132,7 +133,9 @@ export async function buildImage(options: BuildOptions): Promise<BuildResult> {
     signal?.throwIfAborted()
     throw await explain(error, options.workDir)
   } finally {
-    await trimArchives(apt, ARCHIVES_LIMIT_BYTES)
+    running--
+    // Another build may be about to install what it fetched.
+    if (running === 0) await trimArchives(apt, ARCHIVES_LIMIT_BYTES)
   }
 }
 
@@ -255,9 +258,10 @@ async function explain(error: unknown, workDir: string): Promise<unknown> {
   return fail('build_failed', error.message, { remedy: 'the log of the job has all of the output', cause: error })
 }
 
+let running = 0
 const queues = new Map<string, Promise<unknown>>()
 
-/** One at a time per cache folder: apt holds locks on it and fails when they are taken. */
+/** One at a time per cache folder: lists are fetched and the base is made once, however many builds start together. */
 async function alone<T>(cacheDir: string, work: () => Promise<T>): Promise<T> {
   const before = queues.get(cacheDir) ?? Promise.resolve()
   const mine = before.then(work, work)

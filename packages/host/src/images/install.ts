@@ -134,8 +134,17 @@ const RESTORE = `set -e
 rm -f /usr/bin/py3compile
 dpkg-divert --quiet --local --rename --divert /usr/bin/py3compile.wadah --remove /usr/bin/py3compile`
 
-/** The arguments for apt on this side, installing into the tree with the dpkg of the tree. Pure. */
-export function aptInstallArgs(root: string, packages: readonly string[]): string[] {
+/**
+ * The command lines that install into the tree with this side's apt and the tree's dpkg. Pure.
+ * Fetching is one command, under the package cache's lock; installing is the other, and needs no lock: several builds
+ * install at the same time from the one cache.
+ */
+export function aptInstallArgv(
+  root: string,
+  packages: readonly string[],
+  step: 'fetch' | 'install',
+  lock: string,
+): string[] {
   const set = {
     'Dir::State::status': `${root}/var/lib/dpkg/status`,
     'Dir::State::extended_states': `${root}/var/lib/apt/extended_states`,
@@ -146,23 +155,27 @@ export function aptInstallArgs(root: string, packages: readonly string[]): strin
     'DPkg::Use-Pty': 'false',
   }
   const options = Object.entries(set).flatMap(([key, value]) => ['-o', `${key}=${value}`])
-  return ['apt-get', ...options, '-y', '-q', '--no-install-recommends', 'install', ...packages]
+  const apt = ['apt-get', ...options, '-y', '-q', '--no-install-recommends']
+  if (step === 'fetch') return ['flock', '--timeout', '900', lock, ...apt, '--download-only', 'install', ...packages]
+  return [...apt, '-o', 'Debug::NoLocking=true', '--no-download', 'install', ...packages]
 }
 
 async function installPackages(site: Site, loaded: Ready, progress: (fraction: number) => void): Promise<void> {
   const { sandbox, root } = site
   const { packages } = loaded.recipe
   const count = aptProgress(progress)
-  await sandbox.chroot(root, ['sh', '-c', DIVERT])
-  try {
-    await sandbox.run(aptInstallArgs(root, packages), {
-      // With one apt at a time in the cache folder; the lock goes with its holder.
+  const apt = async (step: 'fetch' | 'install'): Promise<unknown> =>
+    sandbox.run(aptInstallArgv(root, packages, step, site.apt.lock), {
       env: cleanEnv({ APT_CONFIG: site.apt.configFile }),
       log: (line) => {
         site.log(line)
         count(line)
       },
     })
+  try {
+    await apt('fetch')
+    await sandbox.chroot(root, ['sh', '-c', DIVERT])
+    await apt('install')
   } catch (error) {
     throw packageFault(error, loaded)
   }

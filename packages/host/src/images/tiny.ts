@@ -6,8 +6,15 @@ import { type Apt, download, kernelPackage, openApt } from './apt.ts'
 import { type CpioEntry, packCpio } from './cpio.ts'
 import { moduleOrder } from './kmod.ts'
 import { CommandError, run } from './run.ts'
-import { TINY_AGENT_RUN, TINY_CMDLINE, TINY_DHCP, TINY_INIT, TINY_MODULES,
-  TINY_SHUTDOWN, TINY_UPTIME_CGI } from './tiny-init.ts'
+import {
+  TINY_AGENT_RUN,
+  TINY_CMDLINE,
+  TINY_DHCP,
+  TINY_INIT,
+  TINY_MODULES,
+  TINY_SHUTDOWN,
+  TINY_UPTIME_CGI,
+} from './tiny-init.ts'
 import { missingTools, TINY_TOOLS } from './tools.ts'
 
 export interface TinyOptions {
@@ -74,7 +81,15 @@ export async function buildTiny(options: TinyOptions): Promise<TinyGuest> {
 
 /** Changes whenever anything of ours inside the guest does. */
 function tinyDigest(): string {
-  const parts = [TINY_INIT, TINY_DHCP, TINY_UPTIME_CGI, TINY_AGENT_RUN, TINY_SHUTDOWN, TINY_MODULES.join(), AGENT_PACKAGES.join()]
+  const parts = [
+    TINY_INIT,
+    TINY_DHCP,
+    TINY_UPTIME_CGI,
+    TINY_AGENT_RUN,
+    TINY_SHUTDOWN,
+    TINY_MODULES.join(),
+    AGENT_PACKAGES.join(),
+  ]
   return createHash('sha256').update(parts.join('\0')).digest('hex').slice(0, 12)
 }
 

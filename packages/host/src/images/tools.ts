@@ -13,6 +13,7 @@ export const TINY_TOOLS: readonly Tool[] = [
   { name: 'apt-get', package: 'apt' },
   { name: 'dpkg-deb', package: 'dpkg' },
   { name: 'setpriv', package: 'util-linux' },
+  { name: 'flock', package: 'util-linux' },
   { name: 'lz4', package: 'lz4' },
   { name: 'depmod', package: 'kmod' },
   { name: '/usr/share/keyrings/debian-archive-keyring.gpg', package: 'debian-archive-keyring' },
