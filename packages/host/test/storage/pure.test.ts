@@ -1,0 +1,144 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { admit, human } from '@wadah/api/admit'
+import { fileSystemName } from '@wadah/host/storage/file-system'
+import { coalesce, keyed } from '@wadah/host/storage/order'
+import { fileName, parseFileName } from '@wadah/host/storage/pool-folder'
+import { convertArgv, percentOf } from '@wadah/host/storage/qemu-img'
+
+describe('admit', () => {
+  const room = {
+    what: 'pool "default"',
+    capacity_bytes: 100 * 2 ** 30,
+    promised_bytes: 140 * 2 ** 30,
+    overcommit: 1.5,
+    field: '/size_mib',
+  }
+  test('says how much is left when it is too much', () => {
+    expect(admit(room, 10 * 2 ** 30)).toEqual({ ok: true })
+    const no = admit(room, 10 * 2 ** 30 + 512)
+    expect(no).toMatchObject({ ok: false, why: { code: 'no_room', status: 507, field: '/size_mib', effect: 'none' } })
+    if (!no.ok) expect(no.why.detail).toContain('pool "default" has 10 GiB left')
+  })
+  test('never lets the sum pass the ceiling, and always lets nothing pass', () => {
+    const n = fc.nat({ max: 2 ** 31 })
+    fc.assert(
+      fc.property(
+        n,
+        n,
+        n,
+        fc.double({ min: 0.1, max: 10, noNaN: true }),
+        (capacity_bytes, promised_bytes, wanted, overcommit) => {
+          const answer = admit({ what: 'p', capacity_bytes, promised_bytes, overcommit }, wanted)
+          expect(answer.ok).toBe(wanted === 0 || promised_bytes + wanted <= Math.floor(capacity_bytes * overcommit))
+        },
+      ),
+    )
+  })
+  test('sizes for people', () => {
+    expect([0, 1023, 1024, 1536, 2 ** 30, 2 ** 60].map(human)).toEqual([
+      '0 bytes',
+      '1023 bytes',
+      '1 KiB',
+      '1.5 KiB',
+      '1 GiB',
+      '1024 PiB',
+    ])
+  })
+})
+
+describe('names of files', () => {
+  test('come from ids only', () => {
+    expect(fileName({ id: 'vol-k3x4q2m7w5', format: 'qcow2' })).toBe('vol-k3x4q2m7w5.qcow2')
+    for (const id of ['../etc/passwd', 'vol-', 'vol-k3x4q2m7w5/..', '', 'VOL-k3x4q2m7w5']) {
+      expect(() => fileName({ id, format: 'raw' })).toThrow('does not name a volume')
+    }
+    expect(() => fileName({ id: 'vol-k3x4q2m7w5', format: 'vmdk' as never })).toThrow('does not name')
+  })
+  test('are read back, and others are none', () => {
+    expect(parseFileName('vol-k3x4q2m7w5.raw')).toEqual({ id: 'vol-k3x4q2m7w5', format: 'raw' })
+    fc.assert(
+      fc.property(fc.string(), (text) => {
+        const name = parseFileName(text)
+        if (name !== undefined) expect(fileName(name)).toBe(text)
+      }),
+    )
+  })
+})
+
+test('file systems by their magic number', () => {
+  expect([0xef53, 0x58465342, 0x9123683e, 0x01021994, 0x6969, 0x65735546].map(fileSystemName)).toEqual([
+    'ext4',
+    'xfs',
+    'btrfs',
+    'tmpfs',
+    'nfs',
+    'fuse',
+  ])
+  // statfs gives a signed number on some machines.
+  expect(fileSystemName(0x9123683e | 0)).toBe('btrfs')
+  expect(fileSystemName(0x1234)).toBe('0x1234')
+})
+
+describe('qemu-img', () => {
+  test('the format is always given', () => {
+    const argv = convertArgv({
+      from: { path: '/p/a.raw', format: 'raw' },
+      to: { path: '/p/b.qcow2', format: 'qcow2' },
+      direct_io: { from: false, to: true },
+    })
+    expect(argv.join(' ')).toBe(
+      'convert -p -n --target-is-zero -f raw -O qcow2 -T writeback -t none -- /p/a.raw /p/b.qcow2',
+    )
+  })
+  test('progress is read from pieces', () => {
+    expect(percentOf('    (0.00/100%)\r    (12.50/100%)\r')).toBe(12.5)
+    expect(percentOf('(100.00/100%)')).toBe(100)
+    expect(percentOf('(1')).toBeUndefined()
+  })
+})
+
+describe('order', () => {
+  test('one at a time per key, failures included', async () => {
+    const alone = keyed()
+    const seen: string[] = []
+    const work =
+      (name: string, fails = false) =>
+      async () => {
+        seen.push(`+${name}`)
+        await new Promise((done) => setTimeout(done, 5))
+        seen.push(`-${name}`)
+        if (fails) throw new Error(name)
+      }
+    await Promise.allSettled([alone('k', work('a', true)), alone('k', work('b')), alone('other', work('c'))])
+    const ofK = seen.filter((s) => !s.endsWith('c'))
+    expect(ofK).toEqual(['+a', '-a', '+b', '-b'])
+    expect(seen.indexOf('+c')).toBeLessThan(seen.indexOf('-a'))
+  })
+
+  test('every caller gets a run that began after its call; callers meanwhile share one', async () => {
+    let running = 0
+    let runs = 0
+    const sync = coalesce(async () => {
+      runs += 1
+      running += 1
+      expect(running).toBe(1)
+      await new Promise((done) => setTimeout(done, 5))
+      running -= 1
+    })
+    await Promise.all(Array.from({ length: 20 }, () => sync('dir')))
+    expect(runs).toBe(2)
+    await sync('dir')
+    expect(runs).toBe(3)
+  })
+
+  test('a failed run is the failure of those who waited for it, and of nobody after', async () => {
+    let runs = 0
+    const sync = coalesce(async () => {
+      runs += 1
+      if (runs === 1) throw new Error('first')
+    })
+    const [a, b, c] = await Promise.allSettled([sync('d'), sync('d'), sync('d')])
+    expect([a?.status, b?.status, c?.status]).toEqual(['rejected', 'fulfilled', 'fulfilled'])
+  })
+})
