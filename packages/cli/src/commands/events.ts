@@ -1,7 +1,7 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import { WadahError } from '@wadah/api/fault'
 import { setTimeout as delay } from 'node:timers/promises'
-import { parseSse, type SseEvent } from '../net/sse.ts'
+import { parseEvents, type ServerEvent } from '@wadah/api/client'
 import type { Register } from '../program.ts'
 import { safeJson } from '../text/clean.ts'
 import type { Cli } from '../cli.ts'
@@ -27,7 +27,7 @@ export const register: Register = (group, cli) => {
               signal,
             })
             connected = true
-            for await (const event of parseSse(stream)) {
+            for await (const event of parseEvents(stream)) {
               last = event.id ?? last
               print(cli, event)
             }
@@ -44,7 +44,7 @@ export const register: Register = (group, cli) => {
     })
 }
 
-function print(cli: Cli, event: SseEvent): void {
+function print(cli: Cli, event: ServerEvent): void {
   let value: unknown
   try {
     value = JSON.parse(event.data)

@@ -60,7 +60,9 @@ export async function complete(program: Command, cli: Cli, words: string[]): Pro
     ? await namesFor(/[<[]([\w-]+)/.exec(pending.flags)?.[1], cli)
     : typed.startsWith('-')
       ? optionNames(command, program)
-      : [...subcommands(command), ...(await namesFor(command.registeredArguments[operands.length]?.name(), cli))]
+      : operands.length > 0 && command.commands.length > 0
+        ? []
+        : [...subcommands(command), ...(await namesFor(command.registeredArguments[operands.length]?.name(), cli))]
   return found.filter((w) => w.startsWith(typed) && /^[\x21-\x7e]+$/.test(w))
 }
 

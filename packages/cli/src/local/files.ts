@@ -44,14 +44,8 @@ export async function saveTo(
     if (stats?.isDirectory()) throw fail('invalid', `${target} is a folder`)
   }
   let size_bytes = 0
-  const count = async function* (source: AsyncIterable<Buffer>) {
-    for await (const part of source) {
-      size_bytes += part.length
-      yield part
-    }
-  }
   if (stats && !stats.isFile()) {
-    await pipeline(data, count, createWriteStream(target, { flags: 'w' }))
+    await pipeline(data, createWriteStream(target, { flags: 'w' }))
     return { path: target, size_bytes }
   }
   // A link is followed, so that the file behind it is replaced and not the link.
@@ -63,7 +57,10 @@ export async function saveTo(
     },
   )
   try {
-    await pipeline(data, count, handle.createWriteStream({ autoClose: false }))
+    for await (const part of data as AsyncIterable<Buffer>) {
+      await handle.writeFile(part)
+      size_bytes += part.length
+    }
     checkWhole(data, size_bytes)
     await handle.sync()
     await handle.close()
@@ -87,7 +84,7 @@ function broken(error: unknown): unknown {
   const code = (error as NodeJS.ErrnoException).code
   if (code === 'ENOSPC')
     return fail('no_room', 'The disk here is full; what was there before is untouched', { cause: error })
-  if (code === 'ECONNRESET' || code === 'ERR_STREAM_PREMATURE_CLOSE') {
+  if (code === 'ECONNRESET' || code === 'ERR_STREAM_PREMATURE_CLOSE' || (error as Error).message === 'aborted') {
     return fail(
       'unreachable',
       'The connection broke before the whole file had come; what was there before is untouched',

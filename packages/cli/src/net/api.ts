@@ -3,10 +3,10 @@ import { randomUUID } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Readable } from 'node:stream'
+import { createClient, type Transport } from '@wadah/api/client'
 import type { Endpoint, StaticOf } from '@wadah/api/endpoint'
-import { FAULTS, fail, type Fault, type FaultCode, WadahError } from '@wadah/api/fault'
 import { dial, type Trust } from './dial.ts'
-import { exchange, readText } from './http.ts'
+import { exchange } from './http.ts'
 import { describeTarget, type Target } from './target.ts'
 
 // biome-ignore lint: endpoints of all shapes
@@ -37,20 +37,6 @@ export type ApiOptions = {
   remedy?: string
 }
 
-/** The path of a call, parameters and query filled in. */
-export function pathOf(endpoint: AnyEndpoint, params: Record<string, string> = {}, query: object = {}): string {
-  const path = endpoint.path.replace(/\{(\w+)\}/g, (_, key: string) => {
-    const value = params[key]
-    if (value === undefined || value === '' || value === '.' || value === '..') {
-      throw fail('invalid', `"${value ?? ''}" is not a name or id`, { field: key })
-    }
-    return encodeURIComponent(value)
-  })
-  const search = new URLSearchParams()
-  for (const [key, value] of Object.entries(query)) if (value !== undefined) search.set(key, String(value))
-  return search.size === 0 ? path : `${path}?${search}`
-}
-
 export class Api {
   readonly options: ApiOptions
   constructor(options: ApiOptions) {
@@ -62,59 +48,70 @@ export class Api {
 
   /** Calls an endpoint that answers JSON or nothing. @throws WadahError with the server's fault, `unreachable`, `timeout` */
   async call<E extends AnyEndpoint>(endpoint: E, input: Input<E> = {}): Promise<StaticOf<E['response']>> {
-    const response = await this.open(endpoint, input)
-    const text = await readText(response)
-    if (response.statusCode === 204 || text === '') return undefined as StaticOf<E['response']>
-    try {
-      return JSON.parse(text) as StaticOf<E['response']>
-    } catch (cause) {
-      throw fail('internal', `${this.where} answered something that is not JSON: is it a Wadah daemon?`, { cause })
-    }
+    const client = createClient(this.#transport(input))
+    return (await client.call(endpoint as AnyEndpoint, this.#options(endpoint, input))) as StaticOf<E['response']>
   }
 
   /** Calls an endpoint and hands over the answer, for streams and headers. */
   async open<E extends AnyEndpoint>(endpoint: E, input: Input<E> = {}): Promise<IncomingMessage> {
-    const wait = Number((input.query as { wait?: number } | undefined)?.wait ?? 0)
-    const signal = input.signal ?? this.options.signal
-    const headers: Record<string, string> = {
-      accept: 'application/json, application/problem+json, */*;q=0.5',
-      'accept-language': this.options.language,
-      'user-agent': 'wadah-cli',
-      ...this.authorization(),
-      ...(input.generation === undefined ? {} : { 'if-match': `"${input.generation}"` }),
+    let raw: IncomingMessage | undefined
+    const client = createClient(
+      this.#transport(input, (response) => {
+        raw = response
+      }),
+    )
+    await client.stream(endpoint as AnyEndpoint, this.#options(endpoint, input))
+    if (!raw) throw new Error('the client answered without asking')
+    return raw
+  }
+
+  // biome-ignore lint: options of all shapes; `Input` has checked them
+  #options(endpoint: AnyEndpoint, input: Input<any>): any {
+    const { generation, upload } = input
+    return {
+      params: input.params,
+      query: input.query,
+      ...(input.body === undefined ? {} : { body: input.body }),
+      ...(generation === undefined ? {} : { generation }),
+      ...(upload ? { data: upload.data } : {}),
       // A request that is sent twice (a proxy, a retry) is carried out once.
       ...(endpoint.method === 'POST' && ['job', 'created'].includes(endpoint.answer)
-        ? { 'idempotency-key': randomUUID() }
+        ? { idempotencyKey: randomUUID() }
         : {}),
-      ...input.headers,
+      headers: {
+        'accept-language': this.options.language,
+        'user-agent': 'wadah-cli',
+        ...this.authorization(),
+        ...(upload?.size_bytes === undefined ? {} : { 'content-length': String(upload.size_bytes) }),
+        ...input.headers,
+      },
     }
-    let body: string | Readable | undefined
-    if (input.upload) {
-      body = input.upload.data
-      headers['content-type'] = endpoint.accepts ?? 'application/octet-stream'
-      if (input.upload.size_bytes !== undefined) headers['content-length'] = String(input.upload.size_bytes)
-    } else if (input.body !== undefined) {
-      body = JSON.stringify(input.body)
-      headers['content-type'] = 'application/json'
-      headers['content-length'] = String(Buffer.byteLength(body))
+  }
+
+  /** One connection for each request. `seen` gets the answer as Node has it. */
+  #transport(
+    input: { signal?: AbortSignal; timeout_ms?: number; query?: unknown },
+    seen?: (response: IncomingMessage) => void,
+  ): Transport {
+    const signal = input.signal ?? this.options.signal
+    const wait_s = Number((input.query as { wait?: number } | undefined)?.wait ?? 0)
+    return async (request) => {
+      const response = await exchange(await this.dial(signal), {
+        method: request.method,
+        path: request.path,
+        host: this.host,
+        headers: request.headers,
+        body: request.body as string | Readable | undefined,
+        signal,
+        timeout_ms: (input.timeout_ms ?? 60_000) + wait_s * 1000,
+      })
+      seen?.(response)
+      return {
+        status: response.statusCode ?? 0,
+        headers: response.headers as Record<string, string | undefined>,
+        body: response,
+      }
     }
-    const path = pathOf(
-      endpoint,
-      input.params as Record<string, string> | undefined,
-      (input.query as object | undefined) ?? {},
-    )
-    const response = await exchange(await this.dial(signal), {
-      method: endpoint.method,
-      path,
-      host: this.host,
-      headers,
-      body,
-      signal,
-      timeout_ms: (input.timeout_ms ?? 60_000) + wait * 1000,
-    })
-    const status = response.statusCode ?? 0
-    if (status >= 200 && status < 300) return response
-    throw await readFault(response, status, this.where)
   }
 
   /** A connection of its own (for WebSockets), proved like every other. */
@@ -133,30 +130,6 @@ export class Api {
   authorization(): Record<string, string> {
     return this.options.token === undefined ? {} : { authorization: `Bearer ${this.options.token}` }
   }
-}
-
-async function readFault(response: IncomingMessage, status: number, where: string): Promise<WadahError> {
-  const text = await readText(response, 2 ** 20).catch(() => '')
-  try {
-    const f = JSON.parse(text) as Partial<Fault>
-    if (typeof f.code === 'string' && typeof f.detail === 'string') {
-      const known = FAULTS[f.code as FaultCode]
-      return new WadahError({
-        ...f,
-        code: f.code,
-        detail: f.detail,
-        status: f.status ?? status,
-        title: f.title ?? known?.title ?? f.code,
-        effect: f.effect ?? 'unknown',
-        retryable: f.retryable ?? known?.retryable ?? false,
-      })
-    }
-  } catch {
-    // Not a fault of ours: said below.
-  }
-  return fail('internal', `${where} answered HTTP ${status} in a form Wadah does not use: is it a Wadah daemon?`, {
-    effect: 'unknown',
-  })
 }
 
 /** All items of a list, page after page. */

@@ -51,8 +51,8 @@ export async function exchange(socket: Socket, request: HttpRequest): Promise<ht
         )
       } else reject(error)
     })
-    if (request.body === undefined) req.end()
-    else if (typeof request.body === 'string') req.end(request.body)
+    // With `end(text)` Node adds Content-Length by itself.
+    if (request.body === undefined || typeof request.body === 'string') req.end(request.body)
     else {
       request.body.once('error', (error) => req.destroy(error))
       request.body.pipe(req)

@@ -20,6 +20,11 @@ export async function openConsole(api: Api, vm: string, kind: 'serial' | 'vnc'):
     maxPayload: 16 * 2 ** 20,
     headers: api.authorization(),
   })
+  // Made before the handshake: the guest's first bytes may come in the same packet as its answer.
+  const closed = new Promise<string>((resolve) =>
+    ws.once('close', (code, reason) => resolve(reason.toString() || String(code))),
+  )
+  const stream = createWebSocketStream(ws)
   await new Promise<void>((resolve, reject) => {
     ws.once('open', resolve)
     ws.once('error', (cause) =>
@@ -30,8 +35,9 @@ export async function openConsole(api: Api, vm: string, kind: 'serial' | 'vnc'):
       reject(fail('unavailable', `The console could not be opened: HTTP ${response.statusCode}`))
     })
   })
-  const closed = new Promise<string>((resolve) =>
-    ws.once('close', (code, reason) => resolve(reason.toString() || String(code))),
-  )
-  return { stream: createWebSocketStream(ws), closed }
+  // The stream of `ws` stays half open when the other side has ended; a console has no use for that.
+  stream.once('end', () => stream.destroy())
+  // Told through the promise below, or by `closed`.
+  stream.on('error', () => {})
+  return { stream, closed }
 }
