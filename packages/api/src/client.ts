@@ -145,6 +145,8 @@ export function requestOf(endpoint: Endpoint, o: Loose): ClientRequest {
     const value = o.params?.[name]
     if (typeof value !== 'string' || value === '')
       throw fail('invalid', `${endpoint.id} needs ${name}.`, { field: `/${name}` })
+    // Encoding leaves dots alone, and whatever resolves the URL would climb up by them.
+    if (value === '.' || value === '..') throw fail('invalid', `"${value}" is not a ${name}.`, { field: `/${name}` })
     return encodeURIComponent(value)
   })
   const query = new URLSearchParams()

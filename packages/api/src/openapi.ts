@@ -231,7 +231,8 @@ function streamText(e: Endpoint): string {
 
 function streamSchema(e: Endpoint, schema: ToSchema): JsonObject {
   if (e.produces !== 'text/event-stream') return { schema: { type: 'string', format: 'binary' } }
-  return { schema: { type: 'string', description: 'Server-sent events.' }, 'x-event': schema(EventSchema) }
+  const description = 'Server-sent events; `contentSchema` is that of the data of a `change`.'
+  return { schema: { type: 'string', description, contentSchema: schema(EventSchema) } }
 }
 
 /** Which refusals a client should expect, besides `internal`. */

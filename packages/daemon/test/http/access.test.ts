@@ -1,4 +1,3 @@
-import type { Endpoint } from '@wadah/api/endpoint'
 import { isId } from '@wadah/api/ids'
 import { FakeClock } from '@wadah/store/testing/clock'
 import { describe, expect, it } from 'vitest'
@@ -45,7 +44,7 @@ const nobody = (
     ...(payload !== undefined && { payload }),
   })
 
-describe.each(every.map((e) => [e.id, e as Endpoint] as const))('%s', (_, e) => {
+describe.each(every.map((e) => [e.id, e] as const))('%s', (_, e) => {
   it('opens to those it should', async () => {
     const server = await testServer()
     const body = e.accepts ? 'data' : (BODIES[e.id] as object | undefined)

@@ -3,14 +3,15 @@ import { randomBytes } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { endpoints } from '@wadah/api/endpoints/all'
+import type { Endpoint } from '@wadah/api/endpoint'
+import { allEndpoints } from '@wadah/api/endpoints/all'
 import type { Job } from '@wadah/api/schema/job'
 import type { Services } from '@wadah/cluster/services'
 import { CachedView } from '@wadah/store/cache'
 import { type Clock, systemClock } from '@wadah/store/clock'
 import type { Change, Store } from '@wadah/store/store'
 import { openMemoryStore } from '@wadah/store/testing/memory'
-import type { InjectOptions } from 'fastify'
+import type { InjectOptions, LightMyRequestResponse } from 'fastify'
 import { onTestFinished } from 'vitest'
 import { type ListenOptions, type Running, startServer } from '../../src/http/listen.ts'
 import { createLog } from '../../src/http/log.ts'
@@ -52,7 +53,7 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
             if (method.startsWith('list') || method === 'recipes') return method === 'recipes' ? [] : { items: [] }
             if (/^(writeFile|upload)$/.test(method)) return drain(args.find(isIterable))
             if (/^networks\.delete$|deletePool/.test(name)) return Promise.resolve()
-            if (!/^networks/.test(name) && method !== 'getVolume' && jobMethods.test(method))
+            if (!name.startsWith('networks') && method !== 'getVolume' && jobMethods.test(method))
               return Promise.resolve(JOB)
             return { id: `x-${method}`, generation: 3 }
           }
@@ -88,7 +89,7 @@ export type TestServer = Built & {
   /** A token's `Authorization` header. */
   full: string
   read: string
-  ask(method: string, path: string, options?: InjectOptions): ReturnType<Built['app']['inject']>
+  ask(method: string, path: string, options?: InjectOptions): Promise<LightMyRequestResponse>
 }
 
 type TestOptions = { overrides?: Overrides; clock?: Clock; options?: Partial<ServerOptions>; level?: string }
@@ -201,4 +202,4 @@ export const BODIES: Record<string, unknown> = {
   'access.login': { user: 'ana', password: 'x' },
 }
 export const QUERIES: Record<string, string> = { 'vms.getFile': '?path=/etc/hosts', 'vms.putFile': '?path=/tmp/x' }
-export const every = Object.values(endpoints).flatMap((group) => Object.values(group))
+export const every: readonly Endpoint[] = allEndpoints

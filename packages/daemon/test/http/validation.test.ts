@@ -78,9 +78,7 @@ function send(server: TestServer, e: Endpoint, body: unknown) {
 }
 
 describe.each(
-  every
-    .filter((e) => e.method !== 'GET' && !e.accepts && e.id !== 'access.setupCode')
-    .map((e) => [e.id, e as Endpoint] as const),
+  every.filter((e) => e.method !== 'GET' && !e.accepts && e.id !== 'access.setupCode').map((e) => [e.id, e] as const),
 )('%s', (_, e) => {
   it('refuses every bad body, naming the field', async () => {
     const server = await testServer()
@@ -112,7 +110,7 @@ describe.each(
   })
 })
 
-describe.each(every.filter((e) => e.query).map((e) => [e.id, e as Endpoint] as const))('query of %s', (_, e) => {
+describe.each(every.filter((e) => e.query).map((e) => [e.id, e] as const))('query of %s', (_, e) => {
   it('refuses what it does not know and what is out of range', async () => {
     const server = await testServer()
     const properties = (e.query as Schema).properties ?? {}
