@@ -1,5 +1,5 @@
 /** The daemon's own certificate: made at first start, renewed before its end, pinned by its fingerprint. */
-import { type webcrypto, X509Certificate } from 'node:crypto'
+import { X509Certificate } from 'node:crypto'
 import { constants } from 'node:fs'
 import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { hostname, networkInterfaces } from 'node:os'
@@ -24,8 +24,7 @@ export type CertificateOptions = {
   now_ms: () => number
 }
 
-const DAY_MS = 24 * 3_600_000
-const VALID_MS = 2 * 365 * DAY_MS
+export const DAY_MS = 24 * 3_600_000
 const RENEW_BEFORE_MS = 60 * DAY_MS
 
 /**
@@ -43,6 +42,8 @@ export async function ensureCertificate(options: CertificateOptions): Promise<Ce
       return { ...found, fingerprint: known.fingerprint256, expires_ms, made: false }
     }
   }
+  // Loaded only when it is needed: it brings more code than the rest of the HTTPS server.
+  const { makePair } = await import('./certificate.ts')
   const made = await makePair(subjectNames(options.names), now_ms())
   await mkdir(directory, { recursive: true, mode: 0o700 })
   // The key first: a certificate is never there without the key it belongs to.
@@ -52,7 +53,7 @@ export async function ensureCertificate(options: CertificateOptions): Promise<Ce
   return { ...made, fingerprint: cert.fingerprint256, expires_ms: cert.validToDate.getTime(), made: true }
 }
 
-type Pair = { key: string; cert: string }
+export type Pair = { key: string; cert: string }
 
 async function readPair(directory: string): Promise<Pair | undefined> {
   const key = await read(join(directory, 'tls.key'))
@@ -83,7 +84,7 @@ function examine(pair: Pair, directory: string): X509Certificate {
 
 const covers = (cert: X509Certificate, name: string) =>
   (isAddress(name) ? cert.checkIP(name) : cert.checkHost(name)) !== undefined
-const isAddress = (name: string) => /^[0-9.]+$/.test(name) || name.includes(':')
+export const isAddress = (name: string) => /^[0-9.]+$/.test(name) || name.includes(':')
 
 function subjectNames(configured: readonly string[]): string[] {
   return [
@@ -95,33 +96,6 @@ function subjectNames(configured: readonly string[]): string[] {
 export function ownAddresses(): string[] {
   const all = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
   return all.filter((a) => !a.internal && !a.address.startsWith('fe80:')).map((a) => a.address)
-}
-
-async function makePair(names: readonly string[], now_ms: number): Promise<Pair> {
-  // Loaded only when they are needed: they are larger than the rest of the HTTPS server. The second needs the first.
-  await import('reflect-metadata')
-  const x509 = await import('@peculiar/x509')
-  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
-  const keys = (await crypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])) as webcrypto.CryptoKeyPair
-  const cert = await x509.X509CertificateGenerator.createSelfSigned({
-    // X.520 ends a common name at 64 characters; the names that count are in the extension.
-    name: [{ CN: [(names[0] ?? 'wadah').slice(0, 64)] }],
-    // A day back: a client whose clock is a little behind trusts it too.
-    notBefore: new Date(now_ms - DAY_MS),
-    notAfter: new Date(now_ms + VALID_MS),
-    signingAlgorithm: algorithm,
-    keys,
-    extensions: [
-      new x509.BasicConstraintsExtension(false, undefined, true),
-      new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
-      new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
-      new x509.SubjectAlternativeNameExtension(
-        names.map((value) => ({ type: isAddress(value) ? ('ip' as const) : ('dns' as const), value })),
-      ),
-    ],
-  })
-  const pkcs8 = Buffer.from(await crypto.subtle.exportKey('pkcs8', keys.privateKey))
-  return { key: x509.PemConverter.encode(pkcs8, 'PRIVATE KEY'), cert: cert.toString('pem') }
 }
 
 /** A reader sees the old file or the new one, also after a crash. */
