@@ -33,7 +33,7 @@ export interface VmService {
   start(caller: Caller, ref: string): Promise<Job>
   stop(caller: Caller, ref: string): Promise<Job>
   shutdown(caller: Caller, ref: string, body: { timeout_s?: number; force?: boolean }): Promise<Job>
-  clone(caller: Caller, ref: string, body: { name: string; clone?: 'linked' | 'full'; start?: boolean }): Promise<Job>
+  clone(caller: Caller, ref: string, body: { name: string; start?: boolean }): Promise<Job>
   reset(caller: Caller, ref: string): Promise<Vm>
   pause(caller: Caller, ref: string): Promise<Vm>
   resume(caller: Caller, ref: string): Promise<Vm>

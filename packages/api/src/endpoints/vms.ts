@@ -143,7 +143,7 @@ export const vms = {
     id: 'vms.clone',
     method: 'POST',
     path: '/v1/vms/{vm}/clone',
-    summary: 'Make a VM of the same kind from the disks of a stopped one',
+    summary: 'Make a VM of the same kind from the disks of a stopped one; what both have from an image stays shared',
     tag,
     needs: 'full',
     answer: 'job',
@@ -152,7 +152,6 @@ export const vms = {
     body: Closed(
       {
         name: NameSchema,
-        clone: Type.Optional(Type.Union([Type.Literal('linked'), Type.Literal('full')], { default: 'full' })),
         start: Type.Optional(Type.Boolean({ default: false })),
       },
       { title: 'VmClone' },

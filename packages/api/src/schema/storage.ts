@@ -90,6 +90,7 @@ export const ImageSchema = Type.Object(
   {
     ...metaFields,
     kind: Type.Union([Type.Literal('disk'), Type.Literal('kernel')]),
+    ready: Type.Boolean({ description: 'false while it is built, or until its kernel is uploaded' }),
     description: DescriptionSchema,
     recipe: Type.Optional(Type.String()),
     volume: Type.Optional(IdSchema),

@@ -65,6 +65,8 @@ export type SubmitOptions = {
   project?: string
   /** The same key, subject and parameters give the same job again instead of a second one. */
   idempotencyKey?: string | undefined
+  /** What the key stands for, when the parameters also hold what was drawn anew for this call (ids). Default: the parameters. */
+  idempotencyDigest?: string | undefined
   /** Committed together with the job, or not at all. */
   extraWrites?: readonly Write[]
   extraChecks?: readonly Check[]
@@ -138,7 +140,7 @@ export class JobEngine<D> {
     const claims = [...new Set(definition.claims?.(parsed, target) ?? [])]
     if (claims.length > CLAIMS_MAX) throw new TypeError(`job ${definition.name} claims more than ${CLAIMS_MAX} keys`)
     const now = clock.now_ms()
-    const asked = { name: definition.name, params: parsed }
+    const asked = { name: definition.name, params: options.idempotencyDigest ?? parsed }
     const idempotency = idempotencyKey === undefined ? undefined : keyAndHash(subject, idempotencyKey, asked)
     const record: JobRecord = {
       schema: 1,

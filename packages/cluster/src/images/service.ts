@@ -1,0 +1,173 @@
+/** Images: read-only templates that VMs are cloned from. */
+import { fail } from '@wadah/api/fault'
+import { newId } from '@wadah/api/ids'
+import type { Job } from '@wadah/api/schema/job'
+import type { Image, ImageBuild, Recipe } from '@wadah/api/schema/storage'
+import { type Rec, absent, put, unchanged } from '@wadah/store/store'
+import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
+import type { JobEngine } from '../jobs/engine.ts'
+import { claimKind } from '../jobs/record.ts'
+import { type ImageRecord, imageKind, indexKeys, indexKind, poolKind, vmKind, volumeKind } from '../records.ts'
+import type { Caller, IfGeneration, ImageService, ListQuery, PageOf } from '../services.ts'
+import { submit } from '../submit.ts'
+import { DEFAULT_POOL, checkName } from '../vms/create.ts'
+import { buildImage, deleteImage } from './jobs.ts'
+
+export class ImageStore implements ImageService {
+  readonly #deps: Deps
+  readonly #engine: JobEngine<Deps>
+
+  constructor(deps: Deps, engine: JobEngine<Deps>) {
+    this.#deps = deps
+    this.#engine = engine
+  }
+
+  list(caller: Caller, q: ListQuery): PageOf<Image> {
+    const mine = this.#deps.view.list(imageKind).filter((i) => i.value.project === caller.project)
+    const { items, next } = page(mine, (rec) => rec.id, q)
+    return { items: items.map((rec) => this.#view(rec, false)), ...(next === undefined ? {} : { next }) }
+  }
+
+  get(caller: Caller, ref: string): Image {
+    return this.#view(find(this.#deps, 'image', imageKind, caller.project, ref), true)
+  }
+
+  #users(image: ImageRecord): string[] {
+    const { view } = this.#deps
+    const vms = view.list(vmKind).filter((vm) => vm.value.spec.image === image.id && this.#needs(vm.value.spec, image)).map((vm) => vm.value.name)
+    const clones = image.volume === undefined ? [] : view.list(volumeKind).filter((v) => v.value.base === image.volume && v.value.vm === undefined)
+    return [...vms, ...clones.map((v) => v.value.name)]
+  }
+
+  /** A full clone remembers where it came from and stands by itself. */
+  #needs(spec: { boot: { kind: string }; disks: { volume: string }[] }, image: ImageRecord): boolean {
+    if (spec.boot.kind === 'kernel') return true
+    return spec.disks.some((d) => this.#deps.view.get(volumeKind, d.volume)?.value.base === image.volume)
+  }
+
+  #view(rec: Rec<ImageRecord>, detail: boolean): Image {
+    const { value: i } = rec
+    return {
+      id: i.id,
+      name: i.name,
+      project: i.project,
+      generation: rec.version,
+      created_at: i.created_at,
+      kind: i.kind,
+      ready: i.ready,
+      description: i.description,
+      ...(i.recipe === undefined ? {} : { recipe: i.recipe }),
+      ...(i.volume === undefined ? {} : { volume: i.volume }),
+      size_bytes: i.size_bytes,
+      ...(i.cmdline === undefined ? {} : { cmdline: i.cmdline }),
+      ...(i.kernel_version === undefined ? {} : { kernel_version: i.kernel_version }),
+      min_memory_mib: i.min_memory_mib,
+      agent: i.agent,
+      ...(i.service === undefined ? {} : { service: i.service }),
+      ...(i.sha256 === undefined ? {} : { sha256: i.sha256 }),
+      ...(detail && i.packages !== undefined ? { packages: i.packages } : {}),
+      used_by: this.#users(i).length,
+    }
+  }
+
+  recipes(): Promise<Recipe[]> {
+    return this.#deps.machine.images.recipes()
+  }
+
+  #record(caller: Caller, name: string, kind: 'disk' | 'kernel', more: Partial<ImageRecord> = {}): ImageRecord {
+    const deps = this.#deps
+    return {
+      schema: 1,
+      id: newId('image', deps.randomBytes),
+      name,
+      project: caller.project,
+      created_at: new Date(deps.clock.now_ms()).toISOString(),
+      kind,
+      description: '',
+      size_bytes: 0,
+      min_memory_mib: 64,
+      agent: false,
+      ready: false,
+      has_kernel: false,
+      has_initrd: false,
+      ...more,
+    }
+  }
+
+  async build(caller: Caller, body: ImageBuild): Promise<Job> {
+    const deps = this.#deps
+    const name = body.name ?? body.recipe
+    checkName(deps, 'image', caller.project, name)
+    const pool = find(deps, 'pool', poolKind, caller.project, body.pool ?? DEFAULT_POOL, '/pool')
+    await deps.machine.images.checkRecipe(body.recipe)
+    const image = this.#record(caller, name, 'disk', { recipe: body.recipe })
+    const key = indexKeys.name('image', caller.project, name)
+    const params = { image: image.id, name, recipe: body.recipe, pool: pool.id, volume: newId('volume', deps.randomBytes), refresh: body.refresh ?? false }
+    return submit(deps, this.#engine, caller, buildImage, params, { kind: 'image', id: image.id, name }, {
+      checks: [absent(indexKind, key), unchanged(pool)],
+      writes: [put(imageKind, image.id, image), put(indexKind, key, { schema: 1, holder: image.id })],
+    })
+  }
+
+  async createKernel(caller: Caller, body: { name: string; description?: string; cmdline?: string; min_memory_mib?: number }): Promise<Image> {
+    const deps = this.#deps
+    checkName(deps, 'image', caller.project, body.name)
+    const image = this.#record(caller, body.name, 'kernel', {
+      description: body.description ?? '',
+      cmdline: body.cmdline ?? 'console=ttyS0',
+      min_memory_mib: body.min_memory_mib ?? 64,
+    })
+    const key = indexKeys.name('image', caller.project, body.name)
+    await commit(deps, [absent(indexKind, key)], [put(imageKind, image.id, image), put(indexKind, key, { schema: 1, holder: image.id })], indexConflict)
+    return this.get(caller, image.id)
+  }
+
+  async upload(caller: Caller, ref: string, file: 'kernel' | 'initrd', data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void> {
+    const deps = this.#deps
+    const rec = find(deps, 'image', imageKind, caller.project, ref)
+    const { value: image } = rec
+    if (image.kind !== 'kernel' || image.recipe !== undefined) {
+      throw fail('wrong_state', `"${image.name}" is not an image whose kernel is uploaded.`, { remedy: 'wadah image add NAME --kernel FILE' })
+    }
+    if (this.#users(image).length > 0) throw fail('in_use', `VMs stand on "${image.name}": ${this.#users(image).slice(0, 3).join(', ')}.`)
+    await deps.machine.images.putFile(image.id, file, data, signal)
+    const files = await deps.machine.images.files(image.id)
+    const again = find(deps, 'image', imageKind, caller.project, image.id)
+    await commit(deps, [unchanged(again)], [
+      put(imageKind, image.id, {
+        ...again.value,
+        has_kernel: files.kernel !== undefined,
+        has_initrd: files.initrd !== undefined,
+        size_bytes: files.size_bytes,
+        ready: files.kernel !== undefined,
+      } satisfies ImageRecord),
+    ])
+  }
+
+  async delete(caller: Caller, ref: string, generation: IfGeneration): Promise<Job> {
+    const deps = this.#deps
+    const rec = find(deps, 'image', imageKind, caller.project, ref)
+    checkGeneration(rec, generation)
+    const { value: image } = rec
+    const claim = deps.view.get(claimKind, `image/${image.id}`)?.value
+    if (claim) throw fail('busy', `The job ${claim.job} (${claim.name}) is at work on "${image.name}".`, { remedy: `wadah job cancel ${claim.job}` })
+    const refuse = () => {
+      const users = this.#users(image)
+      if (users.length > 0) {
+        throw fail('in_use', `${users.length} VMs or volumes stand on "${image.name}": ${users.slice(0, 5).join(', ')}${users.length > 5 ? ', …' : ''}.`, {
+          remedy: `wadah vm list --image ${image.name}`,
+        })
+      }
+    }
+    refuse()
+    // First it can no longer be used, then who was quicker is looked for, then it goes.
+    await commit(deps, [unchanged(rec)], [put(imageKind, image.id, { ...image, ready: false })])
+    try {
+      refuse()
+    } catch (error) {
+      await commit(deps, [], [put(imageKind, image.id, image)])
+      throw error
+    }
+    return submit(deps, this.#engine, caller, deleteImage, { image: image.id, name: image.name }, { kind: 'image', id: image.id, name: image.name })
+  }
+}

@@ -1,0 +1,97 @@
+/** What the store keeps. Every value carries `schema`; unknown fields are kept. Keys are ids; names are index records. */
+import type { Image, Pool, Volume } from '@wadah/api/schema/storage'
+import type { Network } from '@wadah/api/schema/network'
+import type { PausedBy, Placement, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
+import type { Kind } from '@wadah/store/store'
+
+type Named = { schema: 1; id: string; name: string; project: string; created_at: string }
+
+export type VmRecord = Named & {
+  description: string
+  labels: Record<string, string>
+  wanted: Wanted
+  spec: VmSpec
+}
+export const vmKind: Kind<VmRecord> = { name: 'vm/spec' }
+
+export type PlacementRecord = Placement & { schema: 1 }
+export const placementKind: Kind<PlacementRecord> = { name: 'vm/placement' }
+
+/** Written only by the host that runs the VM. */
+export type StatusRecord = {
+  schema: 1
+  state: VmState
+  paused_by?: PausedBy
+  reason?: string
+  since_ms: number
+  started_ms?: number
+  pid?: number
+  accelerator?: 'kvm' | 'tcg'
+  qemu_version?: string
+  agent?: 'unknown' | 'connected' | 'absent'
+  ready_ms?: number
+  /** What the running QEMU was started with, to say what waits for a restart. */
+  booted?: { cpus: number; memory_mib: number; cmdline?: string; disks: string[]; nics: string[] }
+}
+export const statusKind: Kind<StatusRecord> = { name: 'vm/status' }
+
+/** Given to the guest at its start and to nobody else. */
+export type SecretRecord = { schema: 1; password: string }
+export const secretKind: Kind<SecretRecord> = { name: 'vm/secret' }
+
+export type PoolRecord = Named & { kind: 'dir'; path: string; overcommit: number; direct_io: boolean; host: string }
+export const poolKind: Kind<PoolRecord> = { name: 'pool' }
+
+export type VolumeRecord = Named & Pick<Volume, 'pool' | 'format' | 'size_bytes' | 'base' | 'vm' | 'image' | 'read_only'> & {
+  /** Not there yet: a job makes it. */
+  making?: boolean
+}
+export const volumeKind: Kind<VolumeRecord> = { name: 'volume' }
+
+export type ImageRecord = Named &
+  Pick<
+    Image,
+    'kind' | 'description' | 'recipe' | 'volume' | 'size_bytes' | 'cmdline' | 'kernel_version' | 'min_memory_mib' | 'agent' | 'service' | 'sha256' | 'packages'
+  > & {
+    /** A job builds it, or its files are not uploaded yet. */
+    ready: boolean
+    has_initrd: boolean
+    has_kernel: boolean
+  }
+export const imageKind: Kind<ImageRecord> = { name: 'image' }
+
+export type NetworkRecord = Named & Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'domain'> & { state: 'up' | 'down'; reason?: string }
+export const networkKind: Kind<NetworkRecord> = { name: 'network' }
+
+export type HostRecord = { schema: 1; id: string; name: string; created_at: string }
+export const hostKind: Kind<HostRecord> = { name: 'host' }
+
+/** `<what>/<key>` → who holds it: written in the same transaction as the holder, so two can never have the same. */
+export type IndexRecord = { schema: 1; holder: string }
+export const indexKind: Kind<IndexRecord> = { name: 'index' }
+
+export const indexKeys = {
+  name: (kind: 'vm' | 'pool' | 'volume' | 'image' | 'network', project: string, name: string) => `name/${kind}/${project}/${name}`,
+  uid: (uid: number) => `uid/${uid}`,
+  mac: (mac: string) => `mac/${mac}`,
+  address: (network: string, address: string) => `address/${network}/${address}`,
+  port: (host: string, protocol: string, address: string, port: number) => `port/${host}/${protocol}/${address}/${port}`,
+}
+
+/** Which resource of the API a record belongs to, for events; undefined for what clients never see. */
+export function resourceOf(kind: string): 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'job' | undefined {
+  switch (kind) {
+    case 'vm/spec':
+    case 'vm/placement':
+    case 'vm/status':
+      return 'vm'
+    case 'pool':
+    case 'volume':
+    case 'image':
+    case 'network':
+    case 'job':
+      return kind
+    default:
+      return undefined
+  }
+}

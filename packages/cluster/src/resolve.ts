@@ -1,0 +1,136 @@
+/** Records → what a machine is told: pool, volume and network definitions, launch requests. */
+import { fail } from '@wadah/api/fault'
+import type { Nic, VmSpec } from '@wadah/api/schema/vm'
+import type { LaunchRequest } from '@wadah/ports/machine'
+import type { NetworkAttachment, NetworkDefinition } from '@wadah/ports/networks'
+import type { PoolDefinition, VolumeDefinition } from '@wadah/ports/volumes'
+import type { Deps } from './context.ts'
+import {
+  type NetworkRecord,
+  type PoolRecord,
+  type VmRecord,
+  type VolumeRecord,
+  imageKind,
+  networkKind,
+  placementKind,
+  poolKind,
+  secretKind,
+  vmKind,
+  volumeKind,
+} from './records.ts'
+
+export function poolDefinition(pool: PoolRecord): PoolDefinition {
+  return { id: pool.id, path: pool.path, direct_io: pool.direct_io }
+}
+
+export function volumeDefinition(deps: Pick<Deps, 'view'>, volume: VolumeRecord): VolumeDefinition {
+  const base = volume.base === undefined ? undefined : deps.view.get(volumeKind, volume.base)?.value
+  return {
+    id: volume.id,
+    pool: volume.pool,
+    format: volume.format,
+    size_bytes: volume.size_bytes,
+    ...(base ? { base: { id: base.id, format: base.format } } : {}),
+  }
+}
+
+export function poolOf(deps: Pick<Deps, 'view'>, id: string): PoolRecord {
+  const pool = deps.view.get(poolKind, id)?.value
+  if (!pool) throw fail('not_found', `The pool ${id} is not there any more.`)
+  return pool
+}
+
+/** The volume, then what it stands on. */
+export function chainOf(deps: Pick<Deps, 'view'>, id: string): VolumeRecord[] {
+  const chain: VolumeRecord[] = []
+  for (let next: string | undefined = id; next !== undefined; ) {
+    const volume: VolumeRecord | undefined = deps.view.get(volumeKind, next)?.value
+    if (!volume) throw fail('not_found', `The volume ${next} is not there any more.`)
+    if (chain.length > 16) throw fail('image_corrupt', `The volume ${id} stands on too many others.`)
+    chain.push(volume)
+    next = volume.base
+  }
+  return chain
+}
+
+export function networkDefinition(network: NetworkRecord): NetworkDefinition {
+  const { id, name } = network
+  if (network.kind === 'user') return { id, name, kind: 'user' }
+  const { subnet = '', gateway = '', bridge = '', domain = '' } = network
+  return { id, name, kind: 'nat', subnet, gateway, bridge, domain }
+}
+
+export function attachment(vm: VmRecord, nic: Nic): NetworkAttachment {
+  const { in_bytes_per_s, out_bytes_per_s } = nic.limits
+  return {
+    vm: vm.id,
+    vm_name: vm.name,
+    nic: nic.name,
+    network: nic.network,
+    uid: vm.spec.uid,
+    mac: nic.mac,
+    ...(nic.address === undefined ? {} : { address: nic.address }),
+    publish: nic.publish,
+    limits: { ...(in_bytes_per_s ? { in_bytes_per_s } : {}), ...(out_bytes_per_s ? { out_bytes_per_s } : {}) },
+  }
+}
+
+/** Every NIC of this host's VMs on nat networks. */
+export function attachments(deps: Pick<Deps, 'view' | 'hostId'>): NetworkAttachment[] {
+  return deps.view
+    .list(vmKind)
+    .filter((vm) => deps.view.get(placementKind, vm.id)?.value.host === deps.hostId)
+    .flatMap(({ value }) => value.spec.nics.map((nic) => attachment(value, nic)))
+    .filter((a) => deps.view.get(networkKind, a.network)?.value.kind === 'nat')
+}
+
+/** The seed the guest reads at its first boot. */
+export function seedOf(vm: VmRecord, password: string | undefined): Record<string, string> {
+  const { seed } = vm.spec
+  const lines: Record<string, string> = { 'instance-id': vm.id, hostname: seed.hostname }
+  if (seed.user !== undefined) lines['user'] = seed.user
+  seed.ssh_keys.forEach((key, i) => {
+    lines[i === 0 ? 'sshkey' : `sshkey${i + 1}`] = key
+  })
+  if (password !== undefined) lines['password'] = password
+  return lines
+}
+
+export function launchRequest(deps: Pick<Deps, 'view'>, vm: VmRecord): LaunchRequest {
+  const { spec } = vm
+  const placement = deps.view.get(placementKind, vm.id)?.value
+  const kernelImage = spec.boot.kind === 'kernel' ? deps.view.get(imageKind, spec.boot.image)?.value : undefined
+  if (spec.boot.kind === 'kernel' && !kernelImage) throw fail('not_found', 'The kernel image of this VM is not there any more.')
+  return {
+    vm: vm.id,
+    name: vm.name,
+    epoch: placement?.epoch ?? 1,
+    spec,
+    disks: spec.disks.map((disk) => {
+      const chain = chainOf(deps, disk.volume)
+      const pool = poolOf(deps, (chain[0] as VolumeRecord).pool)
+      return { name: disk.name, chain: chain.map((v) => volumeDefinition(deps, v)), pool: poolDefinition(pool) }
+    }),
+    nics: spec.nics.map((nic) => {
+      const network = deps.view.get(networkKind, nic.network)?.value
+      if (!network) throw fail('not_found', `The network of ${nic.name} is not there any more.`)
+      return { name: nic.name, network: networkDefinition(network), attachment: attachment(vm, nic) }
+    }),
+    ...(spec.boot.kind === 'kernel' && kernelImage
+      ? {
+          kernel: {
+            image: kernelImage.id,
+            cmdline: kernelCmdline(spec, vm.name),
+            has_initrd: kernelImage.has_initrd,
+          },
+        }
+      : {}),
+    seed: seedOf(vm, deps.view.get(secretKind, vm.id)?.value.password),
+  }
+}
+
+/** The guest of a kernel image has no disk to keep its name on: it is told at each start. */
+function kernelCmdline(spec: VmSpec, name: string): string {
+  const cmdline = spec.boot.kind === 'kernel' ? spec.boot.cmdline : ''
+  return cmdline.includes('wadah.hostname=') || !cmdline.includes('wadah') ? cmdline : `${cmdline} wadah.hostname=${name}`
+}

@@ -1,0 +1,263 @@
+/** Pools and volumes. */
+import { fail } from '@wadah/api/fault'
+import { isId, newId } from '@wadah/api/ids'
+import type { Job } from '@wadah/api/schema/job'
+import type { Pool, PoolCreate, Volume, VolumeClone, VolumeCreate } from '@wadah/api/schema/storage'
+import { type Rec, absent, del, put, unchanged } from '@wadah/store/store'
+import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
+import type { JobEngine } from '../jobs/engine.ts'
+import { claimKind } from '../jobs/record.ts'
+import type { Pending } from '../pending.ts'
+import { type PoolRecord, type VolumeRecord, imageKind, indexKeys, indexKind, poolKind, statusKind, vmKind, volumeKind } from '../records.ts'
+import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
+import type { Caller, IfGeneration, ListQuery, PageOf, StorageService } from '../services.ts'
+import { submit } from '../submit.ts'
+import { DEFAULT_POOL, admitVolumes, checkName, promisedBytes } from '../vms/create.ts'
+import { deleteVolumeJob, makeVolumeJob } from './jobs.ts'
+
+const MIB = 1024 * 1024
+
+export class Storage implements StorageService {
+  readonly #deps: Deps
+  readonly #engine: JobEngine<Deps>
+  readonly #pending: Pending
+
+  constructor(deps: Deps, engine: JobEngine<Deps>, pending: Pending) {
+    this.#deps = deps
+    this.#engine = engine
+    this.#pending = pending
+  }
+
+  // ---- pools
+
+  async listPools(caller: Caller, q: ListQuery): Promise<PageOf<Pool>> {
+    const mine = this.#deps.view.list(poolKind).filter((p) => p.value.project === caller.project)
+    const { items, next } = page(mine, (rec) => rec.id, q)
+    return { items: await Promise.all(items.map((rec) => this.#viewPool(rec))), ...(next === undefined ? {} : { next }) }
+  }
+
+  async #viewPool(rec: Rec<PoolRecord>): Promise<Pool> {
+    const { value: p } = rec
+    const facts = await this.#deps.machine.volumes
+      .facts(poolDefinition(p))
+      .catch(() => ({ capacity_bytes: 0, free_bytes: 0, direct_io: p.direct_io, file_system: 'not mounted' }))
+    return {
+      id: p.id,
+      name: p.name,
+      project: p.project,
+      generation: rec.version,
+      created_at: p.created_at,
+      kind: p.kind,
+      path: p.path,
+      overcommit: p.overcommit,
+      promised_bytes: promisedBytes(this.#deps, p.id),
+      ...facts,
+    }
+  }
+
+  getPool(caller: Caller, ref: string): Promise<Pool> {
+    return this.#viewPool(find(this.#deps, 'pool', poolKind, caller.project, ref))
+  }
+
+  async createPool(caller: Caller, body: PoolCreate): Promise<Pool> {
+    const deps = this.#deps
+    checkName(deps, 'pool', caller.project, body.name)
+    const path = body.path.replace(/\/+$/, '') || '/'
+    const twin = deps.view.list(poolKind).find((p) => p.value.path === path)
+    if (twin) throw fail('in_use', `${path} is the pool "${twin.value.name}" already.`, { field: '/path' })
+    const id = newId('pool', deps.randomBytes)
+    const facts = await deps.machine.volumes.openPool({ id, path, direct_io: true })
+    const record: PoolRecord = {
+      schema: 1,
+      id,
+      name: body.name,
+      project: caller.project,
+      created_at: new Date(deps.clock.now_ms()).toISOString(),
+      kind: 'dir',
+      path,
+      overcommit: body.overcommit ?? 2,
+      direct_io: facts.direct_io,
+      host: deps.hostId,
+    }
+    const key = indexKeys.name('pool', caller.project, body.name)
+    await commit(deps, [absent(indexKind, key)], [put(poolKind, id, record), put(indexKind, key, { schema: 1, holder: id })], indexConflict)
+    return this.getPool(caller, id)
+  }
+
+  async editPool(caller: Caller, ref: string, body: { overcommit: number }, generation: IfGeneration): Promise<Pool> {
+    const rec = find(this.#deps, 'pool', poolKind, caller.project, ref)
+    checkGeneration(rec, generation)
+    await commit(this.#deps, [unchanged(rec)], [put(poolKind, rec.id, { ...rec.value, overcommit: body.overcommit })])
+    return this.getPool(caller, rec.id)
+  }
+
+  async deletePool(caller: Caller, ref: string, generation: IfGeneration): Promise<void> {
+    const deps = this.#deps
+    const rec = find(deps, 'pool', poolKind, caller.project, ref)
+    checkGeneration(rec, generation)
+    const lying = () => deps.view.list(volumeKind).filter((v) => v.value.pool === rec.id)
+    const refuse = () => {
+      const volumes = lying()
+      if (volumes.length > 0) {
+        throw fail('in_use', `The pool "${rec.value.name}" has ${volumes.length} volumes, "${volumes[0]?.value.name}" among them.`, { remedy: `wadah volume list --pool ${rec.value.name}` })
+      }
+    }
+    refuse()
+    // Touched first: whoever was about to put a volume there meets a conflict, and whoever was quicker is seen below.
+    await commit(deps, [unchanged(rec)], [put(poolKind, rec.id, rec.value)])
+    refuse()
+    await deps.machine.volumes.closePool(poolDefinition(rec.value))
+    const { project, name } = rec.value
+    await commit(deps, [], [del(poolKind, rec.id), del(indexKind, indexKeys.name('pool', project, name))])
+  }
+
+  // ---- volumes
+
+  listVolumes(caller: Caller, q: ListQuery & { pool?: string; vm?: string }): PageOf<Volume> {
+    const deps = this.#deps
+    const pool = q.pool === undefined ? undefined : find(deps, 'pool', poolKind, caller.project, q.pool, '/pool').id
+    const vm = q.vm === undefined ? undefined : isId(q.vm) ? q.vm : find(deps, 'vm', vmKind, caller.project, q.vm, '/vm').id
+    const matching = deps.view
+      .list(volumeKind)
+      .filter(({ value: v }) => v.project === caller.project && (pool === undefined || v.pool === pool) && (vm === undefined || v.vm === vm))
+    const { items, next } = page(matching, (rec) => rec.id, q)
+    return { items: items.map(viewVolume), ...(next === undefined ? {} : { next }) }
+  }
+
+  async getVolume(caller: Caller, ref: string): Promise<Volume> {
+    const rec = find(this.#deps, 'volume', volumeKind, caller.project, ref)
+    const pool = poolDefinition(poolOf(this.#deps, rec.value.pool))
+    const definition = volumeDefinition(this.#deps, rec.value)
+    const allocated = await this.#deps.machine.volumes.allocatedBytes(pool, definition).catch(() => undefined)
+    return { ...viewVolume(rec), ...(allocated === undefined ? {} : { allocated_bytes: allocated }) }
+  }
+
+  async createVolume(caller: Caller, body: VolumeCreate): Promise<Job> {
+    const deps = this.#deps
+    checkName(deps, 'volume', caller.project, body.name)
+    const pool = find(deps, 'pool', poolKind, caller.project, body.pool ?? DEFAULT_POOL, '/pool')
+    const volume = this.#fresh(caller, body.name, { pool: pool.id, format: body.format ?? 'qcow2', size_bytes: body.size_mib * MIB })
+    await admitVolumes(deps, this.#pending, [volume], '/size_mib')
+    return this.#submit(caller, volume, undefined, [pool])
+  }
+
+  #fresh(caller: Caller, name: string, more: Pick<VolumeRecord, 'pool' | 'format' | 'size_bytes'> & Partial<VolumeRecord>): VolumeRecord {
+    const deps = this.#deps
+    return {
+      schema: 1,
+      id: newId('volume', deps.randomBytes),
+      name,
+      project: caller.project,
+      created_at: new Date(deps.clock.now_ms()).toISOString(),
+      read_only: false,
+      making: true,
+      ...more,
+    }
+  }
+
+  #submit(caller: Caller, volume: VolumeRecord, from: { volume: string; how: 'linked' | 'full' } | undefined, standsOn: Rec<unknown>[], more: Parameters<typeof put>[] = []): Promise<Job> {
+    const key = indexKeys.name('volume', volume.project, volume.name)
+    return submit(
+      this.#deps,
+      this.#engine,
+      caller,
+      makeVolumeJob,
+      { volume: volume.id, name: volume.name, ...(from ? { from } : {}) },
+      { kind: 'volume', id: volume.id, name: volume.name },
+      {
+        checks: [absent(indexKind, key), ...standsOn.map(unchanged)],
+        writes: [put(volumeKind, volume.id, volume), put(indexKind, key, { schema: 1, holder: volume.id }), ...more.map((m) => put(...m))],
+        release: this.#pending.take([key], [[`promised/${volume.pool}`, volume.size_bytes]]),
+      },
+    )
+  }
+
+  async cloneVolume(caller: Caller, ref: string, body: VolumeClone): Promise<Job> {
+    const deps = this.#deps
+    checkName(deps, 'volume', caller.project, body.name)
+    const source = find(deps, 'volume', volumeKind, caller.project, ref)
+    const how = body.clone ?? 'full'
+    this.#readable(source, how)
+    const pool = find(deps, 'pool', poolKind, caller.project, body.pool ?? source.value.pool, '/pool')
+    if (how === 'linked' && pool.id !== source.value.pool) {
+      throw fail('invalid', 'A linked clone lies in the pool of its base. Leave out "pool", or ask for a full clone.', { field: '/clone' })
+    }
+    const volume = this.#fresh(caller, body.name, {
+      pool: pool.id,
+      format: 'qcow2',
+      size_bytes: source.value.size_bytes,
+      ...(how === 'linked' ? { base: source.id } : {}),
+    })
+    await admitVolumes(deps, this.#pending, [volume], '/name')
+    // From now on nobody may write what the clone stands on.
+    const base: Parameters<typeof put>[] = how === 'linked' && !source.value.read_only ? [[volumeKind, source.id, { ...source.value, read_only: true }]] : []
+    return this.#submit(caller, volume, { volume: source.id, how }, [pool, source], base)
+  }
+
+  /** A source must not be written while it is read, and the base of a linked clone never again. */
+  #readable(source: Rec<VolumeRecord>, how: 'linked' | 'full'): void {
+    const { value: v } = source
+    if (v.making) throw fail('busy', `The volume "${v.name}" is being made.`)
+    if (v.vm === undefined) return
+    const vm = this.#deps.view.get(vmKind, v.vm)?.value
+    const name = vm?.name ?? v.vm
+    if (how === 'linked') {
+      throw fail('in_use', `"${v.name}" is a disk of the VM "${name}", which writes it; a linked clone needs a base that nobody writes.`, {
+        field: '/clone',
+        remedy: `wadah volume clone ${v.name} NAME (a full clone), or wadah vm clone ${name} NAME`,
+      })
+    }
+    const state = this.#deps.view.get(statusKind, v.vm)?.value.state
+    if (state !== 'stopped' || this.#deps.view.get(claimKind, `vm/${v.vm}`)) {
+      throw fail('in_use', `"${v.name}" is a disk of the VM "${name}", which is not stopped.`, { remedy: `wadah vm shutdown ${name}` })
+    }
+  }
+
+  async deleteVolume(caller: Caller, ref: string, generation: IfGeneration): Promise<Job> {
+    const deps = this.#deps
+    const rec = find(deps, 'volume', volumeKind, caller.project, ref)
+    checkGeneration(rec, generation)
+    const { value: v } = rec
+    if (v.image !== undefined) {
+      const image = deps.view.get(imageKind, v.image)?.value
+      throw fail('in_use', `"${v.name}" belongs to the image "${image?.name ?? v.image}".`, { remedy: `wadah image delete ${image?.name ?? v.image}` })
+    }
+    if (v.vm !== undefined) {
+      const vm = deps.view.get(vmKind, v.vm)?.value
+      if (vm?.spec.disks.some((d) => d.volume === v.id)) {
+        throw fail('in_use', `"${v.name}" is a disk of the VM "${vm.name}".`, { remedy: `wadah vm edit ${vm.name} --remove-disk NAME, or wadah vm delete ${vm.name}` })
+      }
+    }
+    const refuse = () => {
+      const above = deps.view.list(volumeKind).find((o) => o.value.base === v.id)
+      if (above) throw fail('in_use', `The volume "${above.value.name}" stands on "${v.name}".`, { remedy: `wadah volume delete ${above.value.name}` })
+    }
+    refuse()
+    await commit(deps, [unchanged(rec)], [put(volumeKind, v.id, { ...v, making: true })])
+    try {
+      refuse()
+    } catch (error) {
+      await commit(deps, [], [put(volumeKind, v.id, v)])
+      throw error
+    }
+    return submit(deps, this.#engine, caller, deleteVolumeJob, { volume: v.id, name: v.name }, { kind: 'volume', id: v.id, name: v.name })
+  }
+}
+
+function viewVolume(rec: Rec<VolumeRecord>): Volume {
+  const { value: v } = rec
+  return {
+    id: v.id,
+    name: v.name,
+    project: v.project,
+    generation: rec.version,
+    created_at: v.created_at,
+    pool: v.pool,
+    format: v.format,
+    size_bytes: v.size_bytes,
+    ...(v.base === undefined ? {} : { base: v.base }),
+    ...(v.vm === undefined ? {} : { vm: v.vm }),
+    ...(v.image === undefined ? {} : { image: v.image }),
+    read_only: v.read_only,
+  }
+}

@@ -1,0 +1,158 @@
+/** Editing a VM: request + record → new record, with what must hold and what else is written. */
+import { fail } from '@wadah/api/fault'
+import type { DiskLimits, Limits, Nic, NicLimits, VmEdit, VmSpec } from '@wadah/api/schema/vm'
+import { type Check, type Rec, type Write, absent, del, put, unchanged } from '@wadah/store/store'
+import { type Deps, find } from '../context.ts'
+import type { Pending } from '../pending.ts'
+import { type VmRecord, type VolumeRecord, imageKind, indexKeys, indexKind, networkKind, vmKind, volumeKind } from '../records.ts'
+import { checkMemory, checkName, chooseAddress, nicKeys, planNics, planPublish, portKey } from './create.ts'
+
+/** `null` takes a limit away; what is not named stays. */
+export function mergeLimits<T extends Limits | DiskLimits | NicLimits>(before: T, change: T): T {
+  const merged = { ...before, ...change }
+  return Object.fromEntries(Object.entries(merged).filter(([, v]) => v !== null)) as T
+}
+
+export type EditPlan = { record: VmRecord; checks: Check[]; writes: Write[]; nats: boolean }
+
+/** `added`: volumes made for `add_disks`, in that order, each with its disk's name and limits. */
+export async function planEdit(
+  deps: Deps,
+  pending: Pending,
+  rec: Rec<VmRecord>,
+  body: VmEdit,
+  live: boolean,
+  added: readonly { name: string; volume: VolumeRecord; limits: DiskLimits }[],
+): Promise<EditPlan> {
+  const vm = rec.value
+  const checks: Check[] = [unchanged(rec)]
+  const writes: Write[] = []
+  const holder = { schema: 1 as const, holder: vm.id }
+  const take = (key: string) => {
+    checks.push(absent(indexKind, key))
+    writes.push(put(indexKind, key, holder))
+  }
+  const give = (key: string) => writes.push(del(indexKind, key))
+  const spec: VmSpec = structuredClone(vm.spec)
+
+  if (body.name !== undefined && body.name !== vm.name) {
+    checkName(deps, 'vm', vm.project, body.name)
+    take(indexKeys.name('vm', vm.project, body.name))
+    give(indexKeys.name('vm', vm.project, vm.name))
+  }
+  if (body.cpus !== undefined) spec.cpus = body.cpus
+  if (body.memory_mib !== undefined) {
+    checkMemory(deps, body.memory_mib)
+    const least = spec.image === undefined ? 0 : (deps.view.get(imageKind, spec.image)?.value.min_memory_mib ?? 0)
+    if (body.memory_mib < least) throw fail('invalid', `Its image needs at least ${least} MiB.`, { field: '/memory_mib' })
+    spec.memory_mib = body.memory_mib
+    if (spec.balloon_mib !== null && spec.balloon_mib > spec.memory_mib) spec.balloon_mib = null
+  }
+  if (body.cmdline !== undefined) {
+    if (spec.boot.kind !== 'kernel') throw fail('invalid', 'It boots from its disk, which has its own kernel command line.', { field: '/cmdline' })
+    spec.boot = { ...spec.boot, cmdline: body.cmdline }
+  }
+  if (body.limits) spec.limits = mergeLimits(spec.limits, body.limits)
+  if (body.balloon_mib !== undefined) {
+    if (body.balloon_mib !== null && body.balloon_mib > spec.memory_mib) {
+      throw fail('invalid', `The balloon can only take memory away: at most ${spec.memory_mib} MiB.`, { field: '/balloon_mib' })
+    }
+    spec.balloon_mib = body.balloon_mib
+  }
+
+  for (const [i, change] of (body.disks ?? []).entries()) {
+    const disk = spec.disks.find((d) => d.name === change.name)
+    if (!disk) throw noSuch('disk', change.name, spec.disks, `/disks/${i}/name`)
+    disk.limits = mergeLimits(disk.limits, change.limits)
+  }
+  for (const [i, name] of (body.remove_disks ?? []).entries()) {
+    const disk = spec.disks.find((d) => d.name === name)
+    if (!disk) throw noSuch('disk', name, spec.disks, `/remove_disks/${i}`)
+    if (live) throw fail('wrong_state', 'A disk can be taken away from a stopped VM only.', { field: `/remove_disks/${i}`, remedy: `wadah vm shutdown ${vm.name}` })
+    spec.disks = spec.disks.filter((d) => d !== disk)
+    const volume = deps.view.get(volumeKind, disk.volume)
+    if (volume) {
+      const { vm: _, ...free } = volume.value
+      checks.push(unchanged(volume))
+      writes.push(put(volumeKind, volume.id, free))
+    }
+  }
+  for (const { name, volume, limits } of added) {
+    spec.disks.push({ name, volume: volume.id, limits })
+    const stored = deps.view.get(volumeKind, volume.id)
+    if (stored) checks.push(unchanged(stored))
+    writes.push(put(volumeKind, volume.id, { ...(stored?.value ?? volume), vm: vm.id }))
+  }
+
+  const used = (key: string) => deps.view.get(indexKind, key) !== undefined || pending.has(key)
+  for (const [i, change] of (body.nics ?? []).entries()) {
+    const nic = spec.nics.find((n) => n.name === change.name)
+    if (!nic) throw noSuch('NIC', change.name, spec.nics, `/nics/${i}/name`)
+    await editNic(deps, spec, nic, change, `/nics/${i}`, used, take, give)
+  }
+  for (const [i, name] of (body.remove_nics ?? []).entries()) {
+    const nic = spec.nics.find((n) => n.name === name)
+    if (!nic) throw noSuch('NIC', name, spec.nics, `/remove_nics/${i}`)
+    if (live) throw fail('wrong_state', 'A NIC can be taken away from a stopped VM only.', { field: `/remove_nics/${i}`, remedy: `wadah vm shutdown ${vm.name}` })
+    spec.nics = spec.nics.filter((n) => n !== nic)
+    for (const key of nicKeys(deps, nic)) give(key)
+  }
+  for (const nic of await planNics(deps, pending, vm.project, body.add_nics ?? [], spec.nics, '/add_nics')) {
+    spec.nics.push(nic)
+    for (const key of nicKeys(deps, nic)) take(key)
+  }
+
+  const record: VmRecord = {
+    ...vm,
+    name: body.name ?? vm.name,
+    description: body.description ?? vm.description,
+    labels: body.labels ?? vm.labels,
+    spec,
+  }
+  writes.push(put(vmKind, vm.id, record))
+  const nats = JSON.stringify([vm.name, vm.spec.nics]) !== JSON.stringify([record.name, spec.nics])
+  return { record, checks, writes, nats }
+}
+
+async function editNic(
+  deps: Deps,
+  spec: VmSpec,
+  nic: Nic,
+  change: NonNullable<VmEdit['nics']>[number],
+  at: string,
+  used: (key: string) => boolean,
+  take: (key: string) => void,
+  give: (key: string) => void,
+): Promise<void> {
+  const network = find(deps, 'network', networkKind, 'default', nic.network, at).value
+  if (change.limits) {
+    const limits = mergeLimits(nic.limits, change.limits)
+    if (network.kind === 'user' && Object.keys(limits).length > 0) {
+      throw fail('invalid', 'A network of kind "user" cannot limit bandwidth; one of kind "nat" can.', { field: `${at}/limits` })
+    }
+    nic.limits = limits
+  }
+  if (change.address !== undefined && change.address !== nic.address) {
+    const address = chooseAddress(network, change.address, `${at}/address`, (a) => used(indexKeys.address(network.id, a)))
+    if (nic.address !== undefined) give(indexKeys.address(network.id, nic.address))
+    if (address !== undefined) {
+      take(indexKeys.address(network.id, address))
+      nic.address = address
+    }
+  }
+  if (change.publish) {
+    const same = (a: { protocol?: string; address?: string; port: number }, b: Nic['publish'][number]) =>
+      (a.protocol ?? 'tcp') === b.protocol && (a.address ?? deps.config.publish_address) === b.address && a.port === b.port
+    const kept = nic.publish.filter((p) => change.publish?.some((c) => same(c, p)))
+    const fresh = change.publish.filter((c) => !nic.publish.some((p) => same(c, p)))
+    for (const p of nic.publish) if (!kept.includes(p)) give(portKey(deps, p))
+    const others = spec.nics.flatMap((n) => (n === nic ? kept : n.publish))
+    const made = await planPublish(deps, used, fresh, others, at)
+    for (const p of made) take(portKey(deps, p))
+    nic.publish = [...kept.map((p) => ({ ...p, to: change.publish?.find((c) => same(c, p))?.to ?? p.to })), ...made]
+  }
+}
+
+function noSuch(what: string, name: string, there: readonly { name: string }[], field: string): Error {
+  return fail('invalid', `It has no ${what} "${name}"; it has ${there.map((t) => t.name).join(', ') || 'none'}.`, { field })
+}

@@ -1,0 +1,354 @@
+/** The long actions of VMs, as steps with their way back. */
+import { type Fault, fail, toFault } from '@wadah/api/fault'
+import { type Write, del, put } from '@wadah/store/store'
+import type { Deps } from '../context.ts'
+import { type StepContext, defineJob, pivot, step } from '../jobs/define.ts'
+import { type StatusRecord, type VmRecord, type VolumeRecord, placementKind, secretKind, statusKind, vmKind, volumeKind } from '../records.ts'
+import { chainOf, launchRequest, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
+import { indexKeysOf } from './create.ts'
+import type { CreateParams } from './create.ts'
+import { indexKind } from '../records.ts'
+import { bootedOf, healthTarget } from './view.ts'
+
+type Ctx<P> = StepContext<P, Deps>
+export type VmParams = { vm: string; name: string }
+
+/** Parameters come from our own submit or from our own store: the shape is checked, not every value. */
+function params<P extends VmParams>(value: unknown): P {
+  const p = value as P
+  if (typeof p?.vm !== 'string' || typeof p.name !== 'string') throw fail('invalid', 'The job has no VM.')
+  return p
+}
+const claims = (p: VmParams) => [`vm/${p.vm}`]
+
+/** The record as the store has it now; from here on the view has it too, with all that was committed together with it. */
+async function current(deps: Deps, id: string): Promise<VmRecord> {
+  const rec = await deps.store.get(vmKind, id)
+  if (!rec) throw fail('gone', 'The VM is not there any more.')
+  await deps.view.waitFor(rec.modified)
+  return rec.value
+}
+function volumeOf(deps: Deps, id: string): VolumeRecord {
+  const volume = deps.view.get(volumeKind, id)?.value
+  if (!volume) throw fail('gone', 'A volume of the VM is not there any more.')
+  return volume
+}
+
+// ---- create ------------------------------------------------------------------------------------------------------------
+
+async function makeDisks(ctx: Ctx<CreateParams>): Promise<void> {
+  const { deps, params: p } = ctx
+  const vm = await current(deps, p.vm)
+  for (const [i, d] of p.disks.entries()) {
+    const volume = volumeOf(deps, d.volume)
+    const to = { uid: vm.spec.uid }
+    if (d.make) await makeVolume(ctx, volume, d.from, to, (fraction) => ctx.progress((i + fraction) / p.disks.length))
+    else await deps.machine.volumes.grant(poolDefinition(poolOf(deps, volume.pool)), volumeDefinition(deps, volume), to)
+  }
+}
+
+/** Makes the file of one volume and gives it to who may write it. */
+export async function makeVolume(
+  ctx: Pick<Ctx<unknown>, 'deps' | 'signal' | 'log'>,
+  volume: VolumeRecord,
+  from: { volume: string; how: 'linked' | 'full' | 'delta' } | undefined,
+  to: { uid: number } | 'read-only' | undefined,
+  progress: (fraction: number) => void,
+): Promise<void> {
+  const { deps, signal } = ctx
+  const pool = poolDefinition(poolOf(deps, volume.pool))
+  const target = volumeDefinition(deps, volume)
+  const work = { signal, log: (line: string) => ctx.log(line), progress: (done: number, total: number) => progress(total > 0 ? done / total : 1) }
+  if (from) {
+    const [source] = chainOf(deps, from.volume)
+    if (!source) throw fail('gone', 'The volume to clone is not there any more.')
+    const sourcePool = poolDefinition(poolOf(deps, source.pool))
+    await deps.machine.volumes.clone(pool, { pool: sourcePool, volume: volumeDefinition(deps, source) }, target, from.how, work)
+  } else await deps.machine.volumes.create(pool, target, work)
+  if (to) await deps.machine.volumes.grant(pool, target, to)
+}
+
+async function dropDisks({ deps, params: p }: Ctx<CreateParams>): Promise<void> {
+  for (const { volume: id, make } of p.disks) {
+    const volume = make ? (await deps.store.get(volumeKind, id))?.value : undefined
+    if (volume) await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
+  }
+}
+
+/** Everything that was committed with the job goes again; a volume that was there before is let go. */
+async function dropRecords(ctx: Ctx<CreateParams>): Promise<void> {
+  const { deps, params: p } = ctx
+  const vm = (await deps.store.get(vmKind, p.vm))?.value
+  if (!vm) return
+  const made = new Set(p.disks.flatMap((d) => (d.make ? [d.volume] : [])))
+  ctx.commit(await dropWrites(deps, vm, (volume) => made.has(volume.id)))
+}
+
+/** Writes that remove a VM; of its volumes those that `goes` says, the others are let go. */
+async function dropWrites(deps: Deps, vm: VmRecord, goes: (volume: VolumeRecord) => boolean): Promise<Write[]> {
+  const found = await Promise.all(vm.spec.disks.map((d) => deps.store.get(volumeKind, d.volume)))
+  const volumes = found.flatMap((rec) => (rec ? [rec.value] : []))
+  const going = volumes.filter(goes)
+  return [
+    ...indexKeysOf(deps, vm, going).map((key) => del(indexKind, key)),
+    ...going.map((v) => del(volumeKind, v.id)),
+    ...volumes.filter((v) => !goes(v)).map(({ vm: _, making: __, ...free }) => put(volumeKind, free.id, free)),
+    del(secretKind, vm.id),
+    del(statusKind, vm.id),
+    del(placementKind, vm.id),
+    del(vmKind, vm.id),
+  ]
+}
+
+const usesNat = (deps: Deps, vm: VmRecord): boolean => vm.spec.nics.some((n) => n.address !== undefined)
+
+export const createVm = defineJob<CreateParams, Deps>(
+  'vm.create',
+  1,
+  params<CreateParams>,
+  [
+    // Its records were committed together with the job; this step is the way back.
+    step('reserve', { do: () => undefined, undo: dropRecords, volatile: true, weight: 0.1 }),
+    step('disks', { do: makeDisks, undo: dropDisks, when: (p) => p.disks.length > 0, progress: 'bytes', weight: 3, volatile: true }),
+    step('names', {
+      do: async ({ deps, params: p }) => {
+        if (usesNat(deps, await current(deps, p.vm))) await deps.syncNetworks()
+      },
+      undo: async ({ deps, params: p }) => {
+        await deps.machine.forget(p.vm)
+      },
+      weight: 0.5,
+      volatile: true,
+    }),
+    step('launch', {
+      do: async (ctx) => launch(ctx),
+      undo: async ({ deps, params: p }) => {
+        await deps.machine.clean(p.vm)
+      },
+      when: (p) => p.start,
+      weight: 2,
+    }),
+    step('created', {
+      do: async (ctx) => {
+        const { deps, params: p } = ctx
+        for (const { volume: id, make } of p.disks) {
+          const rec = make ? await deps.store.get(volumeKind, id) : undefined
+          if (!rec) continue
+          const { making: _, ...ready } = rec.value
+          ctx.commit([put(volumeKind, id, ready)])
+        }
+        if (!p.start) ctx.commit([put(statusKind, p.vm, { schema: 1, state: 'stopped', since_ms: deps.clock.now_ms() })])
+      },
+      weight: 0.1,
+    }),
+    // A service that does not answer is told, and the VM kept: whoever asked will want to look into it.
+    step<CreateParams, Deps, Readiness>('ready', {
+      do: (ctx) =>
+        waitReady(ctx).catch((error: unknown) => {
+          if (ctx.signal.aborted) throw error
+          return { ready: false as const, why: toFault(error) }
+        }),
+      when: (p) => p.wait_ready,
+      weight: 10,
+    }),
+  ],
+  {
+    claims: (p) => [`vm/${p.vm}`, ...(p.source === undefined ? [] : [`vm/${p.source}`])],
+    lane: 'create',
+    result: (output, p) => ({ vm: p.vm, name: p.name, ...(p.wait_ready ? (output('ready') as object) : {}) }),
+  },
+)
+
+// ---- start -------------------------------------------------------------------------------------------------------------
+
+async function launch(ctx: Ctx<VmParams>): Promise<{ begun_ms: number }> {
+  const { deps, params: p, signal } = ctx
+  const begun_ms = deps.clock.now_ms()
+  const vm = await current(deps, p.vm)
+  const placement = (await deps.store.get(placementKind, p.vm))?.value
+  // R1: only the host named by the placement, with no sealed hand-over standing, may launch.
+  if (placement?.host !== deps.hostId || placement.handover?.sealed) {
+    throw fail('not_owner', `The VM belongs to the host ${placement?.host ?? '(none)'}.`)
+  }
+  if (!deps.machine.running(vm.id)) checkRoomToRun(deps, vm)
+  const plan = await deps.machine.plan(launchRequest(deps, vm))
+  await deps.machine.prepare(plan, signal)
+  await deps.machine.launch(plan, 'fresh', signal)
+  const status = (await deps.store.get(statusKind, vm.id))?.value
+  const seen = await deps.machine.observe(vm.id)
+  const now = deps.clock.now_ms()
+  const record: StatusRecord = {
+    schema: 1,
+    ...(status ?? { since_ms: now }),
+    state: seen.state,
+    since_ms: now,
+    started_ms: begun_ms,
+    ...(seen.pid === undefined ? {} : { pid: seen.pid }),
+    ...(seen.accelerator === undefined ? {} : { accelerator: seen.accelerator }),
+    ...(seen.qemu_version === undefined ? {} : { qemu_version: seen.qemu_version }),
+    ...(seen.agent === undefined ? {} : { agent: seen.agent }),
+    booted: bootedOf(vm.spec),
+  }
+  delete record.reason
+  delete record.paused_by
+  delete record.ready_ms
+  ctx.commit([put(statusKind, vm.id, record)])
+  return { begun_ms }
+}
+
+/** RAM that is promised to VMs which run, this one added. */
+function checkRoomToRun(deps: Deps, vm: VmRecord): void {
+  let promised = vm.spec.memory_mib
+  for (const { id, value } of deps.view.list(statusKind)) {
+    if (id === vm.id || value.state === 'stopped' || value.state === 'absent') continue
+    promised += deps.view.get(vmKind, id)?.value.spec.memory_mib ?? 0
+  }
+  const most = Math.floor(deps.hostMemoryMib * deps.config.memory_overcommit)
+  if (promised > most) {
+    throw fail(
+      'no_room',
+      `With this VM (${vm.spec.memory_mib} MiB) the running VMs would have ${promised} MiB; this host gives out at most ${most} MiB.`,
+      { remedy: 'shut down others, give this one less memory (wadah vm edit NAME --memory …), or raise memory_overcommit' },
+    )
+  }
+}
+
+const READY_TIMEOUT_MS = 600_000
+
+type Readiness = { ready: true; ready_ms: number; detail: string } | { ready: false; why: Fault }
+
+async function waitReady(ctx: Ctx<VmParams>): Promise<Readiness> {
+  const { deps, params: p, signal } = ctx
+  const limit = AbortSignal.any([signal, AbortSignal.timeout(READY_TIMEOUT_MS)])
+  const { spec } = await current(deps, p.vm)
+  const target = healthTarget(spec)
+  let last = 'it has no address that this host can reach'
+  while (target && spec.service && !limit.aborted) {
+    if (!deps.machine.running(p.vm)) throw fail('wrong_state', 'The VM ended before its service answered.', { remedy: `wadah vm log ${p.name}` })
+    const { ok, detail } = await deps.machine.check(p.vm, spec.service, target, limit)
+    if (ok) {
+      const status = deps.view.get(statusKind, p.vm)
+      const ready_ms = deps.clock.now_ms() - (status?.value.started_ms ?? deps.clock.now_ms())
+      if (status) ctx.commit([put(statusKind, p.vm, { ...status.value, ready_ms })])
+      return { ready: true, ready_ms, detail }
+    }
+    if (detail !== last) ctx.log(detail)
+    last = detail
+    await new Promise((resolve) => setTimeout(resolve, 500))
+  }
+  signal.throwIfAborted()
+  throw fail('timeout', `The service did not answer: ${last}.`, { remedy: `wadah vm log ${p.name}`, retryable: false })
+}
+
+export const startVm = defineJob<VmParams, Deps>(
+  'vm.start',
+  1,
+  params<VmParams>,
+  [
+    step('launch', {
+      do: launch,
+      undo: async ({ deps, params: p }) => {
+        await deps.machine.clean(p.vm)
+      },
+    }),
+  ],
+  { claims, lane: 'start', result: (_output, p) => ({ vm: p.vm, name: p.name }) },
+)
+
+// ---- stop, shutdown ----------------------------------------------------------------------------------------------------
+
+export const stopVm = defineJob<VmParams, Deps>(
+  'vm.stop',
+  1,
+  params<VmParams>,
+  [step('stop', { do: async ({ deps, params: p }) => deps.machine.stop(p.vm) })],
+  { claims: (p) => [`vm/${p.vm}/stop`], result: (_output, p) => ({ vm: p.vm, name: p.name }) },
+)
+
+export type ShutdownParams = VmParams & { timeout_s: number; force: boolean }
+/** Guests that are still booting do not hear the button: it is pressed again. */
+const PRESS_AGAIN_MS = 8_000
+const AGENT_AFTER_MS = 10_000
+
+async function shutdown(ctx: Ctx<ShutdownParams>): Promise<{ how: string }> {
+  const { deps, params: p, signal } = ctx
+  const begun = deps.clock.monotonic_ms()
+  const left = () => p.timeout_s * 1000 - (deps.clock.monotonic_ms() - begun)
+  let agentAsked = false
+  for (let press = 1; left() > 0; press++) {
+    if (!deps.machine.running(p.vm)) return { how: agentAsked ? 'guest agent' : 'power button' }
+    ctx.log(`power button, press ${press}`)
+    await deps.machine.powerDown(p.vm)
+    const wait = Math.max(1, Math.min(left(), PRESS_AGAIN_MS))
+    if (await deps.machine.waitStopped(p.vm, wait, signal)) return { how: agentAsked ? 'guest agent' : 'power button' }
+    ctx.progress(Math.min(1, 1 - left() / (p.timeout_s * 1000)))
+    if (!agentAsked && deps.clock.monotonic_ms() - begun >= Math.min(AGENT_AFTER_MS, (p.timeout_s * 1000) / 2)) {
+      agentAsked = true
+      ctx.log('asking the guest agent')
+      await deps.machine.agentPowerDown(p.vm, AbortSignal.any([signal, AbortSignal.timeout(10_000)])).catch((error: unknown) => {
+        ctx.log(`guest agent: ${(error as Error).message}`)
+      })
+    }
+  }
+  if (!p.force) {
+    throw fail('timeout', `The guest did not shut down within ${p.timeout_s} s; it still runs.`, {
+      remedy: `wadah vm stop ${p.name} ends it at once`,
+      retryable: false,
+    })
+  }
+  ctx.log('the time is over: ending it')
+  await deps.machine.stop(p.vm)
+  return { how: 'stopped' }
+}
+
+export const shutdownVm = defineJob<ShutdownParams, Deps>(
+  'vm.shutdown',
+  1,
+  params<ShutdownParams>,
+  [step('shutdown', { do: shutdown })],
+  { claims, onCrash: 'continue', lane: 'wait' },
+)
+
+// ---- delete ------------------------------------------------------------------------------------------------------------
+
+export type DeleteParams = VmParams & { force: boolean; keep_disks: boolean }
+
+export const deleteVm = defineJob<DeleteParams, Deps>(
+  'vm.delete',
+  1,
+  params<DeleteParams>,
+  [
+    step('stop', { do: async ({ deps, params: p }) => deps.machine.stop(p.vm), when: (p) => p.force, volatile: true }),
+    pivot('forget', {
+      do: async ({ deps, params: p }) => {
+        if (deps.machine.running(p.vm)) throw fail('wrong_state', 'The VM runs.', { remedy: `wadah vm shutdown ${p.name}` })
+        await deps.machine.forget(p.vm)
+      },
+    }),
+    step('disks', {
+      do: async ({ deps, params: p }) => {
+        const vm = (await deps.store.get(vmKind, p.vm))?.value
+        for (const disk of vm?.spec.disks ?? []) {
+          const volume = (await deps.store.get(volumeKind, disk.volume))?.value
+          if (!volume || p.keep_disks) continue
+          await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
+        }
+      },
+      volatile: true,
+    }),
+    step('records', {
+      do: async (ctx) => {
+        const { deps, params: p } = ctx
+        const vm = (await deps.store.get(vmKind, p.vm))?.value
+        if (vm) ctx.commit(await dropWrites(deps, vm, () => !p.keep_disks))
+      },
+      volatile: true,
+    }),
+    step('names', {
+      do: async ({ deps }) => deps.syncNetworks(),
+      volatile: true,
+      resolve: ({ log }, why) => log(`names and ports are brought in line later: ${why.detail}`),
+    }),
+  ],
+  { claims, lane: 'create', result: (_output, p) => ({ vm: p.vm, name: p.name }) },
+)

@@ -1,0 +1,105 @@
+/** Keeps `vm/status` true: what the machine observes goes into the store, newest last, one write at a time per VM. */
+import type { Observed } from '@wadah/ports/machine'
+import { type Write, put } from '@wadah/store/store'
+import type { Deps } from '../context.ts'
+import { commit } from '../context.ts'
+import { type StatusRecord, type VmRecord, placementKind, statusKind, vmKind } from '../records.ts'
+
+const RETRY_MS = 1_000
+/** States that pass by themselves within a moment: not worth a write. */
+const FLEETING = new Set(['starting', 'prepared'])
+
+/** Pure: the record after an observation; undefined when nothing that is kept has changed. */
+export function statusAfter(before: StatusRecord | undefined, seen: Observed): StatusRecord | undefined {
+  const same =
+    before !== undefined &&
+    before.state === seen.state &&
+    before.paused_by === seen.paused_by &&
+    before.reason === seen.reason &&
+    before.agent === seen.agent &&
+    before.pid === seen.pid
+  if (same) return undefined
+  const live = seen.state !== 'stopped' && seen.state !== 'absent'
+  const kept = live && before ? before : undefined
+  return {
+    schema: 1,
+    state: seen.state,
+    ...(seen.paused_by === undefined ? {} : { paused_by: seen.paused_by }),
+    ...(seen.reason === undefined ? {} : { reason: seen.reason }),
+    since_ms: before?.state === seen.state && before.paused_by === seen.paused_by ? before.since_ms : seen.at_ms,
+    ...(kept?.started_ms === undefined ? {} : { started_ms: kept.started_ms }),
+    ...(kept?.booted === undefined ? {} : { booted: kept.booted }),
+    ...(kept?.ready_ms === undefined ? {} : { ready_ms: kept.ready_ms }),
+    ...(live && seen.pid !== undefined ? { pid: seen.pid } : {}),
+    ...(live && seen.accelerator !== undefined ? { accelerator: seen.accelerator } : {}),
+    ...(live && seen.qemu_version !== undefined ? { qemu_version: seen.qemu_version } : {}),
+    ...(live && seen.agent !== undefined ? { agent: seen.agent } : {}),
+  }
+}
+
+/** Runs until `signal` aborts. */
+export async function keepStatuses(deps: Deps, signal: AbortSignal): Promise<void> {
+  const latest = new Map<string, Observed>()
+  const busy = new Set<string>()
+  for await (const seen of deps.machine.observations(signal)) {
+    if (FLEETING.has(seen.state)) continue
+    latest.set(seen.vm, seen)
+    if (busy.has(seen.vm)) continue
+    busy.add(seen.vm)
+    void (async () => {
+      for (let next = latest.get(seen.vm); next !== undefined; next = latest.get(seen.vm)) {
+        latest.delete(seen.vm)
+        try {
+          await record(deps, next)
+        } catch (error) {
+          deps.log(`status of ${seen.vm}: ${(error as Error).message}`)
+          if (!latest.has(seen.vm)) latest.set(seen.vm, next)
+          if (signal.aborted) break
+          await new Promise((resolve) => setTimeout(resolve, RETRY_MS).unref())
+        }
+      }
+      busy.delete(seen.vm)
+    })()
+  }
+}
+
+async function record(deps: Deps, seen: Observed): Promise<void> {
+  const [vm, status, placement] = await Promise.all([
+    deps.store.get(vmKind, seen.vm),
+    deps.store.get(statusKind, seen.vm),
+    deps.store.get(placementKind, seen.vm),
+  ])
+  // Only the host that runs it writes its status; a VM that is being deleted has none any more.
+  if (!vm || !status || placement?.value.host !== deps.hostId) return
+  const next = statusAfter(status.value, seen)
+  const writes: Write[] = next ? [put(statusKind, seen.vm, next)] : []
+  if (seen.by_guest && vm.value.wanted !== 'stopped') {
+    writes.push(put(vmKind, seen.vm, { ...vm.value, wanted: 'stopped' } satisfies VmRecord))
+  }
+  if (writes.length === 0) return
+  await commit(
+    deps,
+    [
+      { kind: statusKind.name, id: seen.vm, is: 'revision', modified: status.modified },
+      { kind: vmKind.name, id: seen.vm, is: 'revision', modified: vm.modified },
+    ],
+    writes,
+  )
+}
+
+/** After a start of the daemon: what is recorded against what is there. VMs are adopted, and what is gone is said to be gone. */
+export async function adoptAll(deps: Deps): Promise<void> {
+  await Promise.all(
+    deps.view.list(placementKind).map(async ({ id, value }) => {
+      if (value.host !== deps.hostId) return
+      const status = deps.view.get(statusKind, id)?.value
+      if (status?.state === 'absent') return
+      const running = await deps.machine.attach(id)
+      const seen = await deps.machine.observe(id)
+      if (running) return
+      await deps.machine.clean(id)
+      const ended = status && status.state !== 'stopped' ? { ...seen, reason: 'it ended while wadahd was not running' } : seen
+      await record(deps, status?.state === 'stopped' && status.reason !== undefined ? { ...ended, reason: status.reason } : ended)
+    }),
+  )
+}

@@ -1,0 +1,343 @@
+/** What the API can do with VMs. Refusals come before anything is written; long work is a job. */
+import { can } from '@wadah/api/can'
+import { WadahError, fail } from '@wadah/api/fault'
+import { newId } from '@wadah/api/ids'
+import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
+import type { Job } from '@wadah/api/schema/job'
+import type { DiskInput, DiskLimits, Vm, VmAction, VmCreate, VmEdit, VmState } from '@wadah/api/schema/vm'
+import type { ConsoleStream } from '@wadah/ports/machine'
+import { type Rec, type Write, absent, put, unchanged } from '@wadah/store/store'
+import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
+import type { JobEngine } from '../jobs/engine.ts'
+import { claimKind } from '../jobs/record.ts'
+import type { Pending } from '../pending.ts'
+import { type VmRecord, type VolumeRecord, imageKind, indexKeys, indexKind, networkKind, placementKind, secretKind, statusKind, vmKind, volumeKind } from '../records.ts'
+import { chainOf, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
+import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../services.ts'
+import { makeVolumeJob } from '../storage/jobs.ts'
+import { submit } from '../submit.ts'
+import { freeMac, freeUid } from './allocate.ts'
+import { type DiskPlan, admitVolumes, assemble, checkName, chooseAddress, planCreate, planDisks } from './create.ts'
+import { planEdit } from './edit.ts'
+import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './jobs.ts'
+import { healthTarget, viewVm } from './view.ts'
+
+const TRIES = 6
+
+export class Vms implements VmService {
+  readonly #deps: Deps
+  readonly #engine: JobEngine<Deps>
+  readonly #pending: Pending
+
+  constructor(deps: Deps, engine: JobEngine<Deps>, pending: Pending) {
+    this.#deps = deps
+    this.#engine = engine
+    this.#pending = pending
+  }
+
+  list(caller: Caller, q: ListQuery & { name?: string; state?: VmState; image?: string; network?: string; label?: string }): PageOf<Vm> {
+    const { view } = this.#deps
+    const image = q.image === undefined ? undefined : find(this.#deps, 'image', imageKind, caller.project, q.image, '/image').id
+    const network = q.network === undefined ? undefined : find(this.#deps, 'network', networkKind, caller.project, q.network, '/network').id
+    const [label, labelValue] = q.label === undefined ? [] : split(q.label)
+    const matching = view.list(vmKind).filter(({ id, value: vm }) => {
+      if (vm.project !== caller.project) return false
+      if (q.name !== undefined && !vm.name.includes(q.name)) return false
+      if (image !== undefined && vm.spec.image !== image) return false
+      if (network !== undefined && !vm.spec.nics.some((n) => n.network === network)) return false
+      if (label !== undefined && (vm.labels[label] === undefined || (labelValue !== undefined && vm.labels[label] !== labelValue))) return false
+      return q.state === undefined || (view.get(statusKind, id)?.value.state ?? 'unknown') === q.state
+    })
+    const { items, next } = page(matching, (rec) => rec.id, q)
+    return { items: items.map((rec) => this.#view(rec)), ...(next === undefined ? {} : { next }) }
+  }
+
+  #view(vm: Rec<VmRecord>, caller?: Caller): Vm {
+    const { view } = this.#deps
+    return viewVm(
+      { vm, placement: view.get(placementKind, vm.id)?.value, status: view.get(statusKind, vm.id)?.value },
+      caller ? { scope: caller.subject.scope, job: this.#job(vm.id) } : undefined,
+    )
+  }
+
+  #find(caller: Caller, ref: string): Rec<VmRecord> {
+    return find(this.#deps, 'vm', vmKind, caller.project, ref)
+  }
+
+  /** The job that is at work on a VM. */
+  #job(vm: string): { id: string; kind: string } | undefined {
+    const claim = this.#deps.view.get(claimKind, `vm/${vm}`)?.value
+    return claim ? { id: claim.job, kind: claim.name } : undefined
+  }
+
+  /** Refuses with the same words that grey out the button. */
+  #allow(caller: Caller, vm: Rec<VmRecord>, action: VmAction): void {
+    const status = this.#deps.view.get(statusKind, vm.id)?.value
+    const running = this.#deps.machine.running(vm.id)
+    const state = status?.state ?? 'unknown'
+    const verdict = can(action, {
+      // The machine knows a start or an end a moment before the view does.
+      vm: { name: vm.value.name, state: state === 'stopped' && running ? 'running' : state, paused_by: status?.paused_by, agent: status?.agent },
+      scope: caller.subject.scope,
+      job: this.#job(vm.id),
+    })
+    if (!verdict.ok) throw new WadahError(verdict.why)
+  }
+
+  get(caller: Caller, ref: string): Vm {
+    return this.#view(this.#find(caller, ref), caller)
+  }
+
+  async create(caller: Caller, body: VmCreate): Promise<Job> {
+    return this.#again(async () => {
+      const plan = await planCreate(this.#deps, this.#pending, caller.project, caller.subject, body)
+      return submit(this.#deps, this.#engine, caller, createVm, plan.params, target(plan.record), plan)
+    })
+  }
+
+  /** A lost race for a uid, a MAC or an address that we chose ourselves: choose again. */
+  async #again<T>(work: () => Promise<T>): Promise<T> {
+    for (let i = 1; ; i++) {
+      try {
+        return await work()
+      } catch (error) {
+        if (i >= TRIES || !(error instanceof WadahError) || error.fault.code !== 'conflict') throw error
+        await new Promise((resolve) => setTimeout(resolve, 5 * i))
+      }
+    }
+  }
+
+  async start(caller: Caller, ref: string): Promise<Job> {
+    const vm = this.#find(caller, ref)
+    this.#allow(caller, vm, 'start')
+    return this.#lifecycle(caller, vm, startVm, { vm: vm.id, name: vm.value.name }, 'running')
+  }
+
+  async stop(caller: Caller, ref: string): Promise<Job> {
+    const vm = this.#find(caller, ref)
+    this.#allow(caller, vm, 'stop')
+    return this.#lifecycle(caller, vm, stopVm, { vm: vm.id, name: vm.value.name }, 'stopped')
+  }
+
+  async shutdown(caller: Caller, ref: string, body: { timeout_s?: number; force?: boolean }): Promise<Job> {
+    const vm = this.#find(caller, ref)
+    this.#allow(caller, vm, 'shutdown')
+    const params = { vm: vm.id, name: vm.value.name, timeout_s: body.timeout_s ?? 120, force: body.force ?? false }
+    return this.#lifecycle(caller, vm, shutdownVm, params, 'stopped')
+  }
+
+  /** What is wanted changes in the same commit that makes the job. */
+  #lifecycle<P>(caller: Caller, vm: Rec<VmRecord>, definition: Parameters<typeof submit<P>>[3], params: P, wanted: VmRecord['wanted']): Promise<Job> {
+    const change =
+      vm.value.wanted === wanted
+        ? {}
+        : { checks: [unchanged(vm)], writes: [put(vmKind, vm.id, { ...vm.value, wanted } satisfies VmRecord)] }
+    return submit(this.#deps, this.#engine, caller, definition, params, target(vm.value), change)
+  }
+
+  async delete(caller: Caller, ref: string, options: { force?: boolean; keep_disks?: boolean }, generation: IfGeneration): Promise<Job> {
+    const vm = this.#find(caller, ref)
+    checkGeneration(vm, generation)
+    const force = options.force ?? false
+    const state = this.#deps.view.get(statusKind, vm.id)?.value.state
+    if (!force || state === 'absent' || state === 'stopped') this.#allow(caller, vm, 'delete')
+    else this.#allow(caller, vm, 'stop')
+    const users = this.#deps.view.list(volumeKind).filter((v) => v.value.base !== undefined && vm.value.spec.disks.some((d) => d.volume === v.value.base))
+    if (users.length > 0) {
+      throw fail('in_use', `The volume "${users[0]?.value.name}" stands on a disk of "${vm.value.name}".`, { remedy: `wadah volume delete ${users[0]?.value.name}` })
+    }
+    const params = { vm: vm.id, name: vm.value.name, force, keep_disks: options.keep_disks ?? false }
+    return submit(this.#deps, this.#engine, caller, deleteVm, params, target(vm.value))
+  }
+
+  async clone(caller: Caller, ref: string, body: { name: string; start?: boolean }): Promise<Job> {
+    const source = this.#find(caller, ref)
+    this.#allow(caller, source, 'clone')
+    return this.#again(async () => {
+      const deps = this.#deps
+      const { project } = caller
+      checkName(deps, 'vm', project, body.name)
+      const id = newId('vm', deps.randomBytes)
+      const now = new Date(deps.clock.now_ms()).toISOString()
+      const disks: DiskPlan[] = source.value.spec.disks.map((disk) => {
+        const [top] = chainOf(deps, disk.volume) as [VolumeRecord]
+        const name = `${body.name}-${disk.name}`.slice(0, 52)
+        const taken = deps.view.get(indexKind, indexKeys.name('volume', project, name))
+        const volume = newId('volume', deps.randomBytes)
+        return {
+          name: disk.name,
+          limits: disk.limits,
+          // Its own layer is copied; the image below is shared.
+          from: { volume: top.id, how: top.base === undefined ? 'full' : 'delta' },
+          volume: {
+            ...top,
+            id: volume,
+            name: taken ? `${name}-${volume.slice(4, 10)}` : name,
+            created_at: now,
+            vm: id,
+            making: true,
+          },
+        }
+      })
+      await admitVolumes(deps, this.#pending, disks.map((d) => d.volume), '/name')
+      const used = (key: string) => deps.view.get(indexKind, key) !== undefined || this.#pending.has(key)
+      const { spec } = source.value
+      const uid = freeUid((n) => used(indexKeys.uid(n)), deps.config.uid_base, deps.config.uid_count)
+      const nics: typeof spec.nics = []
+      for (const nic of spec.nics) {
+        const network = find(deps, 'network', networkKind, project, nic.network).value
+        const address = chooseAddress(network, undefined, '/name', (a) => used(indexKeys.address(network.id, a)) || nics.some((n) => n.address === a))
+        const { address: _, ...rest } = nic
+        // Ports of the host stay with the first VM.
+        nics.push({ ...rest, mac: freeMac((m) => used(indexKeys.mac(m)), deps.randomBytes), ...(address === undefined ? {} : { address }), publish: [] })
+      }
+      const record: VmRecord = {
+        ...source.value,
+        id,
+        name: body.name,
+        created_at: now,
+        wanted: body.start ? 'running' : 'stopped',
+        spec: {
+          ...spec,
+          uid,
+          nics,
+          disks: disks.map((d) => ({ name: d.name, volume: d.volume.id, limits: d.limits })),
+          seed: { ...spec.seed, hostname: body.name },
+        },
+      }
+      const password = deps.view.get(secretKind, source.id)?.value.password
+      const plan = assemble(deps, this.#pending, record, disks, password, body.start ?? false, false)
+      // The job holds the source too: nobody may start it while its disks are read.
+      const checks = [...plan.checks, unchanged(source)]
+      return submit(deps, this.#engine, caller, createVm, { ...plan.params, source: source.id }, target(record), { ...plan, checks })
+    })
+  }
+
+  async edit(caller: Caller, ref: string, body: VmEdit, generation: IfGeneration): Promise<Vm> {
+    const deps = this.#deps
+    const before = this.#find(caller, ref)
+    checkGeneration(before, generation)
+    this.#allow(caller, before, 'edit')
+    const state = deps.view.get(statusKind, before.id)?.value.state
+    const live = state !== 'stopped' && state !== 'absent'
+    const added = body.add_disks ? await this.#newDisks(caller, before.value, body.add_disks) : []
+    const rec = this.#find(caller, before.id)
+    const plan = await planEdit(deps, this.#pending, rec, body, live, added)
+    await commit(deps, plan.checks, plan.writes, indexConflict)
+    if (plan.nats) await deps.syncNetworks()
+    if (live && deps.machine.running(rec.id)) await deps.machine.applyLimits(rec.id, plan.record.spec)
+    return this.get(caller, rec.id)
+  }
+
+  /** Makes the volumes of new disks, one job each; they belong to the VM before its spec names them. */
+  async #newDisks(caller: Caller, vm: VmRecord, inputs: DiskInput[]): Promise<{ name: string; volume: VolumeRecord; limits: DiskLimits }[]> {
+    const deps = this.#deps
+    const now = new Date(deps.clock.now_ms()).toISOString()
+    const taken = vm.spec.disks.map((d) => d.name)
+    const plans = await planDisks(deps, this.#pending, caller.project, { vm: vm.id, name: vm.name, now }, { disks: inputs }, undefined, taken)
+    const out = []
+    for (const { name, volume, limits } of plans) {
+      if (volume.making) {
+        const key = indexKeys.name('volume', caller.project, volume.name)
+        const writes: Write[] = [put(volumeKind, volume.id, volume), put(indexKind, key, { schema: 1, holder: volume.id })]
+        const { idempotency: _, ...plain } = caller
+        const job = await submit(deps, this.#engine, plain, makeVolumeJob, { volume: volume.id, name: volume.name, uid: vm.spec.uid }, { kind: 'volume', id: volume.id, name: volume.name }, { checks: [absent(indexKind, key)], writes })
+        const ended = await this.#engine.wait(job.id, { timeout_ms: 120_000 })
+        if (ended.state !== 'done') throw new WadahError(ended.fault ?? fail('timeout', 'The disk was not made in time.').fault)
+        await deps.view.waitFor(await deps.store.current())
+      } else {
+        const pool = poolDefinition(poolOf(deps, volume.pool))
+        await deps.machine.volumes.grant(pool, volumeDefinition(deps, volume), { uid: vm.spec.uid })
+      }
+      out.push({ name, volume, limits })
+    }
+    return out
+  }
+
+  async reset(caller: Caller, ref: string): Promise<Vm> {
+    return this.#direct(caller, ref, 'reset', undefined, (id) => this.#deps.machine.reset(id))
+  }
+  async pause(caller: Caller, ref: string): Promise<Vm> {
+    return this.#direct(caller, ref, 'pause', 'paused', (id) => this.#deps.machine.pause(id, 'user'))
+  }
+  async resume(caller: Caller, ref: string): Promise<Vm> {
+    return this.#direct(caller, ref, 'resume', 'running', (id) => this.#deps.machine.resume(id))
+  }
+
+  async #direct(caller: Caller, ref: string, action: VmAction, wanted: VmRecord['wanted'] | undefined, work: (id: string) => Promise<void>): Promise<Vm> {
+    const deps = this.#deps
+    const vm = this.#find(caller, ref)
+    this.#allow(caller, vm, action)
+    await work(vm.id)
+    if (wanted !== undefined && vm.value.wanted !== wanted) {
+      await commit(deps, [unchanged(vm)], [put(vmKind, vm.id, { ...vm.value, wanted } satisfies VmRecord)])
+    }
+    // The answer shows what was reached, not what the view has not heard of yet.
+    const seen = await deps.machine.observe(vm.id)
+    const now = this.get(caller, vm.id)
+    if (now.status.state === seen.state) return now
+    const { paused_by: _, ...status } = now.status
+    return { ...now, status: { ...status, state: seen.state, ...(seen.paused_by ? { paused_by: seen.paused_by } : {}) } }
+  }
+
+  async exec(caller: Caller, ref: string, body: Exec, signal: AbortSignal): Promise<ExecResult> {
+    const vm = this.#agent(caller, ref)
+    return this.#deps.machine.guest(vm).exec(
+      {
+        argv: body.argv,
+        timeout_ms: body.timeout_ms ?? 60_000,
+        ...(body.stdin === undefined ? {} : { stdin: Buffer.from(body.stdin, 'base64') }),
+        ...(body.env === undefined ? {} : { env: body.env }),
+      },
+      signal,
+    )
+  }
+  readFile(caller: Caller, ref: string, path: string, signal: AbortSignal): AsyncIterable<Uint8Array> {
+    return this.#deps.machine.guest(this.#agent(caller, ref)).readFile(path, signal)
+  }
+  writeFile(caller: Caller, ref: string, path: string, data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void> {
+    return this.#deps.machine.guest(this.#agent(caller, ref)).writeFile(path, data, signal)
+  }
+  guest(caller: Caller, ref: string, signal: AbortSignal): Promise<GuestInfo> {
+    const vm = this.#find(caller, ref)
+    return this.#deps.machine.guest(vm.id).info(signal)
+  }
+  async freeze(caller: Caller, ref: string, timeout_s: number, signal: AbortSignal): Promise<{ file_systems: number }> {
+    return { file_systems: await this.#deps.machine.guest(this.#agent(caller, ref)).freeze(timeout_s, signal) }
+  }
+  async thaw(caller: Caller, ref: string, signal: AbortSignal): Promise<{ file_systems: number }> {
+    return { file_systems: await this.#deps.machine.guest(this.#agent(caller, ref)).thaw(signal) }
+  }
+  #agent(caller: Caller, ref: string): string {
+    const vm = this.#find(caller, ref)
+    this.#allow(caller, vm, 'exec')
+    return vm.id
+  }
+
+  checkConsole(caller: Caller, ref: string, _kind: 'serial' | 'vnc'): string {
+    const vm = this.#find(caller, ref)
+    this.#allow(caller, vm, 'console')
+    return vm.id
+  }
+  console(vmId: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream> {
+    return this.#deps.machine.console(vmId, kind)
+  }
+  log(caller: Caller, ref: string, bytes: number): Promise<{ text: string; size_bytes: number }> {
+    return this.#deps.machine.serialLog(this.#find(caller, ref).id, bytes)
+  }
+  async health(caller: Caller, ref: string, signal: AbortSignal): Promise<{ ok: boolean; detail: string; took_ms: number }> {
+    const vm = this.#find(caller, ref)
+    const { service } = vm.value.spec
+    if (!service) throw fail('wrong_state', `"${vm.value.name}" was not made from a recipe with a health check.`)
+    return this.#deps.machine.check(vm.id, service, healthTarget(vm.value.spec) ?? {}, signal)
+  }
+}
+
+function target(vm: VmRecord): { kind: string; id: string; name: string } {
+  return { kind: 'vm', id: vm.id, name: vm.name }
+}
+
+function split(label: string): [string, string | undefined] {
+  const at = label.indexOf('=')
+  return at < 0 ? [label, undefined] : [label.slice(0, at), label.slice(at + 1)]
+}

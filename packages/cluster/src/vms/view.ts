@@ -1,0 +1,88 @@
+/** Records → the VM as the API shows it. Pure. */
+import { canAll } from '@wadah/api/can'
+import type { Scope } from '@wadah/api/schema/access'
+import type { Vm, VmSpec } from '@wadah/api/schema/vm'
+import type { Rec } from '@wadah/store/store'
+import type { PlacementRecord, StatusRecord, VmRecord } from '../records.ts'
+
+export type VmParts = {
+  vm: Rec<VmRecord>
+  placement: PlacementRecord | undefined
+  status: StatusRecord | undefined
+}
+
+const iso = (ms: number): string => new Date(ms).toISOString()
+
+/** Fields of the spec that the running QEMU does not have yet. */
+export function pendingRestart(spec: VmSpec, booted: StatusRecord['booted']): string[] {
+  if (!booted) return []
+  const out: string[] = []
+  if (spec.cpus !== booted.cpus) out.push('cpus')
+  if (spec.memory_mib !== booted.memory_mib) out.push('memory_mib')
+  if ((spec.boot.kind === 'kernel' ? spec.boot.cmdline : undefined) !== booted.cmdline) out.push('cmdline')
+  if (spec.disks.map((d) => d.volume).join() !== booted.disks.join()) out.push('disks')
+  if (spec.nics.map((n) => nicKey(n)).join() !== booted.nics.join()) out.push('nics')
+  return out
+}
+
+const nicKey = (n: VmSpec['nics'][number]): string => `${n.name}/${n.network}/${n.mac}/${n.address ?? ''}`
+
+export function bootedOf(spec: VmSpec): NonNullable<StatusRecord['booted']> {
+  return {
+    cpus: spec.cpus,
+    memory_mib: spec.memory_mib,
+    ...(spec.boot.kind === 'kernel' ? { cmdline: spec.boot.cmdline } : {}),
+    disks: spec.disks.map((d) => d.volume),
+    nics: spec.nics.map(nicKey),
+  }
+}
+
+export function viewVm({ vm, placement, status }: VmParts, detail?: { scope: Scope; job: { id: string; kind: string } | undefined }): Vm {
+  const { value } = vm
+  const { spec } = value
+  const s: StatusRecord = status ?? { schema: 1, state: 'unknown', since_ms: Date.parse(value.created_at) }
+  const live = s.state !== 'stopped' && s.state !== 'absent'
+  return {
+    id: value.id,
+    name: value.name,
+    project: value.project,
+    generation: vm.version,
+    created_at: value.created_at,
+    description: value.description,
+    labels: value.labels,
+    wanted: value.wanted,
+    spec,
+    placement: { host: placement?.host ?? '', epoch: placement?.epoch ?? 1 },
+    status: {
+      state: s.state,
+      ...(s.paused_by === undefined ? {} : { paused_by: s.paused_by }),
+      ...(s.reason === undefined ? {} : { reason: s.reason }),
+      since: iso(s.since_ms),
+      ...(live && s.started_ms !== undefined ? { started_at: iso(s.started_ms) } : {}),
+      ...(live && s.pid !== undefined ? { pid: s.pid } : {}),
+      ...(live && s.accelerator !== undefined ? { accelerator: s.accelerator } : {}),
+      ...(live && s.qemu_version !== undefined ? { qemu_version: s.qemu_version } : {}),
+      ...(live && s.ready_ms !== undefined ? { ready_ms: s.ready_ms } : {}),
+      ...(live && s.agent !== undefined ? { agent: s.agent } : {}),
+      pending_restart: live ? pendingRestart(spec, s.booted) : [],
+    },
+    addresses: spec.nics.flatMap((n) => (n.address === undefined ? [] : [{ nic: n.name, address: n.address, source: 'reserved' as const }])),
+    ...(detail
+      ? { actions: canAll({ vm: { name: value.name, state: s.state, paused_by: s.paused_by, agent: s.agent }, scope: detail.scope, job: detail.job }) }
+      : {}),
+  }
+}
+
+/** Where this host knocks for the health check of a VM's service; undefined when it cannot be reached from here. */
+export function healthTarget(spec: VmSpec): { address: string; port: number } | undefined {
+  const { service } = spec
+  if (!service) return undefined
+  for (const nic of spec.nics) {
+    if (nic.address !== undefined) return { address: nic.address, port: service.port }
+    const published = nic.publish.find((p) => p.to === service.port && p.protocol === 'tcp')
+    if (published) {
+      return { address: published.address === '0.0.0.0' ? '127.0.0.1' : published.address, port: published.port }
+    }
+  }
+  return undefined
+}
