@@ -167,6 +167,9 @@ export async function liveServer(o: TestOptions & { listen?: Partial<ListenOptio
       socket: { path: socketPath, group: 'no-such-group' },
       ...o.listen,
     },
+  }).catch(async (error: unknown) => {
+    await clean()
+    throw error
   })
   onTestFinished(async () => {
     await running.stop(200)
