@@ -45,7 +45,8 @@ export function renderNft(table: string, networks: NatNetwork[], attachments: Ne
     const mine = published(n).map((a) => `${a.address} : jump published-${a.address}`)
     return [
       // Guests among themselves: seen here only where br_netfilter hands bridged packets to IP rules.
-      `iifname "${n.bridge}" oifname "${n.bridge}" ct status != dnat accept`,
+      // (`ct status != dnat` would compare the whole word, and be true for nearly everything.)
+      `iifname "${n.bridge}" oifname "${n.bridge}" ct status & dnat == 0 accept`,
       ...(mine.length === 0
         ? []
         : [`oifname "${n.bridge}" ct direction original ct status dnat ip daddr vmap { ${mine.join(', ')} }`]),
