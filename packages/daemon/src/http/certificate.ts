@@ -3,7 +3,7 @@
 import 'reflect-metadata'
 import type { webcrypto } from 'node:crypto'
 import * as x509 from '@peculiar/x509'
-import { DAY_MS, isAddress, type Pair } from './tls.ts'
+import { DAY_MS, ISSUED_BY, isAddress, type Pair } from './tls.ts'
 
 const VALID_MS = 2 * 365 * DAY_MS
 
@@ -13,7 +13,7 @@ export async function makePair(names: readonly string[], now_ms: number): Promis
   const keys = (await crypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])) as webcrypto.CryptoKeyPair
   const cert = await x509.X509CertificateGenerator.createSelfSigned({
     // X.520 ends a common name at 64 characters; the names that count are in the extension.
-    name: [{ CN: [(names[0] ?? 'wadah').slice(0, 64)] }],
+    name: [{ O: [ISSUED_BY] }, { CN: [(names[0] ?? 'wadah').slice(0, 64)] }],
     // A day back: a client whose clock is a little behind trusts it too.
     notBefore: new Date(now_ms - DAY_MS),
     notAfter: new Date(now_ms + VALID_MS),

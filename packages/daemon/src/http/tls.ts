@@ -1,5 +1,5 @@
 /** The daemon's own certificate: made at first start, renewed before its end, pinned by its fingerprint. */
-import { X509Certificate } from 'node:crypto'
+import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { constants } from 'node:fs'
 import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { hostname, networkInterfaces } from 'node:os'
@@ -25,10 +25,12 @@ export type CertificateOptions = {
 }
 
 export const DAY_MS = 24 * 3_600_000
+/** The organization in our own certificates, by which they are told from those an administrator put there. */
+export const ISSUED_BY = 'Wadah'
 const RENEW_BEFORE_MS = 60 * DAY_MS
 
 /**
- * Reads the certificate, or makes a new one when there is none, it nears its end, or does not name all it should.
+ * Reads the certificate, or makes a new one when there is none, or when our own nears its end or lacks a name.
  * @throws WadahError `invalid` when key and certificate are there but cannot be used; nothing is overwritten then
  */
 export async function ensureCertificate(options: CertificateOptions): Promise<Certificate> {
@@ -36,9 +38,11 @@ export async function ensureCertificate(options: CertificateOptions): Promise<Ce
   const found = await readPair(directory)
   if (found) {
     const known = examine(found, directory)
+    const own = known.issuer === known.subject && known.subject.split('\n').includes(`O=${ISSUED_BY}`)
     const lacking = subjectNames(options.names).filter((name) => !covers(known, name))
     const expires_ms = known.validToDate.getTime()
-    if (lacking.length === 0 && expires_ms - now_ms() > RENEW_BEFORE_MS) {
+    // One that the administrator put there is never replaced, whatever it lacks.
+    if (!own || (lacking.length === 0 && expires_ms - now_ms() > RENEW_BEFORE_MS)) {
       return { ...found, fingerprint: known.fingerprint256, expires_ms, made: false }
     }
   }
@@ -72,14 +76,14 @@ async function read(path: string): Promise<string | undefined> {
 }
 
 function examine(pair: Pair, directory: string): X509Certificate {
+  const remedy = 'put the right pair there, or move tls.crt and tls.key away: a new one is then made'
   try {
-    return new X509Certificate(pair.cert)
+    const cert = new X509Certificate(pair.cert)
+    if (cert.checkPrivateKey(createPrivateKey(pair.key))) return cert
   } catch (cause) {
-    throw fail('invalid', `${join(directory, 'tls.crt')} is no certificate.`, {
-      remedy: `put the right one there, or move tls.crt and tls.key away: a new pair is then made`,
-      cause,
-    })
+    throw fail('invalid', `${join(directory, 'tls.crt')} and tls.key are no certificate and key.`, { remedy, cause })
   }
+  throw fail('invalid', `${join(directory, 'tls.key')} does not belong to tls.crt.`, { remedy })
 }
 
 const covers = (cert: X509Certificate, name: string) =>

@@ -1,7 +1,9 @@
+import { execFile } from 'node:child_process'
 import { X509Certificate } from 'node:crypto'
 import { mkdtemp, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { ensureCertificate } from '../../src/http/tls.ts'
 
@@ -49,4 +51,28 @@ it('overwrites nothing that it does not understand, and follows no link', async 
   await rm(path)
   await symlink('/etc/hostname', path)
   await expect(ensure()).rejects.toMatchObject({ code: 'ELOOP' })
+})
+
+it('leaves a pair alone that the administrator put there, and refuses one that does not fit together', async () => {
+  await ensure()
+  const key = join(directory, 'tls/tls.key')
+  const crt = join(directory, 'tls/tls.crt')
+  const name = ['-subj', '/CN=other', '-days', '1', '-nodes', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256']
+  await promisify(execFile)('openssl', ['req', '-x509', ...name, '-keyout', key, '-out', crt])
+  const text = await readFile(crt, 'utf8')
+  const found = await ensure()
+  expect([found.made, found.cert]).toEqual([false, text])
+  await promisify(execFile)('openssl', [
+    'genpkey',
+    '-algorithm',
+    'EC',
+    '-pkeyopt',
+    'ec_paramgen_curve:P-256',
+    '-out',
+    key,
+  ])
+  await expect(ensure()).rejects.toMatchObject({
+    fault: { code: 'invalid', detail: expect.stringContaining('does not belong') },
+  })
+  expect(await readFile(crt, 'utf8')).toBe(text)
 })
