@@ -1,9 +1,9 @@
-import { execFile } from 'node:child_process'
-import { X509Certificate } from 'node:crypto'
+import 'reflect-metadata'
+import { createPrivateKey, generateKeyPairSync, type webcrypto, X509Certificate } from 'node:crypto'
 import { mkdtemp, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
+import { X509CertificateGenerator } from '@peculiar/x509'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { ensureCertificate } from '../../src/http/tls.ts'
 
@@ -57,20 +57,25 @@ it('leaves a pair alone that the administrator put there, and refuses one that d
   await ensure()
   const key = join(directory, 'tls/tls.key')
   const crt = join(directory, 'tls/tls.crt')
-  const name = ['-subj', '/CN=other', '-days', '1', '-nodes', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256']
-  await promisify(execFile)('openssl', ['req', '-x509', ...name, '-keyout', key, '-out', crt])
+  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
+  const pair = (await crypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])) as webcrypto.CryptoKeyPair
+  const other = await X509CertificateGenerator.createSelfSigned({
+    name: 'CN=other',
+    notAfter: new Date(Date.now() + DAY_MS),
+    signingAlgorithm: algorithm,
+    keys: pair,
+  })
+  const pkcs8 = Buffer.from(await crypto.subtle.exportKey('pkcs8', pair.privateKey))
+  await writeFile(
+    key,
+    createPrivateKey({ key: pkcs8, format: 'der', type: 'pkcs8' }).export({ type: 'pkcs8', format: 'pem' }),
+  )
+  await writeFile(crt, other.toString('pem'))
   const text = await readFile(crt, 'utf8')
   const found = await ensure()
   expect([found.made, found.cert]).toEqual([false, text])
-  await promisify(execFile)('openssl', [
-    'genpkey',
-    '-algorithm',
-    'EC',
-    '-pkeyopt',
-    'ec_paramgen_curve:P-256',
-    '-out',
-    key,
-  ])
+  const another = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey
+  await writeFile(key, another.export({ type: 'pkcs8', format: 'pem' }))
   await expect(ensure()).rejects.toMatchObject({
     fault: { code: 'invalid', detail: expect.stringContaining('does not belong') },
   })
