@@ -172,7 +172,7 @@ function agentFault(error: unknown): unknown {
           })
     case 'aborted':
       return fail('cancelled', `${what}.`, { cause: error, effect: error.sent ? 'unknown' : 'none' })
-    case 'busy':
+    case 'limit':
       return fail('too_large', `${what}.`, { cause: error })
     case 'protocol':
       return fail('agent_failed', `The guest agent said something that cannot be true: ${error.message}.`, {

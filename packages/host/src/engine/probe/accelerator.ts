@@ -56,6 +56,9 @@ export function verdict(f: ProbeFacts): { accelerator: 'kvm' | 'tcg'; reason: st
         : 'the CPU has no hardware assistance (no vmx or svm flag), or it is switched off in the firmware set-up',
     )
   }
+  if (!f.cpu_flags.has('vmx') && !f.cpu_flags.has('svm')) {
+    return tcg('/dev/kvm is there, but the CPU shows no hardware assistance (no vmx or svm flag): a guest under it would hang')
+  }
   if (f.device === 'closed') {
     return tcg('/dev/kvm cannot be opened by the users QEMU runs as: give it to group kvm with mode 0660 (stock udev rule)')
   }
@@ -67,7 +70,7 @@ export function verdict(f: ProbeFacts): { accelerator: 'kvm' | 'tcg'; reason: st
     case 'failed':
       return tcg(`/dev/kvm opens, but a test guest failed under it: ${f.detail ?? 'no reason given'}`)
     default:
-      return tcg('/dev/kvm opens, but the CPU shows no vmx or svm flag, so a guest under it would hang')
+      return tcg('/dev/kvm opens, but was not tried')
   }
 }
 

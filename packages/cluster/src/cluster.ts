@@ -1,0 +1,164 @@
+/** Puts this room together: the view, the job engine, the services, and what keeps records and machine in line. */
+import { hostname } from 'node:os'
+import { newId } from '@wadah/api/ids'
+import type { Machine } from '@wadah/ports/machine'
+import { CachedView } from '@wadah/store/cache'
+import type { Clock } from '@wadah/store/clock'
+import { type Store, absent, put } from '@wadah/store/store'
+import { type Config, type Deps, commit } from './context.ts'
+import { HostView } from './host/service.ts'
+import { buildImage, deleteImage } from './images/jobs.ts'
+import { ImageStore } from './images/service.ts'
+import { JobEngine } from './jobs/engine.ts'
+import { Jobs } from './jobs/service.ts'
+import { NetworkStore, networkSync, newNetwork } from './networks/service.ts'
+import { Pending } from './pending.ts'
+import { hostKind, indexKeys, indexKind, networkKind, poolKind, vmKind } from './records.ts'
+import type { Services } from './services.ts'
+import { deleteVolumeJob, makeVolumeJob } from './storage/jobs.ts'
+import { Storage } from './storage/service.ts'
+import { DEFAULT_NETWORK, DEFAULT_POOL } from './vms/create.ts'
+import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
+import { adoptAll, keepStatuses } from './vms/keeper.ts'
+import { Vms } from './vms/service.ts'
+
+export type ClusterOptions = {
+  store: Store
+  machine: Machine
+  clock: Clock
+  randomBytes: (n: number) => Uint8Array
+  config: Config
+  version: string
+  /** Folder of the default pool. */
+  defaultPoolPath: string
+  jobLogs: string
+  lanes: { start: number; build: number; create: number }
+  log: (line: string) => void
+  onUnforeseen: (error: unknown, where: string) => void
+}
+
+export type Cluster = {
+  services: Services
+  view: CachedView
+  hostId: string
+  engine: JobEngine<Deps>
+  deps: Deps
+  stop(): Promise<void>
+}
+
+const SYNC_DELAY_MS = 200
+
+export async function openCluster(o: ClusterOptions): Promise<Cluster> {
+  const view = await CachedView.open(o.store, { clock: o.clock, onTrouble: (error) => o.onUnforeseen(error, 'the view of the store') })
+  const hostId = await ownHost(o, view)
+  const facts = await o.machine.facts()
+  const base: Omit<Deps, 'syncNetworks'> = {
+    store: o.store,
+    view,
+    machine: o.machine,
+    clock: o.clock,
+    randomBytes: o.randomBytes,
+    hostId,
+    hostMemoryMib: facts.memory_mib,
+    config: o.config,
+    log: o.log,
+  }
+  const deps: Deps = { ...base, syncNetworks: networkSync(base) }
+  const engine = new JobEngine<Deps>({
+    store: o.store,
+    hostId,
+    definitions: [createVm, startVm, stopVm, shutdownVm, deleteVm, makeVolumeJob, deleteVolumeJob, buildImage, deleteImage],
+    deps,
+    logDir: o.jobLogs,
+    clock: o.clock,
+    randomBytes: o.randomBytes,
+    lanes: { ...o.lanes, wait: 1000 },
+    onUnforeseen: o.onUnforeseen,
+  })
+  const pending = new Pending()
+  const ending = new AbortController()
+  await firstThings(o, deps)
+  // Observed before jobs go on: a step looks at what is there.
+  void keepStatuses(deps, ending.signal).catch((error: unknown) => o.onUnforeseen(error, 'statuses'))
+  await adoptAll(deps)
+  await deps.syncNetworks().catch((error: unknown) => o.onUnforeseen(error, 'networks'))
+  await engine.resume()
+  void engine.prune()
+  const followed = followNetworks(deps, ending.signal)
+  return {
+    services: {
+      vms: new Vms(deps, engine, pending),
+      storage: new Storage(deps, engine, pending),
+      images: new ImageStore(deps, engine),
+      networks: new NetworkStore(deps),
+      jobs: new Jobs(view, engine),
+      host: new HostView(deps, hostname(), o.version),
+    },
+    view,
+    hostId,
+    engine,
+    deps,
+    async stop() {
+      followed()
+      await engine.stop()
+      ending.abort()
+      await view.close()
+    },
+  }
+}
+
+/** This host's own record: made once, its id never changes. */
+async function ownHost(o: ClusterOptions, view: CachedView): Promise<string> {
+  const there = view.list(hostKind)[0]
+  if (there) return there.id
+  const id = newId('host', o.randomBytes)
+  const record = { schema: 1 as const, id, name: hostname(), created_at: new Date(o.clock.now_ms()).toISOString() }
+  await commit({ store: o.store, view, randomBytes: o.randomBytes }, [absent(hostKind, id)], [put(hostKind, id, record)])
+  return id
+}
+
+/** A new store gets a pool and networks, so that `vm create` works at once. */
+async function firstThings(o: ClusterOptions, deps: Deps): Promise<void> {
+  const { view } = deps
+  const created_at = new Date(deps.clock.now_ms()).toISOString()
+  const named = { schema: 1 as const, project: 'default', created_at }
+  const own = view.list(poolKind).find((p) => p.value.path === o.defaultPoolPath)
+  if (own) await deps.machine.volumes.openPool({ id: own.id, path: own.value.path, direct_io: own.value.direct_io })
+  else if (!view.get(indexKind, indexKeys.name('pool', 'default', DEFAULT_POOL))) {
+    const id = newId('pool', deps.randomBytes)
+    const { direct_io } = await deps.machine.volumes.openPool({ id, path: o.defaultPoolPath, direct_io: true })
+    await commit(deps, [], [
+      put(poolKind, id, { ...named, id, name: DEFAULT_POOL, kind: 'dir', path: o.defaultPoolPath, overcommit: 2, direct_io, host: deps.hostId }),
+      put(indexKind, indexKeys.name('pool', 'default', DEFAULT_POOL), { schema: 1, holder: id }),
+    ])
+  }
+  if (view.list(networkKind).length > 0) return
+  const { nat } = await deps.machine.networks.support()
+  const wanted = [
+    { name: DEFAULT_NETWORK, kind: nat ? ('nat' as const) : ('user' as const) },
+    { name: 'user', kind: 'user' as const },
+  ]
+  for (const body of wanted) {
+    const record = await newNetwork(deps, 'default', body)
+    await commit(deps, [], [
+      put(networkKind, record.id, record),
+      put(indexKind, indexKeys.name('network', 'default', body.name), { schema: 1, holder: record.id }),
+    ])
+  }
+}
+
+/** A VM that came, went or changed its NICs, by whatever way: names and ports follow. Merged, and beside what jobs ask for themselves. */
+function followNetworks(deps: Deps, signal: AbortSignal): () => void {
+  let cancel: (() => void) | undefined
+  const off = deps.view.subscribe((changes) => {
+    if (signal.aborted || cancel || !changes.some((c) => c.kind === vmKind.name && c.type === 'delete')) return
+    cancel = deps.clock.timer(() => {
+      cancel = undefined
+      deps.syncNetworks().catch((error: unknown) => deps.log(`networks: ${(error as Error).message}`))
+    }, SYNC_DELAY_MS)
+  })
+  return () => {
+    off()
+    cancel?.()
+  }
+}

@@ -1,0 +1,163 @@
+/** The only reader of the command line, the environment and the configuration file. */
+import { readFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { fail } from '@wadah/api/fault'
+import { parse } from 'smol-toml'
+
+export type DaemonConfig = {
+  instance: string
+  data: string
+  socket: string
+  listen: { host: string; port: number }
+  names: string[]
+  /** Folders of the host, inside of which pools may be made. */
+  pool_dirs: string[]
+  recipe_dirs: string[]
+  cache: string
+  mirror?: string
+  qemu: string
+  uid_base: number
+  uid_count: number
+  memory_overcommit: number
+  publish_address: string
+  log_level: string
+  starts_at_once: number
+  builds_at_once: number
+  purge: boolean
+}
+
+export const HELP = `wadahd: the daemon of Wadah
+
+  --instance NAME      tells several daemons on one machine apart (default: default)
+  --data DIR           state (default: /var/lib/wadah, or /var/lib/wadah-NAME)
+  --socket PATH        local socket (default: /run/wadah/wadahd.sock, or /run/wadah-NAME/wadahd.sock)
+  --listen ADDR:PORT   HTTPS (default: 127.0.0.1:7443)
+  --config FILE        TOML; default: /etc/wadah/wadahd.toml where there is one
+  --purge              end this instance's VMs and remove everything of it, then exit
+  --help               this text
+
+  Settings of the file: ${'pool_dirs, recipe_dirs, cache, mirror, names, qemu, uid_base, uid_count, memory_overcommit,'}
+  publish_address, log_level, starts_at_once, builds_at_once. See docs/daemon.md.
+`
+
+type Setting = { [key: string]: unknown }
+const SETTINGS: Record<string, (value: unknown) => boolean> = {
+  pool_dirs: isPaths,
+  recipe_dirs: isPaths,
+  names: (v) => Array.isArray(v) && v.every((x) => typeof x === 'string'),
+  cache: isPath,
+  mirror: (v) => typeof v === 'string' && /^https?:\/\//.test(v),
+  qemu: isPath,
+  uid_base: (v) => isWhole(v, 1000, 2 ** 31),
+  uid_count: (v) => isWhole(v, 1, 1_000_000),
+  memory_overcommit: (v) => typeof v === 'number' && v >= 0.1 && v <= 100,
+  publish_address: (v) => typeof v === 'string' && /^\d+\.\d+\.\d+\.\d+$/.test(v),
+  log_level: (v) => ['fatal', 'error', 'warn', 'info', 'debug', 'trace'].includes(v as string),
+  starts_at_once: (v) => isWhole(v, 1, 64),
+  builds_at_once: (v) => isWhole(v, 1, 16),
+}
+function isPath(v: unknown): v is string {
+  return typeof v === 'string' && v.startsWith('/')
+}
+function isPaths(v: unknown): boolean {
+  return Array.isArray(v) && v.every(isPath)
+}
+function isWhole(v: unknown, least: number, most: number): boolean {
+  return Number.isInteger(v) && (v as number) >= least && (v as number) <= most
+}
+
+/** `127.0.0.1:7443`, `[::1]:7443`. */
+export function parseListen(text: string): { host: string; port: number } {
+  const match = /^(?:\[([0-9a-f:.]+)\]|([0-9.]+|localhost)):(\d{1,5})$/i.exec(text)
+  const port = Number(match?.[3])
+  if (!match || port > 65_535) {
+    throw fail('invalid', `--listen ${text}: an address and a port are wanted, such as 127.0.0.1:7443 or 0.0.0.0:7443.`, { field: '/listen' })
+  }
+  return { host: (match[1] ?? match[2]) as string, port }
+}
+
+/** @throws WadahError `invalid`, naming the option or the setting; undefined when only help was wanted */
+export async function readConfig(argv: string[]): Promise<DaemonConfig | undefined> {
+  const { values } = parseArgs({
+    args: argv,
+    strict: true,
+    options: {
+      instance: { type: 'string', default: 'default' },
+      data: { type: 'string' },
+      socket: { type: 'string' },
+      listen: { type: 'string', default: '127.0.0.1:7443' },
+      config: { type: 'string' },
+      purge: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  if (values.help) return undefined
+  const { instance } = values
+  if (!/^[a-z][a-z0-9-]{0,15}$/.test(instance)) {
+    throw fail('invalid', `--instance ${instance}: small letters, digits and hyphens, at most 16, beginning with a letter.`, { field: '/instance' })
+  }
+  const suffix = instance === 'default' ? '' : `-${instance}`
+  const file = await settings(values.config)
+  const text = (key: string, otherwise: string) => (file[key] as string | undefined) ?? otherwise
+  const number = (key: string, otherwise: number) => (file[key] as number | undefined) ?? otherwise
+  const data = values.data ?? `/var/lib/wadah${suffix}`
+  for (const [name, path] of [['--data', data], ['--socket', values.socket ?? '/']] as const) {
+    if (!path.startsWith('/')) throw fail('invalid', `${name} ${path}: a path from / on is wanted.`)
+  }
+  return {
+    instance,
+    data,
+    socket: values.socket ?? `/run/wadah${suffix}/wadahd.sock`,
+    listen: parseListen(values.listen),
+    names: (file['names'] as string[] | undefined) ?? [],
+    pool_dirs: [join(data, 'pools'), ...((file['pool_dirs'] as string[] | undefined) ?? ['/srv', '/mnt', '/media', '/var/lib/wadah-pools'])],
+    recipe_dirs: [...builtInRecipes(), ...((file['recipe_dirs'] as string[] | undefined) ?? ['/etc/wadah/recipes'])],
+    cache: text('cache', `/var/cache/wadah${suffix}`),
+    ...(file['mirror'] === undefined ? {} : { mirror: file['mirror'] as string }),
+    qemu: text('qemu', '/usr/bin/qemu-system-x86_64'),
+    uid_base: number('uid_base', instance === 'default' ? 2_000_000 : instance === 'demo' ? 2_100_000 : 2_200_000 + (hash(instance) % 1000) * 10_000),
+    uid_count: number('uid_count', 10_000),
+    memory_overcommit: number('memory_overcommit', 1),
+    publish_address: text('publish_address', '127.0.0.1'),
+    log_level: text('log_level', 'info'),
+    starts_at_once: number('starts_at_once', 3),
+    builds_at_once: number('builds_at_once', 2),
+    purge: values.purge,
+  }
+}
+
+/** Beside the bundle or the compiled file, wherever the repository lies. */
+function builtInRecipes(): string[] {
+  for (let dir = import.meta.dirname; dir !== dirname(dir); dir = dirname(dir)) {
+    if (existsSync(join(dir, 'recipes', 'debian-12', 'recipe.toml'))) return [join(dir, 'recipes')]
+  }
+  return []
+}
+
+function hash(text: string): number {
+  let h = 7
+  for (const c of text) h = (h * 31 + c.charCodeAt(0)) >>> 0
+  return h
+}
+
+async function settings(path: string | undefined): Promise<Setting> {
+  const file = path ?? '/etc/wadah/wadahd.toml'
+  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (path === undefined && error.code === 'ENOENT') return ''
+    throw fail('invalid', `${file} cannot be read: ${error.message}`, { field: '/config' })
+  })
+  let parsed: Setting
+  try {
+    parsed = parse(text)
+  } catch (error) {
+    throw fail('invalid', `${file} is no TOML: ${(error as Error).message}`, { field: '/config' })
+  }
+  for (const [key, value] of Object.entries(parsed)) {
+    const check = SETTINGS[key]
+    if (!check) throw fail('invalid', `${file}: there is no setting "${key}"; there are ${Object.keys(SETTINGS).join(', ')}.`, { field: `/${key}` })
+    if (!check(value)) throw fail('invalid', `${file}: ${key} = ${JSON.stringify(value)} cannot be used; see docs/daemon.md.`, { field: `/${key}` })
+  }
+  return parsed
+}

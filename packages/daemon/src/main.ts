@@ -1,0 +1,160 @@
+/** wadahd: reads the configuration, puts the rooms together, listens, and ends in order. */
+import { randomBytes } from 'node:crypto'
+import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { toFault } from '@wadah/api/fault'
+import { openCluster } from '@wadah/cluster/cluster'
+import { resourceOf, type StatusRecord } from '@wadah/cluster/records'
+import type { JobRecord } from '@wadah/cluster/jobs/record'
+import { HostMachine } from '@wadah/host/engine/machine'
+import { createImages } from '@wadah/host/images/images'
+import { createNetworks } from '@wadah/host/network/networks'
+import { createVolumes } from '@wadah/host/storage/volumes'
+import { systemClock } from '@wadah/store/clock'
+import { openSqliteStore } from '@wadah/store/sqlite/sqlite-store'
+import type { Change } from '@wadah/store/store'
+import type { MapEvent } from './http/events.ts'
+import { startServer } from './http/listen.ts'
+import { createLog } from './http/log.ts'
+import { type DaemonConfig, HELP, readConfig } from './config.ts'
+import { purge } from './purge.ts'
+import { VERSION } from './version.ts'
+
+const mapEvent: MapEvent = (change: Change) => {
+  const resource = resourceOf(change.kind) ?? (change.kind === 'access/token' ? 'token' : undefined)
+  if (resource === undefined) return undefined
+  const gone = change.type === 'delete'
+  // A VM is gone when its spec is; its other records go with it.
+  if (gone && change.kind !== 'vm/spec' && resource === 'vm') return undefined
+  const rec = change.type === 'put' ? change.rec : undefined
+  const state =
+    change.kind === 'vm/status' ? (rec?.value as StatusRecord | undefined)?.state : change.kind === 'job' ? (rec?.value as JobRecord | undefined)?.state : undefined
+  return {
+    resource,
+    resource_id: change.id,
+    change: gone ? 'delete' : 'put',
+    ...(rec && change.kind === 'vm/spec' ? { generation: rec.version } : rec && resource !== 'vm' ? { generation: rec.version } : {}),
+    ...(state === undefined ? {} : { state }),
+  }
+}
+
+async function main(config: DaemonConfig): Promise<void> {
+  const log = createLog({ level: config.log_level })
+  const line = (text: string) => log.info(text)
+  const onUnforeseen = (err: unknown, where: string) => log.error({ err }, where)
+  await mkdir(config.data, { recursive: true, mode: 0o711 })
+  await chmod(config.data, 0o711)
+  await mkdir(join(config.data, 'pools', 'default'), { recursive: true, mode: 0o711 })
+  await mkdir(dirname(config.socket), { recursive: true, mode: 0o755 })
+
+  const store = await openSqliteStore({ file: join(config.data, 'store.db'), ...workerUrl() })
+  const networks = createNetworks({ instance: config.instance, dataDir: config.data, log: line })
+  const machine = await HostMachine.open({
+    dataDir: config.data,
+    cgroup: config.instance === 'default' ? 'wadah' : `wadah-${config.instance}`,
+    qemu: config.qemu,
+    volumes: createVolumes({ allowedDirs: config.pool_dirs }),
+    networks,
+    images: createImages({
+      dataDir: config.data,
+      cacheDir: config.cache,
+      recipeDirs: config.recipe_dirs,
+      ...(config.mirror === undefined ? {} : { mirror: config.mirror }),
+    }),
+    log: line,
+    now_ms: () => systemClock.now_ms(),
+    startsAtOnce: config.starts_at_once,
+    probeUid: config.uid_base + config.uid_count,
+  })
+  const cluster = await openCluster({
+    store,
+    machine,
+    clock: systemClock,
+    randomBytes,
+    config,
+    version: VERSION,
+    defaultPoolPath: join(config.data, 'pools', 'default'),
+    jobLogs: join(config.data, 'jobs'),
+    lanes: { start: 8, build: config.builds_at_once, create: 16 },
+    log: line,
+    onUnforeseen,
+  })
+  const server = await startServer({
+    services: cluster.services,
+    store,
+    view: cluster.view,
+    mapEvent,
+    clock: systemClock,
+    random: randomBytes,
+    log,
+    version: VERSION,
+    auditFile: join(config.data, 'audit.log'),
+    names: config.names,
+    listen: {
+      host: config.listen.host,
+      port: config.listen.port,
+      tlsDirectory: join(config.data, 'tls'),
+      socket: { path: config.socket, group: 'wadah' },
+    },
+  })
+  const pidFile = join(dirname(config.socket), 'wadahd.pid')
+  await writeFile(pidFile, `${process.pid} ${await startTicks()}\n`, { mode: 0o644 })
+  await announce(config, cluster.view, server)
+  log.info({ url: server.url, fingerprint: server.certificate.fingerprint, socket: config.socket }, 'wadahd listens')
+
+  let ending = false
+  const end = (signal: string) => {
+    if (ending) return
+    ending = true
+    log.info({ signal }, 'ending; VMs run on')
+    void (async () => {
+      await server.stop()
+      await cluster.stop()
+      networks.close()
+      await machine.close()
+      await store.close()
+      await rm(pidFile, { force: true })
+      process.exit(0)
+    })().catch((err: unknown) => {
+      log.error({ err }, 'the end was not clean')
+      process.exit(1)
+    })
+  }
+  process.on('SIGTERM', () => end('SIGTERM'))
+  process.on('SIGINT', () => end('SIGINT'))
+}
+
+/** As long as there is no administrator, the one-time link lies where only root can read it. */
+async function announce(config: DaemonConfig, view: { list(kind: { name: string }): readonly unknown[] }, server: { url: string; setupLink(): Promise<string> }): Promise<void> {
+  const file = join(config.data, 'setup-link')
+  await writeFile(join(config.data, 'url'), `${server.url}\n`, { mode: 0o644 })
+  if (view.list({ name: 'access/user' }).length > 0) {
+    await rm(file, { force: true })
+    return
+  }
+  await rm(file, { force: true })
+  await writeFile(file, `${await server.setupLink()}\n`, { mode: 0o600, flag: 'wx' })
+}
+
+/** Field 22 of /proc/self/stat: with the pid it names this process for ever. */
+async function startTicks(): Promise<string> {
+  const stat = await readFile('/proc/self/stat', 'latin1')
+  return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''
+}
+
+/** In the bundle the store's worker lies beside it. */
+function workerUrl(): { workerUrl?: URL } {
+  return import.meta.url.endsWith('/wadahd.mjs') ? { workerUrl: new URL('./store-worker.mjs', import.meta.url) } : {}
+}
+
+try {
+  const config = await readConfig(process.argv.slice(2))
+  if (!config) process.stdout.write(HELP)
+  else if (config.purge) await purge(config)
+  else await main(config)
+} catch (error) {
+  const fault = toFault(error)
+  const text = fault.code === 'internal' ? ((error as Error).stack ?? String(error)) : `${fault.detail}${fault.remedy ? `\n  ${fault.remedy}` : ''}`
+  process.stderr.write(`wadahd: ${text}\n`)
+  process.exit(1)
+}

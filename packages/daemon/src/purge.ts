@@ -1,0 +1,43 @@
+/** `wadahd --purge`: takes away everything of one instance, also what a broken store does not know any more. */
+import { existsSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { fail } from '@wadah/api/fault'
+import { Cgroups } from '@wadah/host/engine/cgroup'
+import { VmDirectory } from '@wadah/host/engine/directory'
+import { processes, signalProcess, waitGone } from '@wadah/host/engine/process'
+import { createNetworks } from '@wadah/host/network/networks'
+import type { DaemonConfig } from './config.ts'
+
+/** Ends QEMUs (found by their pid file inside our folder), networks, control groups; then removes the folders. */
+export async function purge(config: DaemonConfig): Promise<void> {
+  const own = `${config.data}/vms/`
+  const list = await processes()
+  const daemon = list.find((p) => p.pid !== process.pid && p.argv.some((a, i) => a === '--data' && p.argv[i + 1] === config.data) && p.argv.some((a) => /wadahd(\.mjs)?$|daemon\/dist\/main\.js$/.test(a)) && !p.argv.includes('--purge'))
+  if (daemon) {
+    signalProcess(daemon, 'SIGTERM')
+    if (!(await waitGone(daemon, 20_000))) throw fail('timeout', `wadahd (process ${daemon.pid}) does not end.`, { remedy: `kill -9 ${daemon.pid}` })
+  }
+  const qemus = (await processes()).filter((p) => p.argv.some((arg, i) => arg.startsWith(own) && p.argv[i - 1] === '-pidfile'))
+  for (const qemu of qemus) signalProcess(qemu, 'SIGKILL')
+  for (const qemu of qemus) {
+    if (!(await waitGone(qemu, 30_000))) throw fail('timeout', `QEMU (process ${qemu.pid}) does not end.`)
+  }
+  if (process.getuid?.() === 0) {
+    const networks = createNetworks({ instance: config.instance, dataDir: config.data, watch_ms: 0 })
+    if ((await networks.support()).nat) await networks.removeAll()
+    networks.close()
+    const cgroups = await Cgroups.open(config.instance === 'default' ? 'wadah' : `wadah-${config.instance}`)
+    await cgroups.removeAll()
+  }
+  // Only what a daemon made: a folder without a store is somebody else's.
+  if (existsSync(`${config.data}/store.db`) || (await VmDirectory.list(config.data)).length > 0 || existsSync(`${config.data}/pools`)) {
+    await rm(config.data, { recursive: true, force: true })
+  }
+  for (const name of ['wadahd.sock', 'wadahd.pid']) await rm(`${dirname(config.socket)}/${name}`, { force: true })
+  if (config.instance !== 'default') {
+    await rm(`/run/wadah-${config.instance}`, { recursive: true, force: true })
+    await rm(`/var/cache/wadah-${config.instance}`, { recursive: true, force: true })
+  }
+  process.stdout.write(`removed: everything of the instance "${config.instance}"\n`)
+}
