@@ -2,8 +2,8 @@
  * The dnsmasq of a network: started, told of changes, found again, ended. It detaches itself and outlives the daemon. It is known by
  * its command line, which names a configuration file that is only ours: a pid alone proves nothing.
  */
-import { chmod, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { chmod, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fail, WadahError } from '@wadah/api/fault'
 import type { NetworkAttachment } from '@wadah/ports/networks'
@@ -87,6 +87,7 @@ export function createDnsmasqs(shell: Shell, dataDir: string): Dnsmasqs {
       // dnsmasq reads names again after it has given up root.
       await chmod(root, 0o755)
       await chmod(dir, 0o755)
+      await passable(root)
       const user = await dnsmasqUser()
       const names = await replaceIfChanged(f.hosts, renderHosts(network, attachments))
       const addresses = await replaceIfChanged(f.dhcp, renderReservations(network, attachments))
@@ -117,6 +118,18 @@ export function createDnsmasqs(shell: Shell, dataDir: string): Dnsmasqs {
       })
       return names.filter((name) => NETWORK_ID.test(name))
     },
+  }
+}
+
+/** dnsmasq says nothing when it can't reach its files; guests would then get no address, without a reason anywhere. */
+async function passable(dir: string): Promise<void> {
+  for (let at = dir; ; at = dirname(at)) {
+    if (((await stat(at)).mode & 0o001) === 0) {
+      throw fail('host_lacks', `dnsmasq runs as a user of its own and can't pass through ${at}.`, {
+        remedy: `chmod o+x ${at}`,
+      })
+    }
+    if (at === dirname(at)) return
   }
 }
 

@@ -1,6 +1,6 @@
 /** Bridges and taps: what was seen, what is wanted, and the `ip -batch` lines that lead from one to the other. Pure. */
 import type { NetworkAttachment, NetworkDefinition } from '@wadah/ports/networks'
-import { parseSubnet } from './ipv4.ts'
+import { overlap, parseSubnet, type Subnet } from './ipv4.ts'
 import { aliasOf, bridgeMac, parseAlias, tapName } from './naming.ts'
 
 export type NatNetwork = Extract<NetworkDefinition, { kind: 'nat' }>
@@ -75,6 +75,15 @@ export function planBridge(instance: string, links: Link[], network: NatNetwork)
     }
   }
   if (seen === undefined) {
+    // A route of ours over somebody else's network could cut this host off.
+    const hidden = links.find((link) => link.addresses.some((a) => clash(a, subnet)))
+    if (hidden !== undefined) {
+      return {
+        ok: false,
+        reason: `The subnet ${network.subnet} of network "${network.name}" overlaps with ${hidden.addresses.join(', ')} on the interface ${hidden.name}.`,
+        remedy: 'make a network with another subnet',
+      }
+    }
     return {
       ok: true,
       fresh: true,
@@ -104,6 +113,11 @@ export function planBridge(instance: string, links: Link[], network: NatNetwork)
       ...(seen.up ? [] : [`link set dev ${bridge} up`]),
     ],
   }
+}
+
+function clash(address: string, subnet: Subnet | undefined): boolean {
+  const other = parseSubnet(address)
+  return other !== undefined && subnet !== undefined && overlap(other, subnet)
 }
 
 /** Taps of ours that lost their bridge (it was removed and made anew) go back on it. */

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { readdir } from 'node:fs/promises'
+import { chmod, readdir } from 'node:fs/promises'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { aliasOf, tapName } from '@wadah/host/network/naming'
 import { createNetworks, type HostNetworks } from '@wadah/host/network/networks'
@@ -265,6 +265,14 @@ test('an interface, an address or a port of somebody else is refused, not taken'
   expect(taken?.reason).toContain('port 53')
   expect(await networks.portFree('udp', '0.0.0.0', 53)).toBe(false)
   expect(await networks.portFree('tcp', '0.0.0.0', 53)).toBe(true)
+})
+
+test('a folder that dnsmasq cannot pass through is said, with the remedy', async () => {
+  await chmod(lab.dir, 0o700)
+  const [state] = await networks.apply([net], [], signal)
+  expect(state).toMatchObject({ state: 'down', reason: expect.stringContaining(`chmod o+x ${lab.dir}`) })
+  await chmod(lab.dir, 0o711)
+  expect(await networks.apply([net], [], signal)).toEqual([{ id: net.id, state: 'up' }])
 })
 
 test('taps: made once, owned by their uid, found again, taken away', async () => {

@@ -188,6 +188,14 @@ describe('links', () => {
     const eth0: Link = { name: 'eth0', kind: '', up: true, mac: '', addresses: ['10.77.1.1/16'] }
     expect(planBridge('default', [eth0], net)).toMatchObject({ ok: false, reason: expect.stringContaining('eth0') })
   })
+  test('a subnet that the host lives in is refused for a new bridge, and no reason to take an old one down', () => {
+    const eth0: Link = { name: 'eth0', kind: '', up: true, mac: '', addresses: ['10.77.1.200/24'] }
+    expect(planBridge('default', [eth0], net)).toMatchObject({
+      ok: false,
+      reason: expect.stringContaining('10.77.1.200/24'),
+    })
+    expect(planBridge('default', [eth0, bridge], net)).toMatchObject({ ok: true })
+  })
   test('bridges of networks that are no more, and taps that lost theirs', () => {
     const tap: Link = {
       name: 'wt',
