@@ -39,6 +39,8 @@ export class Lab {
     await writeFile(join(this.dir, 'udhcpc.sh'), UDHCPC, { mode: 0o755 })
     await this.namespace(this.host)
     await this.namespace(this.lan)
+    // A new namespace begins with the settings of the machine's own.
+    await this.in(this.host, 'sh', '-c', 'echo 0 > /proc/sys/net/ipv4/ip_forward')
     await exec('ip', [
       'link',
       'add',
