@@ -4,7 +4,12 @@ import type { Scope } from './schema/access.ts'
 import { VM_ACTIONS, type PausedBy, type VmAction, type VmState } from './schema/vm.ts'
 
 export type CanContext = {
-  vm: { name: string; state: VmState; paused_by?: PausedBy | undefined; agent?: 'unknown' | 'connected' | 'absent' | undefined }
+  vm: {
+    name: string
+    state: VmState
+    paused_by?: PausedBy | undefined
+    agent?: 'unknown' | 'connected' | 'absent' | undefined
+  }
   scope: Scope
   /** The job that is at work on the VM. */
   job?: { id: string; kind: string } | undefined
@@ -39,7 +44,8 @@ const BESIDE: Partial<Record<VmAction, readonly string[]>> = {
 function remedy(action: VmAction, name: string, state: VmState): string | undefined {
   if (action === 'delete' || action === 'clone') return `wadah vm shutdown ${name}`
   if (state === 'stopped') return `wadah vm start ${name}`
-  if (state === 'paused') return action === 'start' || action === 'shutdown' || action === 'exec' ? `wadah vm resume ${name}` : undefined
+  if (state === 'paused')
+    return action === 'start' || action === 'shutdown' || action === 'exec' ? `wadah vm resume ${name}` : undefined
   if (state === 'unknown') return `wadah vm stop ${name} ends a QEMU that does not answer; its disks are kept`
   return undefined
 }
@@ -48,10 +54,18 @@ function remedy(action: VmAction, name: string, state: VmState): string | undefi
 export function can(action: VmAction, { vm, scope, job }: CanContext): Verdict {
   const no = (why: Fault): Verdict => ({ ok: false, why })
   if (scope !== 'full') {
-    return no(fault('forbidden', `This needs the right to change things; you may only look.`, { remedy: 'wadah token create NAME --scope full' }))
+    return no(
+      fault('forbidden', `This needs the right to change things; you may only look.`, {
+        remedy: 'wadah token create NAME --scope full',
+      }),
+    )
   }
   if (job && !BESIDE[action]?.includes(job.kind)) {
-    return no(fault('busy', `The job ${job.id} (${job.kind}) is at work on "${vm.name}".`, { remedy: `wadah job wait ${job.id}` }))
+    return no(
+      fault('busy', `The job ${job.id} (${job.kind}) is at work on "${vm.name}".`, {
+        remedy: `wadah job wait ${job.id}`,
+      }),
+    )
   }
   if (!STATES[action].includes(vm.state)) {
     const state = vm.state === 'paused' && vm.paused_by ? `paused (by ${vm.paused_by})` : vm.state

@@ -49,7 +49,10 @@ export type Cluster = {
 const SYNC_DELAY_MS = 200
 
 export async function openCluster(o: ClusterOptions): Promise<Cluster> {
-  const view = await CachedView.open(o.store, { clock: o.clock, onTrouble: (error) => o.onUnforeseen(error, 'the view of the store') })
+  const view = await CachedView.open(o.store, {
+    clock: o.clock,
+    onTrouble: (error) => o.onUnforeseen(error, 'the view of the store'),
+  })
   const hostId = await ownHost(o, view)
   const facts = await o.machine.facts()
   const base: Omit<Deps, 'syncNetworks'> = {
@@ -67,7 +70,17 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   const engine = new JobEngine<Deps>({
     store: o.store,
     hostId,
-    definitions: [createVm, startVm, stopVm, shutdownVm, deleteVm, makeVolumeJob, deleteVolumeJob, buildImage, deleteImage],
+    definitions: [
+      createVm,
+      startVm,
+      stopVm,
+      shutdownVm,
+      deleteVm,
+      makeVolumeJob,
+      deleteVolumeJob,
+      buildImage,
+      deleteImage,
+    ],
     deps,
     logDir: o.jobLogs,
     clock: o.clock,
@@ -113,7 +126,11 @@ async function ownHost(o: ClusterOptions, view: CachedView): Promise<string> {
   if (there) return there.id
   const id = newId('host', o.randomBytes)
   const record = { schema: 1 as const, id, name: hostname(), created_at: new Date(o.clock.now_ms()).toISOString() }
-  await commit({ store: o.store, view, randomBytes: o.randomBytes }, [absent(hostKind, id)], [put(hostKind, id, record)])
+  await commit(
+    { store: o.store, view, randomBytes: o.randomBytes },
+    [absent(hostKind, id)],
+    [put(hostKind, id, record)],
+  )
   return id
 }
 
@@ -127,10 +144,23 @@ async function firstThings(o: ClusterOptions, deps: Deps): Promise<void> {
   else if (!view.get(indexKind, indexKeys.name('pool', 'default', DEFAULT_POOL))) {
     const id = newId('pool', deps.randomBytes)
     const { direct_io } = await deps.machine.volumes.openPool({ id, path: o.defaultPoolPath, direct_io: true })
-    await commit(deps, [], [
-      put(poolKind, id, { ...named, id, name: DEFAULT_POOL, kind: 'dir', path: o.defaultPoolPath, overcommit: 2, direct_io, host: deps.hostId }),
-      put(indexKind, indexKeys.name('pool', 'default', DEFAULT_POOL), { schema: 1, holder: id }),
-    ])
+    await commit(
+      deps,
+      [],
+      [
+        put(poolKind, id, {
+          ...named,
+          id,
+          name: DEFAULT_POOL,
+          kind: 'dir',
+          path: o.defaultPoolPath,
+          overcommit: 2,
+          direct_io,
+          host: deps.hostId,
+        }),
+        put(indexKind, indexKeys.name('pool', 'default', DEFAULT_POOL), { schema: 1, holder: id }),
+      ],
+    )
   }
   if (view.list(networkKind).length > 0) return
   const { nat } = await deps.machine.networks.support()
@@ -140,10 +170,14 @@ async function firstThings(o: ClusterOptions, deps: Deps): Promise<void> {
   ]
   for (const body of wanted) {
     const record = await newNetwork(deps, 'default', body)
-    await commit(deps, [], [
-      put(networkKind, record.id, record),
-      put(indexKind, indexKeys.name('network', 'default', body.name), { schema: 1, holder: record.id }),
-    ])
+    await commit(
+      deps,
+      [],
+      [
+        put(networkKind, record.id, record),
+        put(indexKind, indexKeys.name('network', 'default', body.name), { schema: 1, holder: record.id }),
+      ],
+    )
   }
 }
 

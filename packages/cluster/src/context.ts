@@ -36,10 +36,23 @@ export type Deps = {
 }
 
 type NamedKind = 'vm' | 'pool' | 'volume' | 'image' | 'network'
-const NOUNS: Record<NamedKind, string> = { vm: 'VM', pool: 'pool', volume: 'volume', image: 'image', network: 'network' }
+const NOUNS: Record<NamedKind, string> = {
+  vm: 'VM',
+  pool: 'pool',
+  volume: 'volume',
+  image: 'image',
+  network: 'network',
+}
 
 /** A record by name or id. @throws WadahError `not_found` that names the command listing what there is */
-export function find<T>(deps: Deps, noun: NamedKind, kind: Kind<T>, project: string, ref: string, field?: string): Rec<T> {
+export function find<T>(
+  deps: Deps,
+  noun: NamedKind,
+  kind: Kind<T>,
+  project: string,
+  ref: string,
+  field?: string,
+): Rec<T> {
   if (isId(ref)) {
     const rec = deps.view.get(kind, ref)
     if (rec) return rec
@@ -91,12 +104,18 @@ export function indexConflict(failed: Check): WadahError {
 /** Refuses when `If-Match` names another generation. */
 export function checkGeneration(rec: Rec<unknown>, wanted: number | undefined): void {
   if (wanted !== undefined && rec.version !== wanted) {
-    throw fail('precondition_failed', `It is at generation ${rec.version} by now, not at ${wanted}.`, { remedy: 'read it again, then repeat' })
+    throw fail('precondition_failed', `It is at generation ${rec.version} by now, not at ${wanted}.`, {
+      remedy: 'read it again, then repeat',
+    })
   }
 }
 
 /** A page of a list that is in order of `key`; the cursor is the last key given out. */
-export function page<T>(items: readonly T[], key: (item: T) => string, q: { limit?: number; cursor?: string }): { items: T[]; next?: string } {
+export function page<T>(
+  items: readonly T[],
+  key: (item: T) => string,
+  q: { limit?: number; cursor?: string },
+): { items: T[]; next?: string } {
   const limit = q.limit ?? 100
   let from = 0
   if (q.cursor !== undefined) {

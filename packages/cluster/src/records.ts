@@ -1,5 +1,5 @@
 /** What the store keeps. Every value carries `schema`; unknown fields are kept. Keys are ids; names are index records. */
-import type { Image, Pool, Volume } from '@wadah/api/schema/storage'
+import type { Image, Volume } from '@wadah/api/schema/storage'
 import type { Network } from '@wadah/api/schema/network'
 import type { PausedBy, Placement, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
 import type { Kind } from '@wadah/store/store'
@@ -42,16 +42,28 @@ export const secretKind: Kind<SecretRecord> = { name: 'vm/secret' }
 export type PoolRecord = Named & { kind: 'dir'; path: string; overcommit: number; direct_io: boolean; host: string }
 export const poolKind: Kind<PoolRecord> = { name: 'pool' }
 
-export type VolumeRecord = Named & Pick<Volume, 'pool' | 'format' | 'size_bytes' | 'base' | 'vm' | 'image' | 'read_only'> & {
-  /** Not there yet: a job makes it. */
-  making?: boolean
-}
+export type VolumeRecord = Named &
+  Pick<Volume, 'pool' | 'format' | 'size_bytes' | 'base' | 'vm' | 'image' | 'read_only'> & {
+    /** Not there yet: a job makes it. */
+    making?: boolean
+  }
 export const volumeKind: Kind<VolumeRecord> = { name: 'volume' }
 
 export type ImageRecord = Named &
   Pick<
     Image,
-    'kind' | 'description' | 'recipe' | 'volume' | 'size_bytes' | 'cmdline' | 'kernel_version' | 'min_memory_mib' | 'agent' | 'service' | 'sha256' | 'packages'
+    | 'kind'
+    | 'description'
+    | 'recipe'
+    | 'volume'
+    | 'size_bytes'
+    | 'cmdline'
+    | 'kernel_version'
+    | 'min_memory_mib'
+    | 'agent'
+    | 'service'
+    | 'sha256'
+    | 'packages'
   > & {
     /** A job builds it, or its files are not uploaded yet. */
     ready: boolean
@@ -60,7 +72,8 @@ export type ImageRecord = Named &
   }
 export const imageKind: Kind<ImageRecord> = { name: 'image' }
 
-export type NetworkRecord = Named & Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'domain'> & { state: 'up' | 'down'; reason?: string }
+export type NetworkRecord = Named &
+  Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'domain'> & { state: 'up' | 'down'; reason?: string }
 export const networkKind: Kind<NetworkRecord> = { name: 'network' }
 
 export type HostRecord = { schema: 1; id: string; name: string; created_at: string }
@@ -71,11 +84,13 @@ export type IndexRecord = { schema: 1; holder: string }
 export const indexKind: Kind<IndexRecord> = { name: 'index' }
 
 export const indexKeys = {
-  name: (kind: 'vm' | 'pool' | 'volume' | 'image' | 'network', project: string, name: string) => `name/${kind}/${project}/${name}`,
+  name: (kind: 'vm' | 'pool' | 'volume' | 'image' | 'network', project: string, name: string) =>
+    `name/${kind}/${project}/${name}`,
   uid: (uid: number) => `uid/${uid}`,
   mac: (mac: string) => `mac/${mac}`,
   address: (network: string, address: string) => `address/${network}/${address}`,
-  port: (host: string, protocol: string, address: string, port: number) => `port/${host}/${protocol}/${address}/${port}`,
+  port: (host: string, protocol: string, address: string, port: number) =>
+    `port/${host}/${protocol}/${address}/${port}`,
 }
 
 /** Which resource of the API a record belongs to, for events; undefined for what clients never see. */

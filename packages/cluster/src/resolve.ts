@@ -100,7 +100,8 @@ export function launchRequest(deps: Pick<Deps, 'view'>, vm: VmRecord): LaunchReq
   const { spec } = vm
   const placement = deps.view.get(placementKind, vm.id)?.value
   const kernelImage = spec.boot.kind === 'kernel' ? deps.view.get(imageKind, spec.boot.image)?.value : undefined
-  if (spec.boot.kind === 'kernel' && !kernelImage) throw fail('not_found', 'The kernel image of this VM is not there any more.')
+  if (spec.boot.kind === 'kernel' && !kernelImage)
+    throw fail('not_found', 'The kernel image of this VM is not there any more.')
   return {
     vm: vm.id,
     name: vm.name,
@@ -132,5 +133,7 @@ export function launchRequest(deps: Pick<Deps, 'view'>, vm: VmRecord): LaunchReq
 /** The guest of a kernel image has no disk to keep its name on: it is told at each start. */
 function kernelCmdline(spec: VmSpec, name: string): string {
   const cmdline = spec.boot.kind === 'kernel' ? spec.boot.cmdline : ''
-  return cmdline.includes('wadah.hostname=') || !cmdline.includes('wadah') ? cmdline : `${cmdline} wadah.hostname=${name}`
+  return cmdline.includes('wadah.hostname=') || !cmdline.includes('wadah')
+    ? cmdline
+    : `${cmdline} wadah.hostname=${name}`
 }

@@ -25,11 +25,19 @@ export type PageOf<T> = { items: T[]; next?: string }
 export type IfGeneration = number | undefined
 
 export interface VmService {
-  list(caller: Caller, q: ListQuery & { name?: string; state?: VmState; image?: string; network?: string; label?: string }): PageOf<Vm>
+  list(
+    caller: Caller,
+    q: ListQuery & { name?: string; state?: VmState; image?: string; network?: string; label?: string },
+  ): PageOf<Vm>
   get(caller: Caller, ref: string): Vm
   create(caller: Caller, body: VmCreate): Promise<Job>
   edit(caller: Caller, ref: string, body: VmEdit, generation: IfGeneration): Promise<Vm>
-  delete(caller: Caller, ref: string, options: { force?: boolean; keep_disks?: boolean }, generation: IfGeneration): Promise<Job>
+  delete(
+    caller: Caller,
+    ref: string,
+    options: { force?: boolean; keep_disks?: boolean },
+    generation: IfGeneration,
+  ): Promise<Job>
   start(caller: Caller, ref: string): Promise<Job>
   stop(caller: Caller, ref: string): Promise<Job>
   shutdown(caller: Caller, ref: string, body: { timeout_s?: number; force?: boolean }): Promise<Job>
@@ -39,7 +47,13 @@ export interface VmService {
   resume(caller: Caller, ref: string): Promise<Vm>
   exec(caller: Caller, ref: string, body: Exec, signal: AbortSignal): Promise<ExecResult>
   readFile(caller: Caller, ref: string, path: string, signal: AbortSignal): AsyncIterable<Uint8Array>
-  writeFile(caller: Caller, ref: string, path: string, data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void>
+  writeFile(
+    caller: Caller,
+    ref: string,
+    path: string,
+    data: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<void>
   guest(caller: Caller, ref: string, signal: AbortSignal): Promise<GuestInfo>
   freeze(caller: Caller, ref: string, timeout_s: number, signal: AbortSignal): Promise<{ file_systems: number }>
   thaw(caller: Caller, ref: string, signal: AbortSignal): Promise<{ file_systems: number }>
@@ -68,8 +82,17 @@ export interface ImageService {
   get(caller: Caller, ref: string): Image
   recipes(): Promise<Recipe[]>
   build(caller: Caller, body: ImageBuild): Promise<Job>
-  createKernel(caller: Caller, body: { name: string; description?: string; cmdline?: string; min_memory_mib?: number }): Promise<Image>
-  upload(caller: Caller, ref: string, file: 'kernel' | 'initrd', data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void>
+  createKernel(
+    caller: Caller,
+    body: { name: string; description?: string; cmdline?: string; min_memory_mib?: number },
+  ): Promise<Image>
+  upload(
+    caller: Caller,
+    ref: string,
+    file: 'kernel' | 'initrd',
+    data: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<void>
   delete(caller: Caller, ref: string, generation: IfGeneration): Promise<Job>
 }
 

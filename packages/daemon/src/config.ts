@@ -73,7 +73,11 @@ export function parseListen(text: string): { host: string; port: number } {
   const match = /^(?:\[([0-9a-f:.]+)\]|([0-9.]+|localhost)):(\d{1,5})$/i.exec(text)
   const port = Number(match?.[3])
   if (!match || port > 65_535) {
-    throw fail('invalid', `--listen ${text}: an address and a port are wanted, such as 127.0.0.1:7443 or 0.0.0.0:7443.`, { field: '/listen' })
+    throw fail(
+      'invalid',
+      `--listen ${text}: an address and a port are wanted, such as 127.0.0.1:7443 or 0.0.0.0:7443.`,
+      { field: '/listen' },
+    )
   }
   return { host: (match[1] ?? match[2]) as string, port }
 }
@@ -96,14 +100,21 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
   if (values.help) return undefined
   const { instance } = values
   if (!/^[a-z][a-z0-9-]{0,15}$/.test(instance)) {
-    throw fail('invalid', `--instance ${instance}: small letters, digits and hyphens, at most 16, beginning with a letter.`, { field: '/instance' })
+    throw fail(
+      'invalid',
+      `--instance ${instance}: small letters, digits and hyphens, at most 16, beginning with a letter.`,
+      { field: '/instance' },
+    )
   }
   const suffix = instance === 'default' ? '' : `-${instance}`
   const file = await settings(values.config)
   const text = (key: string, otherwise: string) => (file[key] as string | undefined) ?? otherwise
   const number = (key: string, otherwise: number) => (file[key] as number | undefined) ?? otherwise
   const data = values.data ?? `/var/lib/wadah${suffix}`
-  for (const [name, path] of [['--data', data], ['--socket', values.socket ?? '/']] as const) {
+  for (const [name, path] of [
+    ['--data', data],
+    ['--socket', values.socket ?? '/'],
+  ] as const) {
     if (!path.startsWith('/')) throw fail('invalid', `${name} ${path}: a path from / on is wanted.`)
   }
   return {
@@ -112,12 +123,22 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
     socket: values.socket ?? `/run/wadah${suffix}/wadahd.sock`,
     listen: parseListen(values.listen),
     names: (file['names'] as string[] | undefined) ?? [],
-    pool_dirs: [join(data, 'pools'), ...((file['pool_dirs'] as string[] | undefined) ?? ['/srv', '/mnt', '/media', '/var/lib/wadah-pools'])],
+    pool_dirs: [
+      join(data, 'pools'),
+      ...((file['pool_dirs'] as string[] | undefined) ?? ['/srv', '/mnt', '/media', '/var/lib/wadah-pools']),
+    ],
     recipe_dirs: [...builtInRecipes(), ...((file['recipe_dirs'] as string[] | undefined) ?? ['/etc/wadah/recipes'])],
     cache: text('cache', `/var/cache/wadah${suffix}`),
     ...(file['mirror'] === undefined ? {} : { mirror: file['mirror'] as string }),
     qemu: text('qemu', '/usr/bin/qemu-system-x86_64'),
-    uid_base: number('uid_base', instance === 'default' ? 2_000_000 : instance === 'demo' ? 2_100_000 : 2_200_000 + (hash(instance) % 1000) * 10_000),
+    uid_base: number(
+      'uid_base',
+      instance === 'default'
+        ? 2_000_000
+        : instance === 'demo'
+          ? 2_100_000
+          : 2_200_000 + (hash(instance) % 1000) * 10_000,
+    ),
     uid_count: number('uid_count', 10_000),
     memory_overcommit: number('memory_overcommit', 1),
     publish_address: text('publish_address', '127.0.0.1'),
@@ -156,8 +177,14 @@ async function settings(path: string | undefined): Promise<Setting> {
   }
   for (const [key, value] of Object.entries(parsed)) {
     const check = SETTINGS[key]
-    if (!check) throw fail('invalid', `${file}: there is no setting "${key}"; there are ${Object.keys(SETTINGS).join(', ')}.`, { field: `/${key}` })
-    if (!check(value)) throw fail('invalid', `${file}: ${key} = ${JSON.stringify(value)} cannot be used; see docs/daemon.md.`, { field: `/${key}` })
+    if (!check)
+      throw fail('invalid', `${file}: there is no setting "${key}"; there are ${Object.keys(SETTINGS).join(', ')}.`, {
+        field: `/${key}`,
+      })
+    if (!check(value))
+      throw fail('invalid', `${file}: ${key} = ${JSON.stringify(value)} cannot be used; see docs/daemon.md.`, {
+        field: `/${key}`,
+      })
   }
   return parsed
 }

@@ -28,12 +28,20 @@ const mapEvent: MapEvent = (change: Change) => {
   if (gone && change.kind !== 'vm/spec' && resource === 'vm') return undefined
   const rec = change.type === 'put' ? change.rec : undefined
   const state =
-    change.kind === 'vm/status' ? (rec?.value as StatusRecord | undefined)?.state : change.kind === 'job' ? (rec?.value as JobRecord | undefined)?.state : undefined
+    change.kind === 'vm/status'
+      ? (rec?.value as StatusRecord | undefined)?.state
+      : change.kind === 'job'
+        ? (rec?.value as JobRecord | undefined)?.state
+        : undefined
   return {
     resource,
     resource_id: change.id,
     change: gone ? 'delete' : 'put',
-    ...(rec && change.kind === 'vm/spec' ? { generation: rec.version } : rec && resource !== 'vm' ? { generation: rec.version } : {}),
+    ...(rec && change.kind === 'vm/spec'
+      ? { generation: rec.version }
+      : rec && resource !== 'vm'
+        ? { generation: rec.version }
+        : {}),
     ...(state === undefined ? {} : { state }),
   }
 }
@@ -125,7 +133,11 @@ async function main(config: DaemonConfig): Promise<void> {
 }
 
 /** As long as there is no administrator, the one-time link lies where only root can read it. */
-async function announce(config: DaemonConfig, view: { list(kind: { name: string }): readonly unknown[] }, server: { url: string; setupLink(): Promise<string> }): Promise<void> {
+async function announce(
+  config: DaemonConfig,
+  view: { list(kind: { name: string }): readonly unknown[] },
+  server: { url: string; setupLink(): Promise<string> },
+): Promise<void> {
   const file = join(config.data, 'setup-link')
   await writeFile(join(config.data, 'url'), `${server.url}\n`, { mode: 0o644 })
   if (view.list({ name: 'access/user' }).length > 0) {
@@ -154,7 +166,10 @@ try {
   else await main(config)
 } catch (error) {
   const fault = toFault(error)
-  const text = fault.code === 'internal' ? ((error as Error).stack ?? String(error)) : `${fault.detail}${fault.remedy ? `\n  ${fault.remedy}` : ''}`
+  const text =
+    fault.code === 'internal'
+      ? ((error as Error).stack ?? String(error))
+      : `${fault.detail}${fault.remedy ? `\n  ${fault.remedy}` : ''}`
   process.stderr.write(`wadahd: ${text}\n`)
   process.exit(1)
 }

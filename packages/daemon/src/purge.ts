@@ -13,12 +13,21 @@ import type { DaemonConfig } from './config.ts'
 export async function purge(config: DaemonConfig): Promise<void> {
   const own = `${config.data}/vms/`
   const list = await processes()
-  const daemon = list.find((p) => p.pid !== process.pid && p.argv.some((a, i) => a === '--data' && p.argv[i + 1] === config.data) && p.argv.some((a) => /wadahd(\.mjs)?$|daemon\/dist\/main\.js$/.test(a)) && !p.argv.includes('--purge'))
+  const daemon = list.find(
+    (p) =>
+      p.pid !== process.pid &&
+      p.argv.some((a, i) => a === '--data' && p.argv[i + 1] === config.data) &&
+      p.argv.some((a) => /wadahd(\.mjs)?$|daemon\/dist\/main\.js$/.test(a)) &&
+      !p.argv.includes('--purge'),
+  )
   if (daemon) {
     signalProcess(daemon, 'SIGTERM')
-    if (!(await waitGone(daemon, 20_000))) throw fail('timeout', `wadahd (process ${daemon.pid}) does not end.`, { remedy: `kill -9 ${daemon.pid}` })
+    if (!(await waitGone(daemon, 20_000)))
+      throw fail('timeout', `wadahd (process ${daemon.pid}) does not end.`, { remedy: `kill -9 ${daemon.pid}` })
   }
-  const qemus = (await processes()).filter((p) => p.argv.some((arg, i) => arg.startsWith(own) && p.argv[i - 1] === '-pidfile'))
+  const qemus = (await processes()).filter((p) =>
+    p.argv.some((arg, i) => arg.startsWith(own) && p.argv[i - 1] === '-pidfile'),
+  )
   for (const qemu of qemus) signalProcess(qemu, 'SIGKILL')
   for (const qemu of qemus) {
     if (!(await waitGone(qemu, 30_000))) throw fail('timeout', `QEMU (process ${qemu.pid}) does not end.`)
@@ -31,7 +40,11 @@ export async function purge(config: DaemonConfig): Promise<void> {
     await cgroups.removeAll()
   }
   // Only what a daemon made: a folder without a store is somebody else's.
-  if (existsSync(`${config.data}/store.db`) || (await VmDirectory.list(config.data)).length > 0 || existsSync(`${config.data}/pools`)) {
+  if (
+    existsSync(`${config.data}/store.db`) ||
+    (await VmDirectory.list(config.data)).length > 0 ||
+    existsSync(`${config.data}/pools`)
+  ) {
     await rm(config.data, { recursive: true, force: true })
   }
   for (const name of ['wadahd.sock', 'wadahd.pid']) await rm(`${dirname(config.socket)}/${name}`, { force: true })

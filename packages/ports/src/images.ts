@@ -24,12 +24,22 @@ export interface Images {
   build(
     image: string,
     recipe: string,
-    options: { refresh: boolean; signal: AbortSignal; progress: (step: string, fraction: number) => void; log: (line: string) => void },
+    options: {
+      refresh: boolean
+      signal: AbortSignal
+      progress: (step: string, fraction: number) => void
+      log: (line: string) => void
+    },
   ): Promise<BuiltImage>
   /** Removes what a build of this image left, finished or not: work folder, mounts, processes. */
   cleanBuild(image: string): Promise<void>
   /** Stores one file of a kernel image; `too_large`, `image_corrupt` when it is no Linux kernel. */
-  putFile(image: string, file: 'kernel' | 'initrd', data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<{ size_bytes: number; sha256: string }>
+  putFile(
+    image: string,
+    file: 'kernel' | 'initrd',
+    data: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<{ size_bytes: number; sha256: string }>
   files(image: string): Promise<{ kernel?: string; initrd?: string; size_bytes: number }>
   /** Removes the image's own folder. */
   delete(image: string): Promise<void>

@@ -59,7 +59,17 @@ export type LocalPlan = {
   directory: string
   cgroup: string | null
   disks: Record<string, LocalDisk>
-  nics: Record<string, { kind: 'tap'; ifname: string } | { kind: 'user'; subnet: string; gateway: string; address: string; publish: { protocol: 'tcp' | 'udp'; address: string; port: number; to: number }[] }>
+  nics: Record<
+    string,
+    | { kind: 'tap'; ifname: string }
+    | {
+        kind: 'user'
+        subnet: string
+        gateway: string
+        address: string
+        publish: { protocol: 'tcp' | 'udp'; address: string; port: number; to: number }[]
+      }
+  >
   kernel?: { kernel: string; initrd?: string }
   tb_size_mib: number | null
   qemu: string
@@ -97,7 +107,11 @@ export interface Running {
   /** Resolves when it is gone: QMP closed and its pid (with start time) no more. */
   readonly gone: Promise<{ reason: string }>
   /** A raw QMP command, for the few callers that need one (migration). */
-  execute(command: string, args?: Record<string, unknown>, options?: { timeout_ms?: number; signal?: AbortSignal }): Promise<unknown>
+  execute(
+    command: string,
+    args?: Record<string, unknown>,
+    options?: { timeout_ms?: number; signal?: AbortSignal },
+  ): Promise<unknown>
 }
 
 export interface Guest {
@@ -155,7 +169,12 @@ export interface Machine {
   /** The end of the serial log. */
   serialLog(vm: string, bytes: number): Promise<{ text: string; size_bytes: number }>
   /** Makes a recipe's health check against the guest, once. */
-  check(vm: string, service: Service, target: { address?: string; port?: number }, signal: AbortSignal): Promise<{ ok: boolean; detail: string; took_ms: number }>
+  check(
+    vm: string,
+    service: Service,
+    target: { address?: string; port?: number },
+    signal: AbortSignal,
+  ): Promise<{ ok: boolean; detail: string; took_ms: number }>
 
   readonly volumes: Volumes
   readonly networks: Networks

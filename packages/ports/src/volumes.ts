@@ -22,8 +22,14 @@ export interface Volumes {
   path(pool: PoolDefinition, volume: { id: string; format: 'qcow2' | 'raw' }): string
   /** An empty volume. `no_room` when the file system is full. */
   create(pool: PoolDefinition, volume: VolumeDefinition, work: VolumeWork): Promise<void>
-  /** `linked`: a qcow2 on top of `from`. `full`: a copy that stands by itself, flattened. The size may be larger than that of `from`. */
-  clone(pool: PoolDefinition, from: { pool: PoolDefinition; volume: VolumeDefinition }, to: VolumeDefinition, how: 'linked' | 'full', work: VolumeWork): Promise<void>
+  /** `linked`: a qcow2 on top of `from`. `full`: a copy that stands by itself, flattened. `delta`: a copy of the topmost layer on the same base. The size may be larger than that of `from`. */
+  clone(
+    pool: PoolDefinition,
+    from: { pool: PoolDefinition; volume: VolumeDefinition },
+    to: VolumeDefinition,
+    how: 'linked' | 'full' | 'delta',
+    work: VolumeWork,
+  ): Promise<void>
   /** Moves a file that a builder made into the pool as this volume (rename, or copy across file systems). */
   adopt(pool: PoolDefinition, file: string, volume: VolumeDefinition, work: VolumeWork): Promise<void>
   /** Read-only for everybody, or writable by one uid only. */

@@ -102,7 +102,7 @@ describe('what cannot be opened says why', () => {
     ],
     ['a newer release', () => newer(), 'newer'],
   ])('%s', async (_, arrange, kind) => {
-    await arrange()
+    arrange()
     await expect(open()).rejects.toMatchObject({
       kind,
       file,

@@ -6,4 +6,6 @@ import { vms } from './vms.ts'
 export const endpoints = { vms, images, pools, volumes, networks, jobs, access, tokens, system } as const
 
 /** Every endpoint, in the order of the document. */
-export const allEndpoints: readonly Endpoint[] = Object.values(endpoints).flatMap((group) => Object.values(group) as Endpoint[])
+export const allEndpoints: readonly Endpoint[] = Object.values(endpoints).flatMap(
+  (group) => Object.values(group) as Endpoint[],
+)

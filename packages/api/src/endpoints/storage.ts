@@ -42,7 +42,14 @@ export const pools = {
     body: PoolCreateSchema,
     response: PoolSchema,
   }),
-  get: endpoint({ ...get, ...pool, id: 'pools.get', path: '/v1/pools/{pool}', summary: 'Show a pool', response: PoolSchema }),
+  get: endpoint({
+    ...get,
+    ...pool,
+    id: 'pools.get',
+    path: '/v1/pools/{pool}',
+    summary: 'Show a pool',
+    response: PoolSchema,
+  }),
   edit: endpoint({
     ...pool,
     id: 'pools.edit',
@@ -88,7 +95,14 @@ export const volumes = {
     body: VolumeCreateSchema,
     response: JobSchema,
   }),
-  get: endpoint({ ...get, ...volume, id: 'volumes.get', path: '/v1/volumes/{volume}', summary: 'Show a volume', response: VolumeSchema }),
+  get: endpoint({
+    ...get,
+    ...volume,
+    id: 'volumes.get',
+    path: '/v1/volumes/{volume}',
+    summary: 'Show a volume',
+    response: VolumeSchema,
+  }),
   clone: endpoint({
     ...makes,
     ...volume,
@@ -152,7 +166,13 @@ export const images = {
       {
         name: NameSchema,
         description: Type.Optional(DescriptionSchema),
-        cmdline: Type.Optional(Type.String({ maxLength: 2000, pattern: '^[\\x20-\\x7e]*$', description: 'kernel command line, printable ASCII' })),
+        cmdline: Type.Optional(
+          Type.String({
+            maxLength: 2000,
+            pattern: '^[\\x20-\\x7e]*$',
+            description: 'kernel command line, printable ASCII',
+          }),
+        ),
         min_memory_mib: Type.Optional(Type.Integer({ minimum: 16, maximum: 1024 * 1024 })),
       },
       { title: 'KernelImageCreate' },
@@ -171,7 +191,14 @@ export const images = {
     accepts: 'application/octet-stream',
     body_limit_bytes: 1024 * 1024 * 1024,
   }),
-  get: endpoint({ ...get, ...image, id: 'images.get', path: '/v1/images/{image}', summary: 'Show an image', response: ImageSchema }),
+  get: endpoint({
+    ...get,
+    ...image,
+    id: 'images.get',
+    path: '/v1/images/{image}',
+    summary: 'Show an image',
+    response: ImageSchema,
+  }),
   delete: endpoint({
     ...drops,
     ...image,

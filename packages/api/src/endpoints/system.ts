@@ -1,7 +1,15 @@
 import Type from 'typebox'
 import { endpoint } from '../endpoint.ts'
 import { IdSchema, RefSchema } from '../ids.ts'
-import { AuditSchema, LoginSchema, SessionSchema, SetupCodeSchema, SetupSchema, TokenCreateSchema, TokenSchema } from '../schema/access.ts'
+import {
+  AuditSchema,
+  LoginSchema,
+  SessionSchema,
+  SetupCodeSchema,
+  SetupSchema,
+  TokenCreateSchema,
+  TokenSchema,
+} from '../schema/access.ts'
 import { Closed, PageOf, PageQuerySchema } from '../schema/common.ts'
 import { HostSchema } from '../schema/host.ts'
 import { JOB_STATES, JobLogSchema, JobSchema } from '../schema/job.ts'
@@ -31,7 +39,14 @@ export const networks = {
     body: NetworkCreateSchema,
     response: NetworkSchema,
   }),
-  get: endpoint({ ...get, ...network, id: 'networks.get', path: '/v1/networks/{network}', summary: 'Show a network', response: NetworkSchema }),
+  get: endpoint({
+    ...get,
+    ...network,
+    id: 'networks.get',
+    path: '/v1/networks/{network}',
+    summary: 'Show a network',
+    response: NetworkSchema,
+  }),
   delete: endpoint({
     ...network,
     id: 'networks.delete',
@@ -52,7 +67,11 @@ export const jobs = {
     path: '/v1/jobs',
     tag: 'jobs',
     summary: 'List jobs, newest first',
-    query: Closed({ ...PageQuerySchema, state: Type.Optional(Type.Enum(JOB_STATES)), target: Type.Optional(Type.String({ maxLength: 63 })) }),
+    query: Closed({
+      ...PageQuerySchema,
+      state: Type.Optional(Type.Enum(JOB_STATES)),
+      target: Type.Optional(Type.String({ maxLength: 63 })),
+    }),
     response: PageOf(JobSchema, 'JobPage'),
   }),
   get: endpoint({
@@ -118,8 +137,23 @@ export const access = {
     body: LoginSchema,
     response: SessionSchema,
   }),
-  logout: endpoint({ id: 'access.logout', method: 'POST', path: '/v1/logout', tag: 'access', summary: 'End the session', needs: 'read', answer: 'no-content' }),
-  session: endpoint({ ...get, id: 'access.session', path: '/v1/session', tag: 'access', summary: 'Who am I', response: SessionSchema }),
+  logout: endpoint({
+    id: 'access.logout',
+    method: 'POST',
+    path: '/v1/logout',
+    tag: 'access',
+    summary: 'End the session',
+    needs: 'read',
+    answer: 'no-content',
+  }),
+  session: endpoint({
+    ...get,
+    id: 'access.session',
+    path: '/v1/session',
+    tag: 'access',
+    summary: 'Who am I',
+    response: SessionSchema,
+  }),
   audit: endpoint({
     ...get,
     needs: 'full',
@@ -166,7 +200,14 @@ export const tokens = {
 } as const
 
 export const system = {
-  host: endpoint({ ...get, id: 'system.host', path: '/v1/host', tag: 'system', summary: 'This host: what it can do, what needs attention', response: HostSchema }),
+  host: endpoint({
+    ...get,
+    id: 'system.host',
+    path: '/v1/host',
+    tag: 'system',
+    summary: 'This host: what it can do, what needs attention',
+    response: HostSchema,
+  }),
   ping: endpoint({
     ...get,
     needs: 'none',
@@ -192,7 +233,9 @@ export const system = {
     path: '/v1/events',
     tag: 'system',
     summary: 'Server-sent events: every change, resumable with Last-Event-ID; job progress as volatile events',
-    query: Closed({ resource: Type.Optional(Type.String({ maxLength: 200, description: 'comma-separated: vm,job,…' })) }),
+    query: Closed({
+      resource: Type.Optional(Type.String({ maxLength: 200, description: 'comma-separated: vm,job,…' })),
+    }),
     produces: 'text/event-stream',
   }),
 } as const

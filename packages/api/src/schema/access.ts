@@ -9,12 +9,18 @@ export type Scope = (typeof SCOPES)[number]
 export type Subject = { kind: 'socket' | 'user' | 'token'; id: string; name: string; scope: Scope }
 
 const password = Type.String({ minLength: 10, maxLength: 256 })
-export const SetupSchema = Closed({ code: Type.String({ maxLength: 128 }), user: NameSchema, password }, { title: 'Setup' })
+export const SetupSchema = Closed(
+  { code: Type.String({ maxLength: 128 }), user: NameSchema, password },
+  { title: 'Setup' },
+)
 export const SetupCodeSchema = Type.Object(
   { code: Type.String(), url: Type.String({ description: 'open it in a browser' }), expires_at: Type.String() },
   { title: 'SetupCode' },
 )
-export const LoginSchema = Closed({ user: Type.String({ maxLength: 63 }), password: Type.String({ maxLength: 256 }) }, { title: 'Login' })
+export const LoginSchema = Closed(
+  { user: Type.String({ maxLength: 63 }), password: Type.String({ maxLength: 256 }) },
+  { title: 'Login' },
+)
 export const SessionSchema = Type.Object(
   { user: Type.String(), scope: Type.Enum(SCOPES), expires_at: Type.Optional(Type.String()) },
   { title: 'Session' },
@@ -23,7 +29,9 @@ export const TokenCreateSchema = Closed(
   {
     name: NameSchema,
     scope: Type.Enum(SCOPES),
-    days: Type.Optional(Type.Integer({ minimum: 1, maximum: 3650, description: 'days until it ends; absent: it does not' })),
+    days: Type.Optional(
+      Type.Integer({ minimum: 1, maximum: 3650, description: 'days until it ends; absent: it does not' }),
+    ),
   },
   { title: 'TokenCreate' },
 )
@@ -52,7 +60,9 @@ export const AuditSchema = Type.Object(
     code: Type.Optional(Type.String()),
     remote: Type.String(),
     request_id: Type.String(),
-    suppressed: Type.Optional(Type.Integer({ description: 'tries without login left out before this entry, when there were too many' })),
+    suppressed: Type.Optional(
+      Type.Integer({ description: 'tries without login left out before this entry, when there were too many' }),
+    ),
   },
   { title: 'AuditEntry' },
 )

@@ -2,12 +2,17 @@
 import Type from 'typebox'
 import { Closed } from './common.ts'
 
-const base64 = (max: number) => Type.String({ pattern: '^[A-Za-z0-9+/]*={0,2}$', maxLength: max, description: 'base64' })
+const base64 = (max: number) =>
+  Type.String({ pattern: '^[A-Za-z0-9+/]*={0,2}$', maxLength: max, description: 'base64' })
 export const ExecSchema = Closed(
   {
     argv: Type.Array(Type.String({ maxLength: 65_536 }), { minItems: 1, maxItems: 1024 }),
     stdin: Type.Optional(base64(16 * 1024 * 1024)),
-    env: Type.Optional(Type.Array(Type.String({ maxLength: 65_536, pattern: '^[A-Za-z_][A-Za-z0-9_]*=', description: 'NAME=value' }), { maxItems: 256 })),
+    env: Type.Optional(
+      Type.Array(Type.String({ maxLength: 65_536, pattern: '^[A-Za-z_][A-Za-z0-9_]*=', description: 'NAME=value' }), {
+        maxItems: 256,
+      }),
+    ),
     timeout_ms: Type.Optional(Type.Integer({ minimum: 100, maximum: 3_600_000, default: 60_000 })),
   },
   { title: 'Exec' },

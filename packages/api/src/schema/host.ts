@@ -15,14 +15,15 @@ export const HostSchema = Type.Object(
     qemu_version: Type.String(),
     accelerator: Type.Union([Type.Literal('kvm'), Type.Literal('tcg')]),
     accelerator_reason: Type.String({ description: 'what the probe saw' }),
-    techniques: Type.Array(
-      Type.Object({ name: Type.String(), available: Type.Boolean(), detail: Type.String() }),
-      { description: 'hardware-assisted (KVM), binary translation (TCG), paravirtual devices (virtio)' },
-    ),
+    techniques: Type.Array(Type.Object({ name: Type.String(), available: Type.Boolean(), detail: Type.String() }), {
+      description: 'hardware-assisted (KVM), binary translation (TCG), paravirtual devices (virtio)',
+    }),
     cgroup: Type.Union([Type.Literal('v1'), Type.Literal('v2'), Type.Literal('none')]),
     root: Type.Boolean(),
     /** What is missing or worse than it could be, each said once with the remedy. */
-    attention: Type.Array(Type.Object({ about: Type.String(), detail: Type.String(), remedy: Type.Optional(Type.String()) })),
+    attention: Type.Array(
+      Type.Object({ about: Type.String(), detail: Type.String(), remedy: Type.Optional(Type.String()) }),
+    ),
   },
   { title: 'Host' },
 )

@@ -7,7 +7,11 @@ export const CidrSchema = Type.String({
   pattern: '^((25[0-5]|2[0-4]\\d|1?\\d?\\d)\\.){3}(25[0-5]|2[0-4]\\d|1?\\d?\\d)/(1[6-9]|2[0-8])$',
   description: 'private IPv4 subnet, /16 to /28',
 })
-const domain = Type.String({ pattern: '^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$', maxLength: 200, description: 'DNS domain of small letters, as lab.internal' })
+const domain = Type.String({
+  pattern: '^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$',
+  maxLength: 200,
+  description: 'DNS domain of small letters, as lab.internal',
+})
 
 export const NetworkCreateSchema = Closed(
   {

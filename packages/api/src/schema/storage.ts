@@ -14,7 +14,12 @@ export const PoolCreateSchema = Closed(
       description: 'a folder on a mounted file system, inside a folder the administrator allowed',
     }),
     overcommit: Type.Optional(
-      Type.Number({ minimum: 0.1, maximum: 100, default: 2, description: 'promised bytes ÷ capacity that is still accepted' }),
+      Type.Number({
+        minimum: 0.1,
+        maximum: 100,
+        default: 2,
+        description: 'promised bytes ÷ capacity that is still accepted',
+      }),
     ),
   },
   { title: 'PoolCreate' },
@@ -30,7 +35,9 @@ export const PoolSchema = Type.Object(
     capacity_bytes: Type.Integer(),
     free_bytes: Type.Integer(),
     promised_bytes: Type.Integer({ description: 'sum of the virtual sizes of its volumes' }),
-    direct_io: Type.Boolean({ description: 'whether the file system takes O_DIRECT; without it the host page cache is used' }),
+    direct_io: Type.Boolean({
+      description: 'whether the file system takes O_DIRECT; without it the host page cache is used',
+    }),
     file_system: Type.String(),
   },
   { title: 'Pool' },
@@ -64,7 +71,9 @@ export const VolumeSchema = Type.Object(
     pool: IdSchema,
     format: VolumeFormatSchema,
     size_bytes: Type.Integer({ description: 'what the guest sees' }),
-    allocated_bytes: Type.Optional(Type.Integer({ description: 'what it takes on the pool now; on a single volume only' })),
+    allocated_bytes: Type.Optional(
+      Type.Integer({ description: 'what it takes on the pool now; on a single volume only' }),
+    ),
     /** The volume it is a linked clone of; that one may not be written or deleted. */
     base: Type.Optional(IdSchema),
     /** The VM or image it belongs to. */

@@ -27,7 +27,8 @@ export type PausedBy = (typeof PAUSED_BY)[number]
 export const WANTED = ['running', 'stopped', 'paused'] as const
 export type Wanted = (typeof WANTED)[number]
 
-const rate = (what: string) => Type.Integer({ minimum: 1024, maximum: 2 ** 40, description: `${what}, bytes per second` })
+const rate = (what: string) =>
+  Type.Integer({ minimum: 1024, maximum: 2 ** 40, description: `${what}, bytes per second` })
 const ops = (what: string) => Type.Integer({ minimum: 1, maximum: 10_000_000, description: `${what} per second` })
 /** `null` takes a limit away. */
 const nullable = <T extends Type.TSchema>(t: T) => Type.Union([t, Type.Null()])
@@ -44,13 +45,21 @@ export const NicLimitsSchema = Closed({
 export type NicLimits = Type.Static<typeof NicLimitsSchema>
 export const LimitsSchema = Closed({
   cpu_weight: Type.Optional(
-    Type.Integer({ minimum: 1, maximum: 10_000, description: 'share of CPU among VMs when it is scarce; 100 is usual' }),
+    Type.Integer({
+      minimum: 1,
+      maximum: 10_000,
+      description: 'share of CPU among VMs when it is scarce; 100 is usual',
+    }),
   ),
   cpu_cap_percent: Type.Optional(
     nullable(Type.Integer({ minimum: 1, maximum: 25_600, description: 'ceiling; 100 = one whole core' })),
   ),
   memory_overhead_mib: Type.Optional(
-    Type.Integer({ minimum: 64, maximum: 65_536, description: 'what QEMU may use beside the guest RAM before the kernel ends it' }),
+    Type.Integer({
+      minimum: 64,
+      maximum: 65_536,
+      description: 'what QEMU may use beside the guest RAM before the kernel ends it',
+    }),
   ),
 })
 export type Limits = Type.Static<typeof LimitsSchema>
@@ -93,16 +102,34 @@ export type NicInput = Type.Static<typeof NicInputSchema>
 export const SeedInputSchema = Closed({
   hostname: Type.Optional(NameSchema),
   user: Type.Optional(Type.String({ pattern: '^[a-z][a-z0-9_-]{0,30}$', description: 'UNIX user name' })),
-  password: Type.Optional(Type.String({ minLength: 8, maxLength: 128, pattern: '^[\\x21-\\x7e]+$', description: 'printable ASCII without spaces' })),
+  password: Type.Optional(
+    Type.String({
+      minLength: 8,
+      maxLength: 128,
+      pattern: '^[\\x21-\\x7e]+$',
+      description: 'printable ASCII without spaces',
+    }),
+  ),
   ssh_keys: Type.Optional(
-    Type.Array(Type.String({ maxLength: 4096, pattern: '^(ssh-|ecdsa-|sk-)[ -~]+$', description: 'OpenSSH public key, as in authorized_keys' }), { maxItems: 16 }),
+    Type.Array(
+      Type.String({
+        maxLength: 4096,
+        pattern: '^(ssh-|ecdsa-|sk-)[ -~]+$',
+        description: 'OpenSSH public key, as in authorized_keys',
+      }),
+      { maxItems: 16 },
+    ),
   ),
 })
 export type SeedInput = Type.Static<typeof SeedInputSchema>
 
 const cpus = Type.Integer({ minimum: 1, maximum: 256, description: 'virtual CPUs' })
 const memoryMib = Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024, description: 'guest RAM, MiB' })
-const cmdline = Type.String({ maxLength: 2000, pattern: '^[\\x20-\\x7e]*$', description: 'kernel command line, printable ASCII' })
+const cmdline = Type.String({
+  maxLength: 2000,
+  pattern: '^[\\x20-\\x7e]*$',
+  description: 'kernel command line, printable ASCII',
+})
 
 export const VmCreateSchema = Closed(
   {
@@ -113,7 +140,11 @@ export const VmCreateSchema = Closed(
     clone: Type.Optional(Type.Union([Type.Literal('linked'), Type.Literal('full')], { default: 'linked' })),
     pool: Type.Optional(RefSchema),
     disk_mib: Type.Optional(
-      Type.Integer({ minimum: 1, maximum: 64 * 1024 * 1024, description: 'size of the first disk; at least the size of the image' }),
+      Type.Integer({
+        minimum: 1,
+        maximum: 64 * 1024 * 1024,
+        description: 'size of the first disk; at least the size of the image',
+      }),
     ),
     cpus: Type.Optional(cpus),
     memory_mib: Type.Optional(memoryMib),
@@ -143,7 +174,10 @@ export const VmEditSchema = Closed(
     limits: Type.Optional(LimitsSchema),
     balloon_mib: Type.Optional(nullable(Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024 }))),
     disks: Type.Optional(
-      Type.Array(Closed({ name: NameSchema, limits: DiskLimitsSchema }), { maxItems: 16, description: 'limits of disks it has' }),
+      Type.Array(Closed({ name: NameSchema, limits: DiskLimitsSchema }), {
+        maxItems: 16,
+        description: 'limits of disks it has',
+      }),
     ),
     add_disks: Type.Optional(Type.Array(DiskInputSchema, { maxItems: 16 })),
     remove_disks: Type.Optional(Type.Array(NameSchema, { maxItems: 16, description: 'the volume is kept' })),
@@ -152,7 +186,9 @@ export const VmEditSchema = Closed(
         Closed({
           name: NameSchema,
           limits: Type.Optional(NicLimitsSchema),
-          publish: Type.Optional(Type.Array(PublishSchema, { maxItems: 64, description: 'replaces what was published' })),
+          publish: Type.Optional(
+            Type.Array(PublishSchema, { maxItems: 64, description: 'replaces what was published' }),
+          ),
           address: Type.Optional(Ipv4Schema),
         }),
         { maxItems: 8 },

@@ -89,7 +89,11 @@ export async function removeFolders(cli: Cli, instance: Instance): Promise<void>
   }
   for (const folder of [instance.run, instance.data]) {
     if (!existsSync(folder)) continue
-    if (!/(^|\/)[^/]*demo[^/]*$/.test(folder) && !existsSync(join(folder, 'demo.json'))) continue
+    if (!/(^|\/)[^/]*demo[^/]*$/.test(folder) && !existsSync(join(folder, 'demo.json'))) {
+      throw fail('wrong_state', `${folder} does not look like a demo's folder, so it is left as it is`, {
+        effect: 'partial',
+      })
+    }
     await rm(folder, { recursive: true, force: true })
   }
 }

@@ -6,7 +6,9 @@ import { fail } from '@wadah/api/fault'
 import { IPV4_PATTERN } from '@wadah/api/schema/common'
 import type { Cli } from '../cli.ts'
 import { type Instance, instanceOf } from '../local/instance.ts'
-import { freePort } from '../local/ports.ts'
+import { answers, findDaemon } from '../local/daemon.ts'
+import { parseListen } from '../local/listen.ts'
+import { freePort, portFree } from '../local/ports.ts'
 import { replaceFile } from '../net/known-servers.ts'
 import { DEMO_FIRST_LISTEN_PORT, DEMO_INSTANCE, DEMO_USER, type DemoState, parseState } from './plan.ts'
 
@@ -43,7 +45,7 @@ export async function saveState(instance: Instance, state: DemoState): Promise<v
 /** What is there already, or a fresh state with a random password and a free port for the API. */
 export async function ensureState(cli: Cli, instance: Instance): Promise<DemoState> {
   const had = await loadState(instance)
-  if (had) return had
+  if (had) return await withFreeListen(cli, instance, had)
   const publish_address = cli.io.env['WADAH_DEMO_LISTEN'] || '127.0.0.1'
   if (!new RegExp(IPV4_PATTERN).test(publish_address)) {
     throw fail(
@@ -51,17 +53,32 @@ export async function ensureState(cli: Cli, instance: Instance): Promise<DemoSta
       `WADAH_DEMO_LISTEN: "${publish_address}" is not an IPv4 address of this host; 0.0.0.0 is all of them`,
     )
   }
-  const port = await freePort('127.0.0.1', DEMO_FIRST_LISTEN_PORT)
-  if (port === undefined) throw fail('port_taken', `No port from ${DEMO_FIRST_LISTEN_PORT} up is free on 127.0.0.1`)
   const password = Array.from({ length: 16 }, () => LETTERS[randomInt(LETTERS.length)]).join('')
   const state: DemoState = {
     schema: 1,
-    listen: `127.0.0.1:${port}`,
+    listen: await freeListen(),
     publish_address,
     credentials: { user: DEMO_USER, password },
     servers: {},
   }
   await mkdir(instance.data, { recursive: true, mode: 0o711 })
   await saveState(instance, state)
+  return state
+}
+
+async function freeListen(): Promise<string> {
+  const port = await freePort('127.0.0.1', DEMO_FIRST_LISTEN_PORT)
+  if (port === undefined) throw fail('port_taken', `No port from ${DEMO_FIRST_LISTEN_PORT} up is free on 127.0.0.1`)
+  return `127.0.0.1:${port}`
+}
+
+/** While the daemon was down somebody else may have taken its port. */
+async function withFreeListen(cli: Cli, instance: Instance, state: DemoState): Promise<DemoState> {
+  if ((await findDaemon(instance)) || (await answers(cli, instance)) !== undefined) return state
+  const { host, port } = parseListen(state.listen)
+  if (!(await portFree(host, port))) {
+    state.listen = await freeListen()
+    await saveState(instance, state)
+  }
   return state
 }

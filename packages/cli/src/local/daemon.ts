@@ -29,7 +29,12 @@ export async function answers(cli: Cli, instance: Instance): Promise<string | un
 
 export function daemonArguments(instance: Instance, options: StartOptions): string[] {
   return [
-    ...['--instance', instance.name, '--data', instance.data, '--socket', instance.socket],
+    '--instance',
+    instance.name,
+    '--data',
+    instance.data,
+    '--socket',
+    instance.socket,
     ...(options.listen === undefined ? [] : ['--listen', options.listen]),
     ...(options.config === undefined ? [] : ['--config', options.config]),
   ]

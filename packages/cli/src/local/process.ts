@@ -76,7 +76,7 @@ export async function lookAt(pid: number): Promise<ProcessFacts | undefined> {
 /** Whether a process is the daemon of this socket: run by Node, our program, our socket or instance among its arguments. */
 export function isDaemon(p: ProcessFacts, instance: { name: string; socket: string }): boolean {
   const program = p.argv.find((a) => /(^|\/)(wadahd(\.mjs)?|daemon\/(dist|src)\/main\.[jt]s)$/.test(a))
-  if (!program || !/^node/.test(basename(p.exe.replace(/ \(deleted\)$/, '')))) return false
+  if (!program || !basename(p.exe).startsWith('node')) return false
   const socket = valueOf(p.argv, '--socket')
   if (socket !== undefined) return socket === instance.socket
   return (valueOf(p.argv, '--instance') ?? 'default') === instance.name

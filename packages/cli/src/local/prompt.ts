@@ -27,7 +27,7 @@ export async function ask(cli: Cli, question: string, options: { hidden?: boolea
           }
           if (c === '\u007f' || c === '\b') {
             if (text !== '' && !options.hidden) stderr.write('\b \b')
-            text = [...text].slice(0, -1).join('')
+            text = Array.from(text).slice(0, -1).join('')
           } else if (c >= ' ') {
             text += c
             if (!options.hidden) stderr.write(c)

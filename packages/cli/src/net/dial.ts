@@ -21,7 +21,7 @@ export async function dial(target: Target, options: DialOptions): Promise<net.So
   const socket = begin(target)
   const abort = () => socket.destroy(options.signal.reason instanceof Error ? options.signal.reason : undefined)
   options.signal.addEventListener('abort', abort, { once: true })
-  let failed = (_: Error): void => {}
+  let failed: (error: Error) => void = () => {}
   const closed = () => failed(new Error('the connection was closed'))
   try {
     const opened = new Promise<void>((resolve, reject) => {

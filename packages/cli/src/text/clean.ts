@@ -2,7 +2,7 @@
  * Names, details and log lines come from a server or a guest and must not drive the terminal: whatever a terminal could
  * take as a command, or as a change of reading direction, is shown as an escape instead.
  */
-// biome-ignore lint: control characters are the point
+// oxlint-disable-next-line no-control-regex -- control characters are the point
 const DANGEROUS = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g
 
 function escape(c: string): string {

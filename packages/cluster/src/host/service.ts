@@ -30,12 +30,26 @@ export class HostView implements HostService {
           detail: `It should run and is stopped${status.reason ? `: ${status.reason}` : ''}.`,
           remedy: `wadah vm start ${vm.name}`,
         })
-      } else if (status?.paused_by === 'io-error' || status?.state === 'unknown' || status?.state === 'panicked' || status?.state === 'internal-error') {
-        attention.push({ about: `VM ${vm.name}`, detail: `${status.state}: ${status.reason ?? 'no reason given'}`, remedy: `wadah vm show ${vm.name}` })
+      } else if (
+        status?.paused_by === 'io-error' ||
+        status?.state === 'unknown' ||
+        status?.state === 'panicked' ||
+        status?.state === 'internal-error'
+      ) {
+        attention.push({
+          about: `VM ${vm.name}`,
+          detail: `${status.state}: ${status.reason ?? 'no reason given'}`,
+          remedy: `wadah vm show ${vm.name}`,
+        })
       }
     }
     for (const { value: n } of view.list(networkKind)) {
-      if (n.state === 'down') attention.push({ about: `network ${n.name}`, detail: n.reason ?? 'it is down', remedy: `wadah network show ${n.name}` })
+      if (n.state === 'down')
+        attention.push({
+          about: `network ${n.name}`,
+          detail: n.reason ?? 'it is down',
+          remedy: `wadah network show ${n.name}`,
+        })
     }
     return { ...facts, id: hostId, name: this.#name, version: this.#version, promised_memory_mib: promised, attention }
   }

@@ -6,7 +6,14 @@ import { defineJob, pivot, step } from '../jobs/define.ts'
 import { type ImageRecord, type VolumeRecord, imageKind, indexKeys, indexKind, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf } from '../resolve.ts'
 
-export type BuildParams = { image: string; name: string; recipe: string; pool: string; volume: string; refresh: boolean }
+export type BuildParams = {
+  image: string
+  name: string
+  recipe: string
+  pool: string
+  volume: string
+  refresh: boolean
+}
 
 function params(value: unknown): BuildParams {
   const p = value as BuildParams
@@ -72,7 +79,10 @@ export const buildImage = defineJob<BuildParams, Deps>(
           const definition = { id: volume.id, pool: volume.pool, format: volume.format, size_bytes: volume.size_bytes }
           await deps.machine.volumes.adopt(poolDefinition(pool), built.disk.file, definition, { signal })
           await deps.machine.volumes.grant(poolDefinition(pool), definition, 'read-only')
-          ctx.commit([put(volumeKind, volume.id, volume), put(indexKind, indexKeys.name('volume', image.project, volume.name), { schema: 1, holder: volume.id })])
+          ctx.commit([
+            put(volumeKind, volume.id, volume),
+            put(indexKind, indexKeys.name('volume', image.project, volume.name), { schema: 1, holder: volume.id }),
+          ])
         }
         ctx.commit([put(imageKind, p.image, ready)])
         await deps.machine.images.cleanBuild(p.image)
@@ -82,7 +92,8 @@ export const buildImage = defineJob<BuildParams, Deps>(
         await deps.machine.images.cleanBuild(p.image)
         await deps.machine.images.delete(p.image)
         const pool = poolDefinition(poolOf(deps, p.pool))
-        for (const format of ['qcow2', 'raw'] as const) await deps.machine.volumes.delete(pool, { id: p.volume, format })
+        for (const format of ['qcow2', 'raw'] as const)
+          await deps.machine.volumes.delete(pool, { id: p.volume, format })
         const image = (await deps.store.get(imageKind, p.image))?.value
         if (!image) return
         ctx.commit([del(imageKind, image.id), del(indexKind, indexKeys.name('image', image.project, image.name))])
@@ -119,10 +130,13 @@ export const deleteImage = defineJob<DeleteImageParams, Deps>(
         if (!image) return
         const volume = image.volume === undefined ? undefined : (await deps.store.get(volumeKind, image.volume))?.value
         ctx.commit([del(imageKind, image.id), del(indexKind, indexKeys.name('image', image.project, image.name))])
-        if (volume) ctx.commit([del(volumeKind, volume.id), del(indexKind, indexKeys.name('volume', volume.project, volume.name))])
+        if (volume)
+          ctx.commit([
+            del(volumeKind, volume.id),
+            del(indexKind, indexKeys.name('volume', volume.project, volume.name)),
+          ])
       },
     }),
   ],
   { claims: (p) => [`image/${p.image}`], result: (_output, p) => ({ image: p.image, name: p.name }) },
 )
-

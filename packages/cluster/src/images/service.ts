@@ -34,8 +34,14 @@ export class ImageStore implements ImageService {
 
   #users(image: ImageRecord): string[] {
     const { view } = this.#deps
-    const vms = view.list(vmKind).filter((vm) => vm.value.spec.image === image.id && this.#needs(vm.value.spec, image)).map((vm) => vm.value.name)
-    const clones = image.volume === undefined ? [] : view.list(volumeKind).filter((v) => v.value.base === image.volume && v.value.vm === undefined)
+    const vms = view
+      .list(vmKind)
+      .filter((vm) => vm.value.spec.image === image.id && this.#needs(vm.value.spec, image))
+      .map((vm) => vm.value.name)
+    const clones =
+      image.volume === undefined
+        ? []
+        : view.list(volumeKind).filter((v) => v.value.base === image.volume && v.value.vm === undefined)
     return [...vms, ...clones.map((v) => v.value.name)]
   }
 
@@ -102,14 +108,32 @@ export class ImageStore implements ImageService {
     await deps.machine.images.checkRecipe(body.recipe)
     const image = this.#record(caller, name, 'disk', { recipe: body.recipe })
     const key = indexKeys.name('image', caller.project, name)
-    const params = { image: image.id, name, recipe: body.recipe, pool: pool.id, volume: newId('volume', deps.randomBytes), refresh: body.refresh ?? false }
-    return submit(deps, this.#engine, caller, buildImage, params, { kind: 'image', id: image.id, name }, {
-      checks: [absent(indexKind, key), unchanged(pool)],
-      writes: [put(imageKind, image.id, image), put(indexKind, key, { schema: 1, holder: image.id })],
-    })
+    const params = {
+      image: image.id,
+      name,
+      recipe: body.recipe,
+      pool: pool.id,
+      volume: newId('volume', deps.randomBytes),
+      refresh: body.refresh ?? false,
+    }
+    return submit(
+      deps,
+      this.#engine,
+      caller,
+      buildImage,
+      params,
+      { kind: 'image', id: image.id, name },
+      {
+        checks: [absent(indexKind, key), unchanged(pool)],
+        writes: [put(imageKind, image.id, image), put(indexKind, key, { schema: 1, holder: image.id })],
+      },
+    )
   }
 
-  async createKernel(caller: Caller, body: { name: string; description?: string; cmdline?: string; min_memory_mib?: number }): Promise<Image> {
+  async createKernel(
+    caller: Caller,
+    body: { name: string; description?: string; cmdline?: string; min_memory_mib?: number },
+  ): Promise<Image> {
     const deps = this.#deps
     checkName(deps, 'image', caller.project, body.name)
     const image = this.#record(caller, body.name, 'kernel', {
@@ -118,30 +142,48 @@ export class ImageStore implements ImageService {
       min_memory_mib: body.min_memory_mib ?? 64,
     })
     const key = indexKeys.name('image', caller.project, body.name)
-    await commit(deps, [absent(indexKind, key)], [put(imageKind, image.id, image), put(indexKind, key, { schema: 1, holder: image.id })], indexConflict)
+    await commit(
+      deps,
+      [absent(indexKind, key)],
+      [put(imageKind, image.id, image), put(indexKind, key, { schema: 1, holder: image.id })],
+      indexConflict,
+    )
     return this.get(caller, image.id)
   }
 
-  async upload(caller: Caller, ref: string, file: 'kernel' | 'initrd', data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void> {
+  async upload(
+    caller: Caller,
+    ref: string,
+    file: 'kernel' | 'initrd',
+    data: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<void> {
     const deps = this.#deps
     const rec = find(deps, 'image', imageKind, caller.project, ref)
     const { value: image } = rec
     if (image.kind !== 'kernel' || image.recipe !== undefined) {
-      throw fail('wrong_state', `"${image.name}" is not an image whose kernel is uploaded.`, { remedy: 'wadah image add NAME --kernel FILE' })
+      throw fail('wrong_state', `"${image.name}" is not an image whose kernel is uploaded.`, {
+        remedy: 'wadah image add NAME --kernel FILE',
+      })
     }
-    if (this.#users(image).length > 0) throw fail('in_use', `VMs stand on "${image.name}": ${this.#users(image).slice(0, 3).join(', ')}.`)
+    if (this.#users(image).length > 0)
+      throw fail('in_use', `VMs stand on "${image.name}": ${this.#users(image).slice(0, 3).join(', ')}.`)
     await deps.machine.images.putFile(image.id, file, data, signal)
     const files = await deps.machine.images.files(image.id)
     const again = find(deps, 'image', imageKind, caller.project, image.id)
-    await commit(deps, [unchanged(again)], [
-      put(imageKind, image.id, {
-        ...again.value,
-        has_kernel: files.kernel !== undefined,
-        has_initrd: files.initrd !== undefined,
-        size_bytes: files.size_bytes,
-        ready: files.kernel !== undefined,
-      } satisfies ImageRecord),
-    ])
+    await commit(
+      deps,
+      [unchanged(again)],
+      [
+        put(imageKind, image.id, {
+          ...again.value,
+          has_kernel: files.kernel !== undefined,
+          has_initrd: files.initrd !== undefined,
+          size_bytes: files.size_bytes,
+          ready: files.kernel !== undefined,
+        } satisfies ImageRecord),
+      ],
+    )
   }
 
   async delete(caller: Caller, ref: string, generation: IfGeneration): Promise<Job> {
@@ -150,13 +192,20 @@ export class ImageStore implements ImageService {
     checkGeneration(rec, generation)
     const { value: image } = rec
     const claim = deps.view.get(claimKind, `image/${image.id}`)?.value
-    if (claim) throw fail('busy', `The job ${claim.job} (${claim.name}) is at work on "${image.name}".`, { remedy: `wadah job cancel ${claim.job}` })
+    if (claim)
+      throw fail('busy', `The job ${claim.job} (${claim.name}) is at work on "${image.name}".`, {
+        remedy: `wadah job cancel ${claim.job}`,
+      })
     const refuse = () => {
       const users = this.#users(image)
       if (users.length > 0) {
-        throw fail('in_use', `${users.length} VMs or volumes stand on "${image.name}": ${users.slice(0, 5).join(', ')}${users.length > 5 ? ', …' : ''}.`, {
-          remedy: `wadah vm list --image ${image.name}`,
-        })
+        throw fail(
+          'in_use',
+          `${users.length} VMs or volumes stand on "${image.name}": ${users.slice(0, 5).join(', ')}${users.length > 5 ? ', …' : ''}.`,
+          {
+            remedy: `wadah vm list --image ${image.name}`,
+          },
+        )
       }
     }
     refuse()
@@ -168,6 +217,13 @@ export class ImageStore implements ImageService {
       await commit(deps, [], [put(imageKind, image.id, image)])
       throw error
     }
-    return submit(deps, this.#engine, caller, deleteImage, { image: image.id, name: image.name }, { kind: 'image', id: image.id, name: image.name })
+    return submit(
+      deps,
+      this.#engine,
+      caller,
+      deleteImage,
+      { image: image.id, name: image.name },
+      { kind: 'image', id: image.id, name: image.name },
+    )
   }
 }

@@ -24,9 +24,15 @@ export class Jobs<D> implements JobService {
     const matching = this.#view
       .list(jobKind)
       .map((rec) => rec.value)
-      .filter((job) => job.project === caller.project && (q.target === undefined || job.target.id === q.target || job.target.name === q.target))
+      .filter(
+        (job) =>
+          job.project === caller.project &&
+          (q.target === undefined || job.target.id === q.target || job.target.name === q.target),
+      )
       .sort((a, b) => b.created_ms - a.created_ms || (a.id < b.id ? -1 : 1))
-    const shown = matching.map((job) => [job, this.#show(job)] as const).filter(([, job]) => q.state === undefined || job.state === q.state)
+    const shown = matching
+      .map((job) => [job, this.#show(job)] as const)
+      .filter(([, job]) => q.state === undefined || job.state === q.state)
     let from = 0
     if (q.cursor !== undefined) {
       const at = Buffer.from(q.cursor, 'base64url').toString('utf8')
@@ -36,12 +42,15 @@ export class Jobs<D> implements JobService {
     const part = shown.slice(from, from + (q.limit ?? 100))
     const last = part.at(-1)?.[0]
     const items = part.map(([, job]) => job)
-    return from + part.length < shown.length && last ? { items, next: Buffer.from(cursorOf(last)).toString('base64url') } : { items }
+    return from + part.length < shown.length && last
+      ? { items, next: Buffer.from(cursorOf(last)).toString('base64url') }
+      : { items }
   }
 
   #record(caller: Caller, id: string): JobRecord {
     const record = this.#view.get(jobKind, id)?.value
-    if (!record || record.project !== caller.project) throw fail('not_found', `There is no job "${id}".`, { remedy: 'wadah job list' })
+    if (!record || record.project !== caller.project)
+      throw fail('not_found', `There is no job "${id}".`, { remedy: 'wadah job list' })
     return record
   }
 
@@ -52,7 +61,8 @@ export class Jobs<D> implements JobService {
   async wait(caller: Caller, id: string, wait_s: number, signal: AbortSignal): Promise<Job> {
     // A job that was just made may not have reached the view; the engine knows it.
     const record = (await this.#engine.get(id)) ?? this.#record(caller, id)
-    if (record.project !== caller.project) throw fail('not_found', `There is no job "${id}".`, { remedy: 'wadah job list' })
+    if (record.project !== caller.project)
+      throw fail('not_found', `There is no job "${id}".`, { remedy: 'wadah job list' })
     if (hasEnded(record) || wait_s === 0) return this.#show(record)
     return this.#show(await this.#engine.wait(id, { timeout_ms: wait_s * 1000, signal }))
   }

@@ -33,13 +33,15 @@ export class NetworkStore implements NetworkService {
     return {
       ...n,
       generation: rec.version,
-      reservations: this.#deps.view.list(vmKind).flatMap(({ value: vm }) =>
-        vm.spec.nics.flatMap((nic) =>
-          nic.network === n.id && nic.address !== undefined
-            ? [{ vm: vm.id, vm_name: vm.name, nic: nic.name, mac: nic.mac, address: nic.address }]
-            : [],
+      reservations: this.#deps.view
+        .list(vmKind)
+        .flatMap(({ value: vm }) =>
+          vm.spec.nics.flatMap((nic) =>
+            nic.network === n.id && nic.address !== undefined
+              ? [{ vm: vm.id, vm_name: vm.name, nic: nic.name, mac: nic.mac, address: nic.address }]
+              : [],
+          ),
         ),
-      ),
     }
   }
 
@@ -48,12 +50,19 @@ export class NetworkStore implements NetworkService {
     checkName(deps, 'network', caller.project, body.name)
     const record = await newNetwork(deps, caller.project, body)
     const key = indexKeys.name('network', caller.project, body.name)
-    await commit(deps, [absent(indexKind, key)], [put(networkKind, record.id, record), put(indexKind, key, { schema: 1, holder: record.id })], indexConflict)
+    await commit(
+      deps,
+      [absent(indexKind, key)],
+      [put(networkKind, record.id, record), put(indexKind, key, { schema: 1, holder: record.id })],
+      indexConflict,
+    )
     await deps.syncNetworks()
     const made = this.get(caller, record.id)
     if (made.state === 'down') {
       await this.delete(caller, record.id, undefined)
-      throw fail('host_lacks', `The network could not be brought up: ${made.reason ?? 'no reason given'}.`, { remedy: 'wadah host show' })
+      throw fail('host_lacks', `The network could not be brought up: ${made.reason ?? 'no reason given'}.`, {
+        remedy: 'wadah host show',
+      })
     }
     return made
   }
@@ -65,9 +74,13 @@ export class NetworkStore implements NetworkService {
     const refuse = () => {
       const users = deps.view.list(vmKind).filter((vm) => vm.value.spec.nics.some((n) => n.network === rec.id))
       if (users.length > 0) {
-        throw fail('in_use', `${users.length} VMs use the network "${rec.value.name}", "${users[0]?.value.name}" among them.`, {
-          remedy: `wadah vm list --network ${rec.value.name}`,
-        })
+        throw fail(
+          'in_use',
+          `${users.length} VMs use the network "${rec.value.name}", "${users[0]?.value.name}" among them.`,
+          {
+            remedy: `wadah vm list --network ${rec.value.name}`,
+          },
+        )
       }
     }
     refuse()
@@ -92,18 +105,24 @@ export async function newNetwork(deps: Deps, project: string, body: NetworkCreat
   }
   if (body.kind === 'user') {
     for (const field of ['subnet', 'domain'] as const) {
-      if (body[field] !== undefined) throw fail('invalid', `A network of kind "user" has no ${field}.`, { field: `/${field}` })
+      if (body[field] !== undefined)
+        throw fail('invalid', `A network of kind "user" has no ${field}.`, { field: `/${field}` })
     }
     return { ...base, kind: 'user' }
   }
   const support = await deps.machine.networks.support()
-  if (!support.nat) throw fail('host_lacks', `A network of kind "nat" cannot be made here: ${support.reason ?? 'no reason given'}.`, { field: '/kind', remedy: support.remedy })
+  if (!support.nat)
+    throw fail('host_lacks', `A network of kind "nat" cannot be made here: ${support.reason ?? 'no reason given'}.`, {
+      field: '/kind',
+      remedy: support.remedy,
+    })
   const others = deps.view.list(networkKind).flatMap((n) => (n.value.subnet === undefined ? [] : [n.value.subnet]))
   const proposal = await deps.machine.networks.propose(id, others)
   if (body.subnet === undefined) return { ...base, kind: 'nat', ...proposal, domain: body.domain ?? 'wadah.internal' }
   const { subnet, gateway } = normalise(body.subnet)
   const clash = others.find((other) => overlap(other, subnet))
-  if (clash !== undefined) throw fail('address_taken', `${subnet} overlaps ${clash}, the subnet of another network.`, { field: '/subnet' })
+  if (clash !== undefined)
+    throw fail('address_taken', `${subnet} overlaps ${clash}, the subnet of another network.`, { field: '/subnet' })
   return { ...base, kind: 'nat', subnet, gateway, bridge: proposal.bridge, domain: body.domain ?? 'wadah.internal' }
 }
 
@@ -139,12 +158,20 @@ export function networkSync(deps: Omit<Deps, 'syncNetworks'>): () => Promise<voi
     const networks = deps.view.list(networkKind)
     const nats = networks.map((n) => n.value).filter((n) => n.kind === 'nat')
     if (nats.length === 0 && !(await deps.machine.networks.support()).nat) return
-    const states = await deps.machine.networks.apply(nats.map(networkDefinition), attachments(deps), AbortSignal.timeout(SYNC_TIMEOUT_MS))
+    const states = await deps.machine.networks.apply(
+      nats.map(networkDefinition),
+      attachments(deps),
+      AbortSignal.timeout(SYNC_TIMEOUT_MS),
+    )
     for (const { id, state, reason } of states) {
       const rec = deps.view.get(networkKind, id)
       if (!rec || (rec.value.state === state && rec.value.reason === reason)) continue
       const { reason: _, ...rest } = rec.value
-      await commit(deps, [unchanged(rec)], [put(networkKind, id, { ...rest, state, ...(reason === undefined ? {} : { reason }) })])
+      await commit(
+        deps,
+        [unchanged(rec)],
+        [put(networkKind, id, { ...rest, state, ...(reason === undefined ? {} : { reason }) })],
+      )
     }
   }
   return () => {

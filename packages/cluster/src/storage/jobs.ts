@@ -40,7 +40,11 @@ export const makeVolumeJob = defineJob<VolumeParams, Deps>(
         if (p.from?.how === 'linked') {
           // What others stand on is never written again.
           const base = await current(deps, p.from.volume)
-          await deps.machine.volumes.grant(poolDefinition(poolOf(deps, base.pool)), volumeDefinition(deps, base), 'read-only')
+          await deps.machine.volumes.grant(
+            poolDefinition(poolOf(deps, base.pool)),
+            volumeDefinition(deps, base),
+            'read-only',
+          )
         }
         await makeVolume(ctx, volume, p.from, p.uid === undefined ? undefined : { uid: p.uid }, (f) => ctx.progress(f))
         const { making: _, ...ready } = volume

@@ -8,7 +8,17 @@ import { type Deps, checkGeneration, commit, find, indexConflict, page } from '.
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
-import { type PoolRecord, type VolumeRecord, imageKind, indexKeys, indexKind, poolKind, statusKind, vmKind, volumeKind } from '../records.ts'
+import {
+  type PoolRecord,
+  type VolumeRecord,
+  imageKind,
+  indexKeys,
+  indexKind,
+  poolKind,
+  statusKind,
+  vmKind,
+  volumeKind,
+} from '../records.ts'
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, StorageService } from '../services.ts'
 import { submit } from '../submit.ts'
@@ -33,7 +43,10 @@ export class Storage implements StorageService {
   async listPools(caller: Caller, q: ListQuery): Promise<PageOf<Pool>> {
     const mine = this.#deps.view.list(poolKind).filter((p) => p.value.project === caller.project)
     const { items, next } = page(mine, (rec) => rec.id, q)
-    return { items: await Promise.all(items.map((rec) => this.#viewPool(rec))), ...(next === undefined ? {} : { next }) }
+    return {
+      items: await Promise.all(items.map((rec) => this.#viewPool(rec))),
+      ...(next === undefined ? {} : { next }),
+    }
   }
 
   async #viewPool(rec: Rec<PoolRecord>): Promise<Pool> {
@@ -80,7 +93,12 @@ export class Storage implements StorageService {
       host: deps.hostId,
     }
     const key = indexKeys.name('pool', caller.project, body.name)
-    await commit(deps, [absent(indexKind, key)], [put(poolKind, id, record), put(indexKind, key, { schema: 1, holder: id })], indexConflict)
+    await commit(
+      deps,
+      [absent(indexKind, key)],
+      [put(poolKind, id, record), put(indexKind, key, { schema: 1, holder: id })],
+      indexConflict,
+    )
     return this.getPool(caller, id)
   }
 
@@ -99,7 +117,11 @@ export class Storage implements StorageService {
     const refuse = () => {
       const volumes = lying()
       if (volumes.length > 0) {
-        throw fail('in_use', `The pool "${rec.value.name}" has ${volumes.length} volumes, "${volumes[0]?.value.name}" among them.`, { remedy: `wadah volume list --pool ${rec.value.name}` })
+        throw fail(
+          'in_use',
+          `The pool "${rec.value.name}" has ${volumes.length} volumes, "${volumes[0]?.value.name}" among them.`,
+          { remedy: `wadah volume list --pool ${rec.value.name}` },
+        )
       }
     }
     refuse()
@@ -116,10 +138,14 @@ export class Storage implements StorageService {
   listVolumes(caller: Caller, q: ListQuery & { pool?: string; vm?: string }): PageOf<Volume> {
     const deps = this.#deps
     const pool = q.pool === undefined ? undefined : find(deps, 'pool', poolKind, caller.project, q.pool, '/pool').id
-    const vm = q.vm === undefined ? undefined : isId(q.vm) ? q.vm : find(deps, 'vm', vmKind, caller.project, q.vm, '/vm').id
+    const vm =
+      q.vm === undefined ? undefined : isId(q.vm) ? q.vm : find(deps, 'vm', vmKind, caller.project, q.vm, '/vm').id
     const matching = deps.view
       .list(volumeKind)
-      .filter(({ value: v }) => v.project === caller.project && (pool === undefined || v.pool === pool) && (vm === undefined || v.vm === vm))
+      .filter(
+        ({ value: v }) =>
+          v.project === caller.project && (pool === undefined || v.pool === pool) && (vm === undefined || v.vm === vm),
+      )
     const { items, next } = page(matching, (rec) => rec.id, q)
     return { items: items.map(viewVolume), ...(next === undefined ? {} : { next }) }
   }
@@ -136,12 +162,20 @@ export class Storage implements StorageService {
     const deps = this.#deps
     checkName(deps, 'volume', caller.project, body.name)
     const pool = find(deps, 'pool', poolKind, caller.project, body.pool ?? DEFAULT_POOL, '/pool')
-    const volume = this.#fresh(caller, body.name, { pool: pool.id, format: body.format ?? 'qcow2', size_bytes: body.size_mib * MIB })
+    const volume = this.#fresh(caller, body.name, {
+      pool: pool.id,
+      format: body.format ?? 'qcow2',
+      size_bytes: body.size_mib * MIB,
+    })
     await admitVolumes(deps, this.#pending, [volume], '/size_mib')
     return this.#submit(caller, volume, undefined, [pool])
   }
 
-  #fresh(caller: Caller, name: string, more: Pick<VolumeRecord, 'pool' | 'format' | 'size_bytes'> & Partial<VolumeRecord>): VolumeRecord {
+  #fresh(
+    caller: Caller,
+    name: string,
+    more: Pick<VolumeRecord, 'pool' | 'format' | 'size_bytes'> & Partial<VolumeRecord>,
+  ): VolumeRecord {
     const deps = this.#deps
     return {
       schema: 1,
@@ -155,7 +189,13 @@ export class Storage implements StorageService {
     }
   }
 
-  #submit(caller: Caller, volume: VolumeRecord, from: { volume: string; how: 'linked' | 'full' } | undefined, standsOn: Rec<unknown>[], more: Parameters<typeof put>[] = []): Promise<Job> {
+  #submit(
+    caller: Caller,
+    volume: VolumeRecord,
+    from: { volume: string; how: 'linked' | 'full' } | undefined,
+    standsOn: Rec<unknown>[],
+    more: Parameters<typeof put>[] = [],
+  ): Promise<Job> {
     const key = indexKeys.name('volume', volume.project, volume.name)
     return submit(
       this.#deps,
@@ -166,7 +206,11 @@ export class Storage implements StorageService {
       { kind: 'volume', id: volume.id, name: volume.name },
       {
         checks: [absent(indexKind, key), ...standsOn.map(unchanged)],
-        writes: [put(volumeKind, volume.id, volume), put(indexKind, key, { schema: 1, holder: volume.id }), ...more.map((m) => put(...m))],
+        writes: [
+          put(volumeKind, volume.id, volume),
+          put(indexKind, key, { schema: 1, holder: volume.id }),
+          ...more.map((m) => put(...m)),
+        ],
         release: this.#pending.take([key], [[`promised/${volume.pool}`, volume.size_bytes]]),
       },
     )
@@ -180,7 +224,9 @@ export class Storage implements StorageService {
     this.#readable(source, how)
     const pool = find(deps, 'pool', poolKind, caller.project, body.pool ?? source.value.pool, '/pool')
     if (how === 'linked' && pool.id !== source.value.pool) {
-      throw fail('invalid', 'A linked clone lies in the pool of its base. Leave out "pool", or ask for a full clone.', { field: '/clone' })
+      throw fail('invalid', 'A linked clone lies in the pool of its base. Leave out "pool", or ask for a full clone.', {
+        field: '/clone',
+      })
     }
     const volume = this.#fresh(caller, body.name, {
       pool: pool.id,
@@ -190,7 +236,8 @@ export class Storage implements StorageService {
     })
     await admitVolumes(deps, this.#pending, [volume], '/name')
     // From now on nobody may write what the clone stands on.
-    const base: Parameters<typeof put>[] = how === 'linked' && !source.value.read_only ? [[volumeKind, source.id, { ...source.value, read_only: true }]] : []
+    const base: Parameters<typeof put>[] =
+      how === 'linked' && !source.value.read_only ? [[volumeKind, source.id, { ...source.value, read_only: true }]] : []
     return this.#submit(caller, volume, { volume: source.id, how }, [pool, source], base)
   }
 
@@ -202,14 +249,20 @@ export class Storage implements StorageService {
     const vm = this.#deps.view.get(vmKind, v.vm)?.value
     const name = vm?.name ?? v.vm
     if (how === 'linked') {
-      throw fail('in_use', `"${v.name}" is a disk of the VM "${name}", which writes it; a linked clone needs a base that nobody writes.`, {
-        field: '/clone',
-        remedy: `wadah volume clone ${v.name} NAME (a full clone), or wadah vm clone ${name} NAME`,
-      })
+      throw fail(
+        'in_use',
+        `"${v.name}" is a disk of the VM "${name}", which writes it; a linked clone needs a base that nobody writes.`,
+        {
+          field: '/clone',
+          remedy: `wadah volume clone ${v.name} NAME (a full clone), or wadah vm clone ${name} NAME`,
+        },
+      )
     }
     const state = this.#deps.view.get(statusKind, v.vm)?.value.state
     if (state !== 'stopped' || this.#deps.view.get(claimKind, `vm/${v.vm}`)) {
-      throw fail('in_use', `"${v.name}" is a disk of the VM "${name}", which is not stopped.`, { remedy: `wadah vm shutdown ${name}` })
+      throw fail('in_use', `"${v.name}" is a disk of the VM "${name}", which is not stopped.`, {
+        remedy: `wadah vm shutdown ${name}`,
+      })
     }
   }
 
@@ -220,17 +273,24 @@ export class Storage implements StorageService {
     const { value: v } = rec
     if (v.image !== undefined) {
       const image = deps.view.get(imageKind, v.image)?.value
-      throw fail('in_use', `"${v.name}" belongs to the image "${image?.name ?? v.image}".`, { remedy: `wadah image delete ${image?.name ?? v.image}` })
+      throw fail('in_use', `"${v.name}" belongs to the image "${image?.name ?? v.image}".`, {
+        remedy: `wadah image delete ${image?.name ?? v.image}`,
+      })
     }
     if (v.vm !== undefined) {
       const vm = deps.view.get(vmKind, v.vm)?.value
       if (vm?.spec.disks.some((d) => d.volume === v.id)) {
-        throw fail('in_use', `"${v.name}" is a disk of the VM "${vm.name}".`, { remedy: `wadah vm edit ${vm.name} --remove-disk NAME, or wadah vm delete ${vm.name}` })
+        throw fail('in_use', `"${v.name}" is a disk of the VM "${vm.name}".`, {
+          remedy: `wadah vm edit ${vm.name} --remove-disk NAME, or wadah vm delete ${vm.name}`,
+        })
       }
     }
     const refuse = () => {
       const above = deps.view.list(volumeKind).find((o) => o.value.base === v.id)
-      if (above) throw fail('in_use', `The volume "${above.value.name}" stands on "${v.name}".`, { remedy: `wadah volume delete ${above.value.name}` })
+      if (above)
+        throw fail('in_use', `The volume "${above.value.name}" stands on "${v.name}".`, {
+          remedy: `wadah volume delete ${above.value.name}`,
+        })
     }
     refuse()
     await commit(deps, [unchanged(rec)], [put(volumeKind, v.id, { ...v, making: true })])
@@ -240,7 +300,14 @@ export class Storage implements StorageService {
       await commit(deps, [], [put(volumeKind, v.id, v)])
       throw error
     }
-    return submit(deps, this.#engine, caller, deleteVolumeJob, { volume: v.id, name: v.name }, { kind: 'volume', id: v.id, name: v.name })
+    return submit(
+      deps,
+      this.#engine,
+      caller,
+      deleteVolumeJob,
+      { volume: v.id, name: v.name },
+      { kind: 'volume', id: v.id, name: v.name },
+    )
   }
 }
 

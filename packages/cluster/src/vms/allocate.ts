@@ -4,7 +4,9 @@ import { fail } from '@wadah/api/fault'
 /** The lowest uid that nobody has. */
 export function freeUid(taken: (uid: number) => boolean, base: number, count: number): number {
   for (let uid = base; uid < base + count; uid++) if (!taken(uid)) return uid
-  throw fail('no_room', `All ${count} user ids for VMs (from ${base}) are given out.`, { remedy: 'delete VMs that are not needed' })
+  throw fail('no_room', `All ${count} user ids for VMs (from ${base}) are given out.`, {
+    remedy: 'delete VMs that are not needed',
+  })
 }
 
 /** 52:54:00 is QEMU's own prefix; the rest is chance. */
@@ -41,5 +43,7 @@ export function freeAddress(subnet: string, gateway: string, taken: (address: st
     const address = toAddress(n)
     if (address !== gateway && !taken(address)) return address
   }
-  throw fail('no_room', `Every address of ${subnet} is given out.`, { remedy: 'wadah network create NAME --kind nat --subnet …/16' })
+  throw fail('no_room', `Every address of ${subnet} is given out.`, {
+    remedy: 'wadah network create NAME --kind nat --subnet …/16',
+  })
 }

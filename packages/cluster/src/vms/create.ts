@@ -53,13 +53,29 @@ export type CreatePlan = {
 }
 
 /** A disk to be made for a VM, before its records exist. */
-export type DiskPlan = { name: string; volume: VolumeRecord; limits: VmSpec['disks'][number]['limits']; from?: NonNullable<CreateParams['disks'][number]['from']> }
+export type DiskPlan = {
+  name: string
+  volume: VolumeRecord
+  limits: VmSpec['disks'][number]['limits']
+  from?: NonNullable<CreateParams['disks'][number]['from']>
+}
 
 /** Checks a request against everything that is known and turns it into one commit. Nothing is changed. */
-export async function planCreate(deps: Deps, pending: Pending, project: string, _subject: Subject, body: VmCreate): Promise<CreatePlan> {
+export async function planCreate(
+  deps: Deps,
+  pending: Pending,
+  project: string,
+  _subject: Subject,
+  body: VmCreate,
+): Promise<CreatePlan> {
   checkName(deps, 'vm', project, body.name)
-  const image = body.image === undefined ? undefined : find(deps, 'image', imageKind, project, body.image, '/image').value
-  if (image && !image.ready) throw fail('wrong_state', `The image "${image.name}" is not ready.`, { field: '/image', remedy: `wadah image show ${image.name}` })
+  const image =
+    body.image === undefined ? undefined : find(deps, 'image', imageKind, project, body.image, '/image').value
+  if (image && !image.ready)
+    throw fail('wrong_state', `The image "${image.name}" is not ready.`, {
+      field: '/image',
+      remedy: `wadah image show ${image.name}`,
+    })
   checkAgainstImage(body, image)
   const memory = body.memory_mib ?? Math.max(512, image?.min_memory_mib ?? 0)
   const smallMemory = image?.kind === 'kernel' && body.memory_mib === undefined ? image.min_memory_mib : memory
@@ -98,7 +114,9 @@ export async function planCreate(deps: Deps, pending: Pending, project: string, 
     uid,
   }
   if (body.balloon_mib !== undefined && body.balloon_mib > spec.memory_mib) {
-    throw fail('invalid', `The balloon can only take memory away: at most ${spec.memory_mib} MiB.`, { field: '/balloon_mib' })
+    throw fail('invalid', `The balloon can only take memory away: at most ${spec.memory_mib} MiB.`, {
+      field: '/balloon_mib',
+    })
   }
   const record: VmRecord = {
     schema: 1,
@@ -124,7 +142,11 @@ export function assemble(
   start: boolean,
   waitReady: boolean,
 ): CreatePlan {
-  const keys = indexKeysOf(deps, record, disks.flatMap((d) => (d.volume.making ? [d.volume] : [])))
+  const keys = indexKeysOf(
+    deps,
+    record,
+    disks.flatMap((d) => (d.volume.making ? [d.volume] : [])),
+  )
   const holder: IndexRecord = { schema: 1, holder: record.id }
   const ownHolder = new Map(disks.map((d) => [indexKeys.name('volume', record.project, d.volume.name), d.volume.id]))
   const checks: Check[] = [absent(vmKind, record.id), ...keys.map((key) => absent(indexKind, key))]
@@ -132,7 +154,10 @@ export function assemble(
   const standsOn = [
     ...record.spec.nics.map((nic) => deps.view.get(networkKind, nic.network)),
     record.spec.image === undefined ? undefined : deps.view.get(imageKind, record.spec.image),
-    ...disks.flatMap((d) => [deps.view.get(poolKind, d.volume.pool), d.from ? deps.view.get(volumeKind, d.from.volume) : undefined]),
+    ...disks.flatMap((d) => [
+      deps.view.get(poolKind, d.volume.pool),
+      d.from ? deps.view.get(volumeKind, d.from.volume) : undefined,
+    ]),
     // A volume that was there before changes hands.
     ...disks.map((d) => (d.volume.making ? undefined : deps.view.get(volumeKind, d.volume.id))),
   ]
@@ -154,7 +179,11 @@ export function assemble(
     params: {
       vm: record.id,
       name: record.name,
-      disks: disks.map((d) => ({ volume: d.volume.id, make: d.volume.making === true, ...(d.from ? { from: d.from } : {}) })),
+      disks: disks.map((d) => ({
+        volume: d.volume.id,
+        make: d.volume.making === true,
+        ...(d.from ? { from: d.from } : {}),
+      })),
       start,
       wait_ready: waitReady,
     },
@@ -191,7 +220,12 @@ export function portKey(deps: Pick<Deps, 'hostId'>, p: Published): string {
   return indexKeys.port(deps.hostId, p.protocol, p.address, p.port)
 }
 
-export function checkName(deps: Deps, noun: 'vm' | 'pool' | 'volume' | 'image' | 'network', project: string, name: string): void {
+export function checkName(
+  deps: Deps,
+  noun: 'vm' | 'pool' | 'volume' | 'image' | 'network',
+  project: string,
+  name: string,
+): void {
   const problem = nameProblem(name)
   if (problem) throw fail('invalid', `${problem}.`, { field: '/name' })
   if (deps.view.get(indexKind, indexKeys.name(noun, project, name))) {
@@ -204,23 +238,35 @@ export function checkName(deps: Deps, noun: 'vm' | 'pool' | 'volume' | 'image' |
 
 function checkAgainstImage(body: VmCreate, image: ImageRecord | undefined): void {
   if (!image) {
-    for (const field of ['clone', 'cmdline'] as const) {
-      if (body[field] !== undefined) throw fail('invalid', `"${field}" needs an image.`, { field: `/${field}`, remedy: 'wadah image list' })
+    if (body.cmdline !== undefined) {
+      throw fail('invalid', 'A kernel command line needs an image with a kernel.', {
+        field: '/cmdline',
+        remedy: 'wadah image list',
+      })
     }
-    if (body.wait_ready) throw fail('invalid', 'Without an image of a recipe there is no health check to wait for.', { field: '/wait_ready' })
+    if (body.wait_ready)
+      throw fail('invalid', 'Without an image of a recipe there is no health check to wait for.', {
+        field: '/wait_ready',
+      })
     return
   }
   if (body.cmdline !== undefined && image.kind !== 'kernel') {
-    throw fail('invalid', `The image "${image.name}" boots from its disk, which has its own kernel command line.`, { field: '/cmdline' })
+    throw fail('invalid', `The image "${image.name}" boots from its disk, which has its own kernel command line.`, {
+      field: '/cmdline',
+    })
   }
   if (body.wait_ready && !image.service) {
     throw fail('invalid', `The image "${image.name}" has no health check to wait for.`, { field: '/wait_ready' })
   }
   if (body.wait_ready && !body.start) throw fail('invalid', '"wait_ready" needs "start".', { field: '/wait_ready' })
   if (body.memory_mib !== undefined && body.memory_mib < image.min_memory_mib) {
-    throw fail('invalid', `${body.memory_mib} MiB is too little for the image "${image.name}"; it needs at least ${image.min_memory_mib} MiB.`, {
-      field: '/memory_mib',
-    })
+    throw fail(
+      'invalid',
+      `${body.memory_mib} MiB is too little for the image "${image.name}"; it needs at least ${image.min_memory_mib} MiB.`,
+      {
+        field: '/memory_mib',
+      },
+    )
   }
 }
 
@@ -244,8 +290,15 @@ export async function planDisks(
   taken: readonly string[] = [],
 ): Promise<DiskPlan[]> {
   const plans: DiskPlan[] = []
-  const pool = (ref: string | undefined, field: string) => find(deps, 'pool', poolKind, project, ref ?? body.pool ?? DEFAULT_POOL, field).value
-  const make = (name: string, poolId: string, size_bytes: number, format: 'qcow2' | 'raw', more: Partial<VolumeRecord> = {}): VolumeRecord => ({
+  const pool = (ref: string | undefined, field: string) =>
+    find(deps, 'pool', poolKind, project, ref ?? body.pool ?? DEFAULT_POOL, field).value
+  const make = (
+    name: string,
+    poolId: string,
+    size_bytes: number,
+    format: 'qcow2' | 'raw',
+    more: Partial<VolumeRecord> = {},
+  ): VolumeRecord => ({
     schema: 1,
     id: newId('volume', deps.randomBytes),
     name: `${vm.name}-${name}`.slice(0, 63),
@@ -262,13 +315,24 @@ export async function planDisks(
   const source = image?.volume === undefined ? undefined : deps.view.get(volumeKind, image.volume)?.value
   if (source) {
     const how = body.clone ?? 'linked'
-    const into = body.pool === undefined && how === 'linked' ? (deps.view.get(poolKind, source.pool)?.value ?? pool(undefined, '/pool')) : pool(body.pool, '/pool')
+    const into =
+      body.pool === undefined && how === 'linked'
+        ? (deps.view.get(poolKind, source.pool)?.value ?? pool(undefined, '/pool'))
+        : pool(body.pool, '/pool')
     if (how === 'linked' && into.id !== source.pool) {
-      throw fail('invalid', `A linked clone lies in the pool of its image. Leave out "pool", or ask for a full clone.`, { field: '/clone' })
+      throw fail(
+        'invalid',
+        `A linked clone lies in the pool of its image. Leave out "pool", or ask for a full clone.`,
+        { field: '/clone' },
+      )
     }
     const size = body.disk_mib === undefined ? source.size_bytes : body.disk_mib * MIB
     if (size < source.size_bytes) {
-      throw fail('invalid', `${body.disk_mib} MiB is smaller than the image's disk (${Math.ceil(source.size_bytes / MIB)} MiB).`, { field: '/disk_mib' })
+      throw fail(
+        'invalid',
+        `${body.disk_mib} MiB is smaller than the image's disk (${Math.ceil(source.size_bytes / MIB)} MiB).`,
+        { field: '/disk_mib' },
+      )
     }
     plans.push({
       name: 'root',
@@ -277,20 +341,32 @@ export async function planDisks(
       from: { volume: source.id, how },
     })
   } else if (body.disk_mib !== undefined) {
-    plans.push({ name: 'root', volume: make('root', pool(body.pool, '/pool').id, body.disk_mib * MIB, 'qcow2'), limits: {} })
+    plans.push({
+      name: 'root',
+      volume: make('root', pool(body.pool, '/pool').id, body.disk_mib * MIB, 'qcow2'),
+      limits: {},
+    })
   }
   for (const [i, disk] of (body.disks ?? []).entries()) {
     const at = `/disks/${i}`
     const name = disk.name ?? freeName('disk', [...taken, ...plans.map((p) => p.name)])
-    if ([...taken, ...plans.map((p) => p.name)].includes(name)) throw fail('invalid', `There is a disk "${name}" already.`, { field: `${at}/name` })
+    if ([...taken, ...plans.map((p) => p.name)].includes(name))
+      throw fail('invalid', `There is a disk "${name}" already.`, { field: `${at}/name` })
     if (disk.volume !== undefined) {
       if (disk.size_mib !== undefined || disk.format !== undefined || disk.pool !== undefined) {
-        throw fail('invalid', 'A volume that is there has its own size, format and pool: leave them out.', { field: `${at}/volume` })
+        throw fail('invalid', 'A volume that is there has its own size, format and pool: leave them out.', {
+          field: `${at}/volume`,
+        })
       }
-      plans.push({ name, volume: attachable(deps, project, disk.volume, `${at}/volume`, vm.vm), limits: disk.limits ?? {} })
+      plans.push({
+        name,
+        volume: attachable(deps, project, disk.volume, `${at}/volume`, vm.vm),
+        limits: disk.limits ?? {},
+      })
       continue
     }
-    if (disk.size_mib === undefined) throw fail('invalid', 'A new disk needs "size_mib"; one that is there needs "volume".', { field: at })
+    if (disk.size_mib === undefined)
+      throw fail('invalid', 'A new disk needs "size_mib"; one that is there needs "volume".', { field: at })
     plans.push({
       name,
       volume: make(name, pool(disk.pool, `${at}/pool`).id, disk.size_mib * MIB, disk.format ?? 'qcow2'),
@@ -300,9 +376,15 @@ export async function planDisks(
   const fresh = plans.filter((p) => p.volume.making === true)
   for (const plan of fresh) {
     const key = indexKeys.name('volume', project, plan.volume.name)
-    if (deps.view.get(indexKind, key) || pending.has(key)) plan.volume.name = `${plan.volume.name.slice(0, 52)}-${plan.volume.id.slice(4)}`
+    if (deps.view.get(indexKind, key) || pending.has(key))
+      plan.volume.name = `${plan.volume.name.slice(0, 52)}-${plan.volume.id.slice(4)}`
   }
-  await admitVolumes(deps, pending, fresh.map((p) => p.volume), '/disk_mib')
+  await admitVolumes(
+    deps,
+    pending,
+    fresh.map((p) => p.volume),
+    '/disk_mib',
+  )
   return plans
 }
 
@@ -310,13 +392,23 @@ export async function planDisks(
 function attachable(deps: Deps, project: string, ref: string, field: string, vm: string): VolumeRecord {
   const { value } = find(deps, 'volume', volumeKind, project, ref, field)
   if (value.making) throw fail('busy', `The volume "${value.name}" is being made.`, { field })
-  if (value.read_only) throw fail('in_use', `The volume "${value.name}" is the base of others and may not be written.`, { field, remedy: `wadah volume clone ${value.name} NAME` })
-  if (value.vm !== undefined && value.vm !== vm) throw fail('in_use', `The volume "${value.name}" belongs to another VM (${value.vm}).`, { field })
+  if (value.read_only)
+    throw fail('in_use', `The volume "${value.name}" is the base of others and may not be written.`, {
+      field,
+      remedy: `wadah volume clone ${value.name} NAME`,
+    })
+  if (value.vm !== undefined && value.vm !== vm)
+    throw fail('in_use', `The volume "${value.name}" belongs to another VM (${value.vm}).`, { field })
   return { ...value, vm }
 }
 
 /** Refuses what the pools may not promise any more. */
-export async function admitVolumes(deps: Deps, pending: Pending, volumes: readonly VolumeRecord[], field: string): Promise<void> {
+export async function admitVolumes(
+  deps: Deps,
+  pending: Pending,
+  volumes: readonly VolumeRecord[],
+  field: string,
+): Promise<void> {
   const wanted = new Map<string, number>()
   for (const v of volumes) wanted.set(v.pool, (wanted.get(v.pool) ?? 0) + v.size_bytes)
   for (const [id, bytes] of wanted) {
@@ -348,40 +440,77 @@ export function freeName(stem: string, taken: readonly string[]): string {
 }
 
 /** MACs, addresses and ports for NICs, each free now. */
-export async function planNics(deps: Deps, pending: Pending, project: string, inputs: readonly NicInput[], there: readonly Nic[], at = '/nics'): Promise<Nic[]> {
+export async function planNics(
+  deps: Deps,
+  pending: Pending,
+  project: string,
+  inputs: readonly NicInput[],
+  there: readonly Nic[],
+  at = '/nics',
+): Promise<Nic[]> {
   const out: Nic[] = []
   const used = (key: string) => deps.view.get(indexKind, key) !== undefined || pending.has(key)
   for (const [i, input] of inputs.entries()) {
     const field = `${at}/${i}`
-    const network = find(deps, 'network', networkKind, project, input.network ?? DEFAULT_NETWORK, `${field}/network`).value
+    const network = find(
+      deps,
+      'network',
+      networkKind,
+      project,
+      input.network ?? DEFAULT_NETWORK,
+      `${field}/network`,
+    ).value
     const names = [...there, ...out].map((n) => n.name)
     const name = input.name ?? freeName('net', names)
     if (names.includes(name)) throw fail('invalid', `There is a NIC "${name}" already.`, { field: `${field}/name` })
     const mine = (mac: string) => [...there, ...out].some((n) => n.mac === mac)
     if (input.mac !== undefined && (used(indexKeys.mac(input.mac)) || mine(input.mac))) {
-      throw fail('address_taken', `The MAC address ${input.mac} is in use; leave it out to get a free one.`, { field: `${field}/mac` })
+      throw fail('address_taken', `The MAC address ${input.mac} is in use; leave it out to get a free one.`, {
+        field: `${field}/mac`,
+      })
     }
     const mac = input.mac ?? freeMac((m) => used(indexKeys.mac(m)) || mine(m), deps.randomBytes)
     const limited = input.limits?.in_bytes_per_s || input.limits?.out_bytes_per_s
     if (limited && network.kind === 'user') {
-      throw fail('invalid', `A network of kind "user" cannot limit bandwidth; one of kind "nat" can.`, { field: `${field}/limits` })
+      throw fail('invalid', `A network of kind "user" cannot limit bandwidth; one of kind "nat" can.`, {
+        field: `${field}/limits`,
+      })
     }
-    const address = chooseAddress(network, input.address, `${field}/address`, (a) => used(indexKeys.address(network.id, a)) || [...there, ...out].some((n) => n.network === network.id && n.address === a))
+    const address = chooseAddress(
+      network,
+      input.address,
+      `${field}/address`,
+      (a) =>
+        used(indexKeys.address(network.id, a)) ||
+        [...there, ...out].some((n) => n.network === network.id && n.address === a),
+    )
     out.push({
       name,
       network: network.id,
       mac,
       ...(address === undefined ? {} : { address }),
-      publish: await planPublish(deps, used, input.publish ?? [], [...there, ...out].flatMap((n) => n.publish), field),
+      publish: await planPublish(
+        deps,
+        used,
+        input.publish ?? [],
+        [...there, ...out].flatMap((n) => n.publish),
+        field,
+      ),
       limits: input.limits ?? {},
     })
   }
   return out
 }
 
-export function chooseAddress(network: NetworkRecord, wanted: string | undefined, field: string, used: (address: string) => boolean): string | undefined {
+export function chooseAddress(
+  network: NetworkRecord,
+  wanted: string | undefined,
+  field: string,
+  used: (address: string) => boolean,
+): string | undefined {
   if (network.kind === 'user') {
-    if (wanted !== undefined) throw fail('invalid', 'On a network of kind "user" every guest has the address 10.0.2.15.', { field })
+    if (wanted !== undefined)
+      throw fail('invalid', 'On a network of kind "user" every guest has the address 10.0.2.15.', { field })
     return undefined
   }
   const { subnet = '', gateway = '' } = network
@@ -389,7 +518,11 @@ export function chooseAddress(network: NetworkRecord, wanted: string | undefined
   if (!inSubnet(wanted, subnet) || wanted === gateway) {
     throw fail('invalid', `${wanted} is not an address for guests in ${subnet} (the gateway is ${gateway}).`, { field })
   }
-  if (used(wanted)) throw fail('address_taken', `The address ${wanted} is promised to another VM.`, { field, remedy: `wadah network show ${network.name}` })
+  if (used(wanted))
+    throw fail('address_taken', `The address ${wanted} is promised to another VM.`, {
+      field,
+      remedy: `wadah network show ${network.name}`,
+    })
   return wanted
 }
 
@@ -411,9 +544,11 @@ export async function planPublish(
       to: input.to,
     }
     const taken = (detail: string) => fail('port_taken', detail, { field, remedy: 'choose another port' })
-    const clash = (other: Published) => other.protocol === p.protocol && other.port === p.port && overlaps(other.address, p.address)
+    const clash = (other: Published) =>
+      other.protocol === p.protocol && other.port === p.port && overlaps(other.address, p.address)
     if ([...there, ...out].some(clash)) throw taken(`Port ${p.port}/${p.protocol} is named twice.`)
-    if (used(portKey(deps, p)) || publishedPorts(deps).some(clash)) throw taken(`Port ${p.port}/${p.protocol} of the host is published for another VM already.`)
+    if (used(portKey(deps, p)) || publishedPorts(deps).some(clash))
+      throw taken(`Port ${p.port}/${p.protocol} of the host is published for another VM already.`)
     if (!(await deps.machine.networks.portFree(p.protocol, p.address, p.port))) {
       throw taken(`Port ${p.port}/${p.protocol} on ${p.address} is used by another program of the host.`)
     }
@@ -428,5 +563,10 @@ function publishedPorts(deps: Deps): Published[] {
   return deps.view
     .list(indexKind, `port/${deps.hostId}/`)
     .map(({ id }) => id.split('/'))
-    .map(([, , protocol, address, port]) => ({ protocol: protocol as 'tcp', address: address as string, port: Number(port), to: 0 }))
+    .map(([, , protocol, address, port]) => ({
+      protocol: protocol as 'tcp',
+      address: address as string,
+      port: Number(port),
+      to: 0,
+    }))
 }

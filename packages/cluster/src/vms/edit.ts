@@ -4,7 +4,16 @@ import type { DiskLimits, Limits, Nic, NicLimits, VmEdit, VmSpec } from '@wadah/
 import { type Check, type Rec, type Write, absent, del, put, unchanged } from '@wadah/store/store'
 import { type Deps, find } from '../context.ts'
 import type { Pending } from '../pending.ts'
-import { type VmRecord, type VolumeRecord, imageKind, indexKeys, indexKind, networkKind, vmKind, volumeKind } from '../records.ts'
+import {
+  type VmRecord,
+  type VolumeRecord,
+  imageKind,
+  indexKeys,
+  indexKind,
+  networkKind,
+  vmKind,
+  volumeKind,
+} from '../records.ts'
 import { checkMemory, checkName, chooseAddress, nicKeys, planNics, planPublish, portKey } from './create.ts'
 
 /** `null` takes a limit away; what is not named stays. */
@@ -44,18 +53,22 @@ export async function planEdit(
   if (body.memory_mib !== undefined) {
     checkMemory(deps, body.memory_mib)
     const least = spec.image === undefined ? 0 : (deps.view.get(imageKind, spec.image)?.value.min_memory_mib ?? 0)
-    if (body.memory_mib < least) throw fail('invalid', `Its image needs at least ${least} MiB.`, { field: '/memory_mib' })
+    if (body.memory_mib < least)
+      throw fail('invalid', `Its image needs at least ${least} MiB.`, { field: '/memory_mib' })
     spec.memory_mib = body.memory_mib
     if (spec.balloon_mib !== null && spec.balloon_mib > spec.memory_mib) spec.balloon_mib = null
   }
   if (body.cmdline !== undefined) {
-    if (spec.boot.kind !== 'kernel') throw fail('invalid', 'It boots from its disk, which has its own kernel command line.', { field: '/cmdline' })
+    if (spec.boot.kind !== 'kernel')
+      throw fail('invalid', 'It boots from its disk, which has its own kernel command line.', { field: '/cmdline' })
     spec.boot = { ...spec.boot, cmdline: body.cmdline }
   }
   if (body.limits) spec.limits = mergeLimits(spec.limits, body.limits)
   if (body.balloon_mib !== undefined) {
     if (body.balloon_mib !== null && body.balloon_mib > spec.memory_mib) {
-      throw fail('invalid', `The balloon can only take memory away: at most ${spec.memory_mib} MiB.`, { field: '/balloon_mib' })
+      throw fail('invalid', `The balloon can only take memory away: at most ${spec.memory_mib} MiB.`, {
+        field: '/balloon_mib',
+      })
     }
     spec.balloon_mib = body.balloon_mib
   }
@@ -68,7 +81,11 @@ export async function planEdit(
   for (const [i, name] of (body.remove_disks ?? []).entries()) {
     const disk = spec.disks.find((d) => d.name === name)
     if (!disk) throw noSuch('disk', name, spec.disks, `/remove_disks/${i}`)
-    if (live) throw fail('wrong_state', 'A disk can be taken away from a stopped VM only.', { field: `/remove_disks/${i}`, remedy: `wadah vm shutdown ${vm.name}` })
+    if (live)
+      throw fail('wrong_state', 'A disk can be taken away from a stopped VM only.', {
+        field: `/remove_disks/${i}`,
+        remedy: `wadah vm shutdown ${vm.name}`,
+      })
     spec.disks = spec.disks.filter((d) => d !== disk)
     const volume = deps.view.get(volumeKind, disk.volume)
     if (volume) {
@@ -93,7 +110,11 @@ export async function planEdit(
   for (const [i, name] of (body.remove_nics ?? []).entries()) {
     const nic = spec.nics.find((n) => n.name === name)
     if (!nic) throw noSuch('NIC', name, spec.nics, `/remove_nics/${i}`)
-    if (live) throw fail('wrong_state', 'A NIC can be taken away from a stopped VM only.', { field: `/remove_nics/${i}`, remedy: `wadah vm shutdown ${vm.name}` })
+    if (live)
+      throw fail('wrong_state', 'A NIC can be taken away from a stopped VM only.', {
+        field: `/remove_nics/${i}`,
+        remedy: `wadah vm shutdown ${vm.name}`,
+      })
     spec.nics = spec.nics.filter((n) => n !== nic)
     for (const key of nicKeys(deps, nic)) give(key)
   }
@@ -128,12 +149,16 @@ async function editNic(
   if (change.limits) {
     const limits = mergeLimits(nic.limits, change.limits)
     if (network.kind === 'user' && Object.keys(limits).length > 0) {
-      throw fail('invalid', 'A network of kind "user" cannot limit bandwidth; one of kind "nat" can.', { field: `${at}/limits` })
+      throw fail('invalid', 'A network of kind "user" cannot limit bandwidth; one of kind "nat" can.', {
+        field: `${at}/limits`,
+      })
     }
     nic.limits = limits
   }
   if (change.address !== undefined && change.address !== nic.address) {
-    const address = chooseAddress(network, change.address, `${at}/address`, (a) => used(indexKeys.address(network.id, a)))
+    const address = chooseAddress(network, change.address, `${at}/address`, (a) =>
+      used(indexKeys.address(network.id, a)),
+    )
     if (nic.address !== undefined) give(indexKeys.address(network.id, nic.address))
     if (address !== undefined) {
       take(indexKeys.address(network.id, address))
@@ -142,7 +167,9 @@ async function editNic(
   }
   if (change.publish) {
     const same = (a: { protocol?: string; address?: string; port: number }, b: Nic['publish'][number]) =>
-      (a.protocol ?? 'tcp') === b.protocol && (a.address ?? deps.config.publish_address) === b.address && a.port === b.port
+      (a.protocol ?? 'tcp') === b.protocol &&
+      (a.address ?? deps.config.publish_address) === b.address &&
+      a.port === b.port
     const kept = nic.publish.filter((p) => change.publish?.some((c) => same(c, p)))
     const fresh = change.publish.filter((c) => !nic.publish.some((p) => same(c, p)))
     for (const p of nic.publish) if (!kept.includes(p)) give(portKey(deps, p))
@@ -154,5 +181,7 @@ async function editNic(
 }
 
 function noSuch(what: string, name: string, there: readonly { name: string }[], field: string): Error {
-  return fail('invalid', `It has no ${what} "${name}"; it has ${there.map((t) => t.name).join(', ') || 'none'}.`, { field })
+  return fail('invalid', `It has no ${what} "${name}"; it has ${there.map((t) => t.name).join(', ') || 'none'}.`, {
+    field,
+  })
 }

@@ -3,7 +3,16 @@ import { type Fault, fail, toFault } from '@wadah/api/fault'
 import { type Write, del, put } from '@wadah/store/store'
 import type { Deps } from '../context.ts'
 import { type StepContext, defineJob, pivot, step } from '../jobs/define.ts'
-import { type StatusRecord, type VmRecord, type VolumeRecord, placementKind, secretKind, statusKind, vmKind, volumeKind } from '../records.ts'
+import {
+  type StatusRecord,
+  type VmRecord,
+  type VolumeRecord,
+  placementKind,
+  secretKind,
+  statusKind,
+  vmKind,
+  volumeKind,
+} from '../records.ts'
 import { chainOf, launchRequest, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import { indexKeysOf } from './create.ts'
 import type { CreateParams } from './create.ts'
@@ -58,12 +67,22 @@ export async function makeVolume(
   const { deps, signal } = ctx
   const pool = poolDefinition(poolOf(deps, volume.pool))
   const target = volumeDefinition(deps, volume)
-  const work = { signal, log: (line: string) => ctx.log(line), progress: (done: number, total: number) => progress(total > 0 ? done / total : 1) }
+  const work = {
+    signal,
+    log: (line: string) => ctx.log(line),
+    progress: (done: number, total: number) => progress(total > 0 ? done / total : 1),
+  }
   if (from) {
     const [source] = chainOf(deps, from.volume)
     if (!source) throw fail('gone', 'The volume to clone is not there any more.')
     const sourcePool = poolDefinition(poolOf(deps, source.pool))
-    await deps.machine.volumes.clone(pool, { pool: sourcePool, volume: volumeDefinition(deps, source) }, target, from.how, work)
+    await deps.machine.volumes.clone(
+      pool,
+      { pool: sourcePool, volume: volumeDefinition(deps, source) },
+      target,
+      from.how,
+      work,
+    )
   } else await deps.machine.volumes.create(pool, target, work)
   if (to) await deps.machine.volumes.grant(pool, target, to)
 }
@@ -92,7 +111,7 @@ async function dropWrites(deps: Deps, vm: VmRecord, goes: (volume: VolumeRecord)
   return [
     ...indexKeysOf(deps, vm, going).map((key) => del(indexKind, key)),
     ...going.map((v) => del(volumeKind, v.id)),
-    ...volumes.filter((v) => !goes(v)).map(({ vm: _, making: __, ...free }) => put(volumeKind, free.id, free)),
+    ...volumes.filter((v) => !goes(v)).map(({ vm: _vm, making: _making, ...free }) => put(volumeKind, free.id, free)),
     del(secretKind, vm.id),
     del(statusKind, vm.id),
     del(placementKind, vm.id),
@@ -109,7 +128,14 @@ export const createVm = defineJob<CreateParams, Deps>(
   [
     // Its records were committed together with the job; this step is the way back.
     step('reserve', { do: () => undefined, undo: dropRecords, volatile: true, weight: 0.1 }),
-    step('disks', { do: makeDisks, undo: dropDisks, when: (p) => p.disks.length > 0, progress: 'bytes', weight: 3, volatile: true }),
+    step('disks', {
+      do: makeDisks,
+      undo: dropDisks,
+      when: (p) => p.disks.length > 0,
+      progress: 'bytes',
+      weight: 3,
+      volatile: true,
+    }),
     step('names', {
       do: async ({ deps, params: p }) => {
         if (usesNat(deps, await current(deps, p.vm))) await deps.syncNetworks()
@@ -137,7 +163,8 @@ export const createVm = defineJob<CreateParams, Deps>(
           const { making: _, ...ready } = rec.value
           ctx.commit([put(volumeKind, id, ready)])
         }
-        if (!p.start) ctx.commit([put(statusKind, p.vm, { schema: 1, state: 'stopped', since_ms: deps.clock.now_ms() })])
+        if (!p.start)
+          ctx.commit([put(statusKind, p.vm, { schema: 1, state: 'stopped', since_ms: deps.clock.now_ms() })])
       },
       weight: 0.1,
     }),
@@ -208,7 +235,10 @@ function checkRoomToRun(deps: Deps, vm: VmRecord): void {
     throw fail(
       'no_room',
       `With this VM (${vm.spec.memory_mib} MiB) the running VMs would have ${promised} MiB; this host gives out at most ${most} MiB.`,
-      { remedy: 'shut down others, give this one less memory (wadah vm edit NAME --memory …), or raise memory_overcommit' },
+      {
+        remedy:
+          'shut down others, give this one less memory (wadah vm edit NAME --memory …), or raise memory_overcommit',
+      },
     )
   }
 }
@@ -224,7 +254,8 @@ async function waitReady(ctx: Ctx<VmParams>): Promise<Readiness> {
   const target = healthTarget(spec)
   let last = 'it has no address that this host can reach'
   while (target && spec.service && !limit.aborted) {
-    if (!deps.machine.running(p.vm)) throw fail('wrong_state', 'The VM ended before its service answered.', { remedy: `wadah vm log ${p.name}` })
+    if (!deps.machine.running(p.vm))
+      throw fail('wrong_state', 'The VM ended before its service answered.', { remedy: `wadah vm log ${p.name}` })
     const { ok, detail } = await deps.machine.check(p.vm, spec.service, target, limit)
     if (ok) {
       const status = deps.view.get(statusKind, p.vm)
@@ -285,9 +316,11 @@ async function shutdown(ctx: Ctx<ShutdownParams>): Promise<{ how: string }> {
     if (!agentAsked && deps.clock.monotonic_ms() - begun >= Math.min(AGENT_AFTER_MS, (p.timeout_s * 1000) / 2)) {
       agentAsked = true
       ctx.log('asking the guest agent')
-      await deps.machine.agentPowerDown(p.vm, AbortSignal.any([signal, AbortSignal.timeout(10_000)])).catch((error: unknown) => {
-        ctx.log(`guest agent: ${(error as Error).message}`)
-      })
+      await deps.machine
+        .agentPowerDown(p.vm, AbortSignal.any([signal, AbortSignal.timeout(10_000)]))
+        .catch((error: unknown) => {
+          ctx.log(`guest agent: ${(error as Error).message}`)
+        })
     }
   }
   if (!p.force) {
@@ -321,7 +354,8 @@ export const deleteVm = defineJob<DeleteParams, Deps>(
     step('stop', { do: async ({ deps, params: p }) => deps.machine.stop(p.vm), when: (p) => p.force, volatile: true }),
     pivot('forget', {
       do: async ({ deps, params: p }) => {
-        if (deps.machine.running(p.vm)) throw fail('wrong_state', 'The VM runs.', { remedy: `wadah vm shutdown ${p.name}` })
+        if (deps.machine.running(p.vm))
+          throw fail('wrong_state', 'The VM runs.', { remedy: `wadah vm shutdown ${p.name}` })
         await deps.machine.forget(p.vm)
       },
     }),

@@ -98,8 +98,12 @@ export async function adoptAll(deps: Deps): Promise<void> {
       const seen = await deps.machine.observe(id)
       if (running) return
       await deps.machine.clean(id)
-      const ended = status && status.state !== 'stopped' ? { ...seen, reason: 'it ended while wadahd was not running' } : seen
-      await record(deps, status?.state === 'stopped' && status.reason !== undefined ? { ...ended, reason: status.reason } : ended)
+      const ended =
+        status && status.state !== 'stopped' ? { ...seen, reason: 'it ended while wadahd was not running' } : seen
+      await record(
+        deps,
+        status?.state === 'stopped' && status.reason !== undefined ? { ...ended, reason: status.reason } : ended,
+      )
     }),
   )
 }

@@ -11,7 +11,19 @@ import { type Deps, checkGeneration, commit, find, indexConflict, page } from '.
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
-import { type VmRecord, type VolumeRecord, imageKind, indexKeys, indexKind, networkKind, placementKind, secretKind, statusKind, vmKind, volumeKind } from '../records.ts'
+import {
+  type VmRecord,
+  type VolumeRecord,
+  imageKind,
+  indexKeys,
+  indexKind,
+  networkKind,
+  placementKind,
+  secretKind,
+  statusKind,
+  vmKind,
+  volumeKind,
+} from '../records.ts'
 import { chainOf, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../services.ts'
 import { makeVolumeJob } from '../storage/jobs.ts'
@@ -35,17 +47,28 @@ export class Vms implements VmService {
     this.#pending = pending
   }
 
-  list(caller: Caller, q: ListQuery & { name?: string; state?: VmState; image?: string; network?: string; label?: string }): PageOf<Vm> {
+  list(
+    caller: Caller,
+    q: ListQuery & { name?: string; state?: VmState; image?: string; network?: string; label?: string },
+  ): PageOf<Vm> {
     const { view } = this.#deps
-    const image = q.image === undefined ? undefined : find(this.#deps, 'image', imageKind, caller.project, q.image, '/image').id
-    const network = q.network === undefined ? undefined : find(this.#deps, 'network', networkKind, caller.project, q.network, '/network').id
+    const image =
+      q.image === undefined ? undefined : find(this.#deps, 'image', imageKind, caller.project, q.image, '/image').id
+    const network =
+      q.network === undefined
+        ? undefined
+        : find(this.#deps, 'network', networkKind, caller.project, q.network, '/network').id
     const [label, labelValue] = q.label === undefined ? [] : split(q.label)
     const matching = view.list(vmKind).filter(({ id, value: vm }) => {
       if (vm.project !== caller.project) return false
       if (q.name !== undefined && !vm.name.includes(q.name)) return false
       if (image !== undefined && vm.spec.image !== image) return false
       if (network !== undefined && !vm.spec.nics.some((n) => n.network === network)) return false
-      if (label !== undefined && (vm.labels[label] === undefined || (labelValue !== undefined && vm.labels[label] !== labelValue))) return false
+      if (
+        label !== undefined &&
+        (vm.labels[label] === undefined || (labelValue !== undefined && vm.labels[label] !== labelValue))
+      )
+        return false
       return q.state === undefined || (view.get(statusKind, id)?.value.state ?? 'unknown') === q.state
     })
     const { items, next } = page(matching, (rec) => rec.id, q)
@@ -77,7 +100,12 @@ export class Vms implements VmService {
     const state = status?.state ?? 'unknown'
     const verdict = can(action, {
       // The machine knows a start or an end a moment before the view does.
-      vm: { name: vm.value.name, state: state === 'stopped' && running ? 'running' : state, paused_by: status?.paused_by, agent: status?.agent },
+      vm: {
+        name: vm.value.name,
+        state: state === 'stopped' && running ? 'running' : state,
+        paused_by: status?.paused_by,
+        agent: status?.agent,
+      },
       scope: caller.subject.scope,
       job: this.#job(vm.id),
     })
@@ -127,7 +155,13 @@ export class Vms implements VmService {
   }
 
   /** What is wanted changes in the same commit that makes the job. */
-  #lifecycle<P>(caller: Caller, vm: Rec<VmRecord>, definition: Parameters<typeof submit<P>>[3], params: P, wanted: VmRecord['wanted']): Promise<Job> {
+  #lifecycle<P>(
+    caller: Caller,
+    vm: Rec<VmRecord>,
+    definition: Parameters<typeof submit<P>>[3],
+    params: P,
+    wanted: VmRecord['wanted'],
+  ): Promise<Job> {
     const change =
       vm.value.wanted === wanted
         ? {}
@@ -135,16 +169,25 @@ export class Vms implements VmService {
     return submit(this.#deps, this.#engine, caller, definition, params, target(vm.value), change)
   }
 
-  async delete(caller: Caller, ref: string, options: { force?: boolean; keep_disks?: boolean }, generation: IfGeneration): Promise<Job> {
+  async delete(
+    caller: Caller,
+    ref: string,
+    options: { force?: boolean; keep_disks?: boolean },
+    generation: IfGeneration,
+  ): Promise<Job> {
     const vm = this.#find(caller, ref)
     checkGeneration(vm, generation)
     const force = options.force ?? false
     const state = this.#deps.view.get(statusKind, vm.id)?.value.state
     if (!force || state === 'absent' || state === 'stopped') this.#allow(caller, vm, 'delete')
     else this.#allow(caller, vm, 'stop')
-    const users = this.#deps.view.list(volumeKind).filter((v) => v.value.base !== undefined && vm.value.spec.disks.some((d) => d.volume === v.value.base))
+    const users = this.#deps.view
+      .list(volumeKind)
+      .filter((v) => v.value.base !== undefined && vm.value.spec.disks.some((d) => d.volume === v.value.base))
     if (users.length > 0) {
-      throw fail('in_use', `The volume "${users[0]?.value.name}" stands on a disk of "${vm.value.name}".`, { remedy: `wadah volume delete ${users[0]?.value.name}` })
+      throw fail('in_use', `The volume "${users[0]?.value.name}" stands on a disk of "${vm.value.name}".`, {
+        remedy: `wadah volume delete ${users[0]?.value.name}`,
+      })
     }
     const params = { vm: vm.id, name: vm.value.name, force, keep_disks: options.keep_disks ?? false }
     return submit(this.#deps, this.#engine, caller, deleteVm, params, target(vm.value))
@@ -179,17 +222,32 @@ export class Vms implements VmService {
           },
         }
       })
-      await admitVolumes(deps, this.#pending, disks.map((d) => d.volume), '/name')
+      await admitVolumes(
+        deps,
+        this.#pending,
+        disks.map((d) => d.volume),
+        '/name',
+      )
       const used = (key: string) => deps.view.get(indexKind, key) !== undefined || this.#pending.has(key)
       const { spec } = source.value
       const uid = freeUid((n) => used(indexKeys.uid(n)), deps.config.uid_base, deps.config.uid_count)
       const nics: typeof spec.nics = []
       for (const nic of spec.nics) {
         const network = find(deps, 'network', networkKind, project, nic.network).value
-        const address = chooseAddress(network, undefined, '/name', (a) => used(indexKeys.address(network.id, a)) || nics.some((n) => n.address === a))
+        const address = chooseAddress(
+          network,
+          undefined,
+          '/name',
+          (a) => used(indexKeys.address(network.id, a)) || nics.some((n) => n.address === a),
+        )
         const { address: _, ...rest } = nic
         // Ports of the host stay with the first VM.
-        nics.push({ ...rest, mac: freeMac((m) => used(indexKeys.mac(m)), deps.randomBytes), ...(address === undefined ? {} : { address }), publish: [] })
+        nics.push({
+          ...rest,
+          mac: freeMac((m) => used(indexKeys.mac(m)), deps.randomBytes),
+          ...(address === undefined ? {} : { address }),
+          publish: [],
+        })
       }
       const record: VmRecord = {
         ...source.value,
@@ -209,7 +267,10 @@ export class Vms implements VmService {
       const plan = assemble(deps, this.#pending, record, disks, password, body.start ?? false, false)
       // The job holds the source too: nobody may start it while its disks are read.
       const checks = [...plan.checks, unchanged(source)]
-      return submit(deps, this.#engine, caller, createVm, { ...plan.params, source: source.id }, target(record), { ...plan, checks })
+      return submit(deps, this.#engine, caller, createVm, { ...plan.params, source: source.id }, target(record), {
+        ...plan,
+        checks,
+      })
     })
   }
 
@@ -230,20 +291,44 @@ export class Vms implements VmService {
   }
 
   /** Makes the volumes of new disks, one job each; they belong to the VM before its spec names them. */
-  async #newDisks(caller: Caller, vm: VmRecord, inputs: DiskInput[]): Promise<{ name: string; volume: VolumeRecord; limits: DiskLimits }[]> {
+  async #newDisks(
+    caller: Caller,
+    vm: VmRecord,
+    inputs: DiskInput[],
+  ): Promise<{ name: string; volume: VolumeRecord; limits: DiskLimits }[]> {
     const deps = this.#deps
     const now = new Date(deps.clock.now_ms()).toISOString()
     const taken = vm.spec.disks.map((d) => d.name)
-    const plans = await planDisks(deps, this.#pending, caller.project, { vm: vm.id, name: vm.name, now }, { disks: inputs }, undefined, taken)
+    const plans = await planDisks(
+      deps,
+      this.#pending,
+      caller.project,
+      { vm: vm.id, name: vm.name, now },
+      { disks: inputs },
+      undefined,
+      taken,
+    )
     const out = []
     for (const { name, volume, limits } of plans) {
       if (volume.making) {
         const key = indexKeys.name('volume', caller.project, volume.name)
-        const writes: Write[] = [put(volumeKind, volume.id, volume), put(indexKind, key, { schema: 1, holder: volume.id })]
+        const writes: Write[] = [
+          put(volumeKind, volume.id, volume),
+          put(indexKind, key, { schema: 1, holder: volume.id }),
+        ]
         const { idempotency: _, ...plain } = caller
-        const job = await submit(deps, this.#engine, plain, makeVolumeJob, { volume: volume.id, name: volume.name, uid: vm.spec.uid }, { kind: 'volume', id: volume.id, name: volume.name }, { checks: [absent(indexKind, key)], writes })
+        const job = await submit(
+          deps,
+          this.#engine,
+          plain,
+          makeVolumeJob,
+          { volume: volume.id, name: volume.name, uid: vm.spec.uid },
+          { kind: 'volume', id: volume.id, name: volume.name },
+          { checks: [absent(indexKind, key)], writes },
+        )
         const ended = await this.#engine.wait(job.id, { timeout_ms: 120_000 })
-        if (ended.state !== 'done') throw new WadahError(ended.fault ?? fail('timeout', 'The disk was not made in time.').fault)
+        if (ended.state !== 'done')
+          throw new WadahError(ended.fault ?? fail('timeout', 'The disk was not made in time.').fault)
         await deps.view.waitFor(await deps.store.current())
       } else {
         const pool = poolDefinition(poolOf(deps, volume.pool))
@@ -264,7 +349,13 @@ export class Vms implements VmService {
     return this.#direct(caller, ref, 'resume', 'running', (id) => this.#deps.machine.resume(id))
   }
 
-  async #direct(caller: Caller, ref: string, action: VmAction, wanted: VmRecord['wanted'] | undefined, work: (id: string) => Promise<void>): Promise<Vm> {
+  async #direct(
+    caller: Caller,
+    ref: string,
+    action: VmAction,
+    wanted: VmRecord['wanted'] | undefined,
+    work: (id: string) => Promise<void>,
+  ): Promise<Vm> {
     const deps = this.#deps
     const vm = this.#find(caller, ref)
     this.#allow(caller, vm, action)
@@ -277,7 +368,10 @@ export class Vms implements VmService {
     const now = this.get(caller, vm.id)
     if (now.status.state === seen.state) return now
     const { paused_by: _, ...status } = now.status
-    return { ...now, status: { ...status, state: seen.state, ...(seen.paused_by ? { paused_by: seen.paused_by } : {}) } }
+    return {
+      ...now,
+      status: { ...status, state: seen.state, ...(seen.paused_by ? { paused_by: seen.paused_by } : {}) },
+    }
   }
 
   async exec(caller: Caller, ref: string, body: Exec, signal: AbortSignal): Promise<ExecResult> {
@@ -295,7 +389,13 @@ export class Vms implements VmService {
   readFile(caller: Caller, ref: string, path: string, signal: AbortSignal): AsyncIterable<Uint8Array> {
     return this.#deps.machine.guest(this.#agent(caller, ref)).readFile(path, signal)
   }
-  writeFile(caller: Caller, ref: string, path: string, data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<void> {
+  writeFile(
+    caller: Caller,
+    ref: string,
+    path: string,
+    data: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<void> {
     return this.#deps.machine.guest(this.#agent(caller, ref)).writeFile(path, data, signal)
   }
   guest(caller: Caller, ref: string, signal: AbortSignal): Promise<GuestInfo> {
@@ -325,7 +425,11 @@ export class Vms implements VmService {
   log(caller: Caller, ref: string, bytes: number): Promise<{ text: string; size_bytes: number }> {
     return this.#deps.machine.serialLog(this.#find(caller, ref).id, bytes)
   }
-  async health(caller: Caller, ref: string, signal: AbortSignal): Promise<{ ok: boolean; detail: string; took_ms: number }> {
+  async health(
+    caller: Caller,
+    ref: string,
+    signal: AbortSignal,
+  ): Promise<{ ok: boolean; detail: string; took_ms: number }> {
     const vm = this.#find(caller, ref)
     const { service } = vm.value.spec
     if (!service) throw fail('wrong_state', `"${vm.value.name}" was not made from a recipe with a health check.`)

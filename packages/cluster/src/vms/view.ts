@@ -37,7 +37,10 @@ export function bootedOf(spec: VmSpec): NonNullable<StatusRecord['booted']> {
   }
 }
 
-export function viewVm({ vm, placement, status }: VmParts, detail?: { scope: Scope; job: { id: string; kind: string } | undefined }): Vm {
+export function viewVm(
+  { vm, placement, status }: VmParts,
+  detail?: { scope: Scope; job: { id: string; kind: string } | undefined },
+): Vm {
   const { value } = vm
   const { spec } = value
   const s: StatusRecord = status ?? { schema: 1, state: 'unknown', since_ms: Date.parse(value.created_at) }
@@ -66,9 +69,17 @@ export function viewVm({ vm, placement, status }: VmParts, detail?: { scope: Sco
       ...(live && s.agent !== undefined ? { agent: s.agent } : {}),
       pending_restart: live ? pendingRestart(spec, s.booted) : [],
     },
-    addresses: spec.nics.flatMap((n) => (n.address === undefined ? [] : [{ nic: n.name, address: n.address, source: 'reserved' as const }])),
+    addresses: spec.nics.flatMap((n) =>
+      n.address === undefined ? [] : [{ nic: n.name, address: n.address, source: 'reserved' as const }],
+    ),
     ...(detail
-      ? { actions: canAll({ vm: { name: value.name, state: s.state, paused_by: s.paused_by, agent: s.agent }, scope: detail.scope, job: detail.job }) }
+      ? {
+          actions: canAll({
+            vm: { name: value.name, state: s.state, paused_by: s.paused_by, agent: s.agent },
+            scope: detail.scope,
+            job: detail.job,
+          }),
+        }
       : {}),
   }
 }

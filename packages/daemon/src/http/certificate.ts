@@ -3,7 +3,7 @@
 import 'reflect-metadata'
 import type { webcrypto } from 'node:crypto'
 import * as x509 from '@peculiar/x509'
-import { DAY_MS, ISSUED_BY, isAddress, type Pair } from './tls.ts'
+import { DAY_MS, ISSUED_BY, isAddress, type Pair } from './pair.ts'
 
 const VALID_MS = 2 * 365 * DAY_MS
 

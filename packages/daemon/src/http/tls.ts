@@ -1,4 +1,5 @@
 /** The daemon's own certificate: made at first start, renewed before its end, pinned by its fingerprint. */
+import { DAY_MS, ISSUED_BY, isAddress, type Pair } from './pair.ts'
 import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { constants } from 'node:fs'
 import { mkdir, open, rename, rm } from 'node:fs/promises'
@@ -24,9 +25,6 @@ export type CertificateOptions = {
   now_ms: () => number
 }
 
-export const DAY_MS = 24 * 3_600_000
-/** The organization in our own certificates, by which they are told from those an administrator put there. */
-export const ISSUED_BY = 'Wadah'
 const RENEW_BEFORE_MS = 60 * DAY_MS
 
 /**
@@ -57,8 +55,6 @@ export async function ensureCertificate(options: CertificateOptions): Promise<Ce
   return { ...made, fingerprint: cert.fingerprint256, expires_ms: cert.validToDate.getTime(), made: true }
 }
 
-export type Pair = { key: string; cert: string }
-
 async function readPair(directory: string): Promise<Pair | undefined> {
   const key = await read(join(directory, 'tls.key'))
   const cert = await read(join(directory, 'tls.crt'))
@@ -88,7 +84,6 @@ function examine(pair: Pair, directory: string): X509Certificate {
 
 const covers = (cert: X509Certificate, name: string) =>
   (isAddress(name) ? cert.checkIP(name) : cert.checkHost(name)) !== undefined
-export const isAddress = (name: string) => /^[0-9.]+$/.test(name) || name.includes(':')
 
 function subjectNames(configured: readonly string[]): string[] {
   return [

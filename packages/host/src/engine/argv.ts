@@ -42,7 +42,10 @@ export function argv(plan: BootPlan): string[] {
     ['-cpu', [record.cpu.model, ...record.cpu.flags].join(',')],
     ['-smp', opt('', { cpus: record.cpus, sockets: 1, cores: record.cpus, threads: 1 })],
     ['-m', memory(record.memory)],
-    ['-object', json({ 'qom-type': 'memory-backend-ram', id: 'ram0', size: record.memory.mib * 1024 * 1024, dump: false })],
+    [
+      '-object',
+      json({ 'qom-type': 'memory-backend-ram', id: 'ram0', size: record.memory.mib * 1024 * 1024, dump: false }),
+    ],
     ['-rtc', 'base=utc,driftfix=slew'],
     ['-chardev', opt('socket', { id: 'mon0', path: socket.monitor, server: 'on', wait: 'off' })],
     ['-mon', 'chardev=mon0,mode=control'],
@@ -97,7 +100,14 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
         ['-add-fd', `fd=${SERIAL_LOG_FD},set=1,opaque=serial0`],
         [
           '-chardev',
-          opt('socket', { id: device.id, path: socket.serial, server: 'on', wait: 'off', logfile: '/dev/fdset/1', logappend: 'on' }),
+          opt('socket', {
+            id: device.id,
+            path: socket.serial,
+            server: 'on',
+            wait: 'off',
+            logfile: '/dev/fdset/1',
+            logappend: 'on',
+          }),
         ],
         ['-device', json({ driver: 'isa-serial', id: `dev-${device.id}`, chardev: device.id, index: device.index })],
       ]
@@ -107,7 +117,13 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
         ['-chardev', opt('socket', { id: 'chan-agent0', path: socket.agent, server: 'on', wait: 'off' })],
         [
           '-device',
-          json({ driver: 'virtserialport', id: 'port-agent0', bus: 'agent0.0', chardev: 'chan-agent0', name: 'org.qemu.guest_agent.0' }),
+          json({
+            driver: 'virtserialport',
+            id: 'port-agent0',
+            bus: 'agent0.0',
+            chardev: 'chan-agent0',
+            name: 'org.qemu.guest_agent.0',
+          }),
         ],
       ]
     case 'balloon':
@@ -127,7 +143,10 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
     case 'rng':
       return [
         ['-object', json({ 'qom-type': 'rng-builtin', id: 'entropy0' })],
-        ['-device', json({ driver: 'virtio-rng-pci', id: device.id, bus: device.bus, addr: device.addr, rng: 'entropy0' })],
+        [
+          '-device',
+          json({ driver: 'virtio-rng-pci', id: device.id, bus: device.bus, addr: device.addr, rng: 'entropy0' }),
+        ],
       ]
     case 'disk':
       return diskArgs(device, plan.local)
@@ -210,6 +229,17 @@ function nicArgs(device: BootDevice & { kind: 'nic' }, local: LocalPlan): string
         })
   return [
     ['-netdev', netdev],
-    ['-device', json({ driver: 'virtio-net-pci', id: device.id, bus: device.bus, addr: '0x0', netdev: id, mac: device.mac, romfile: '' })],
+    [
+      '-device',
+      json({
+        driver: 'virtio-net-pci',
+        id: device.id,
+        bus: device.bus,
+        addr: '0x0',
+        netdev: id,
+        mac: device.mac,
+        romfile: '',
+      }),
+    ],
   ]
 }

@@ -45,7 +45,14 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
     })
   })
   for (const nic of spec.nics) {
-    devices.push({ kind: 'nic', id: `nic-${nic.name}`, bus: `rp${port++}`, name: nic.name, mac: nic.mac, network: nic.network })
+    devices.push({
+      kind: 'nic',
+      id: `nic-${nic.name}`,
+      bus: `rp${port++}`,
+      name: nic.name,
+      mac: nic.mac,
+      network: nic.network,
+    })
   }
   return {
     schema: 1,
@@ -93,7 +100,10 @@ export function uuidOf(vm: string): string {
  * The CPU model of the pool's baseline. TCG: QEMU's default, richer ones are slower (docs/engine.md). KVM: what every x86-64-v2
  * machine has, so that a VM can move between unlike hosts.
  */
-export function baselineCpu(accelerator: 'kvm' | 'tcg', hostFlags: ReadonlySet<string>): { model: string; flags: string[] } {
+export function baselineCpu(
+  accelerator: 'kvm' | 'tcg',
+  hostFlags: ReadonlySet<string>,
+): { model: string; flags: string[] } {
   if (accelerator === 'tcg') return { model: 'qemu64', flags: [] }
   const v2: [string, string][] = [
     ['cx16', '+cx16'],

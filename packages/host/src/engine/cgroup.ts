@@ -37,7 +37,10 @@ export function layoutOf(mountinfo: string, v2Controllers: (mount: string) => st
 }
 
 /** Pure: the files to write for these limits, in order. */
-export function settings(version: 'v1' | 'v2', limits: CgroupLimits): { controller: 'cpu' | 'memory'; file: string; value: string }[] {
+export function settings(
+  version: 'v1' | 'v2',
+  limits: CgroupLimits,
+): { controller: 'cpu' | 'memory'; file: string; value: string }[] {
   const { cpu_weight, cpu_cap_percent, memory_bytes } = limits
   const quota = cpu_cap_percent === null ? null : Math.round((cpu_cap_percent * PERIOD_US) / 100)
   if (version === 'v2') {
@@ -84,7 +87,10 @@ export class Cgroups {
       await groups.#openParent()
       return groups
     } catch (error) {
-      return new Cgroups({ version: 'none', reason: `no right to make control groups (${(error as Error).message})` }, parent)
+      return new Cgroups(
+        { version: 'none', reason: `no right to make control groups (${(error as Error).message})` },
+        parent,
+      )
     }
   }
 

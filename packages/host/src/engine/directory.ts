@@ -57,7 +57,11 @@ export class VmDirectory {
   /** The seed may hold a password: it is there only until QEMU has read it. */
   async writeSeed(text: string, uid: number | null): Promise<void> {
     const path = `${this.live}/seed`
-    const file = await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o400)
+    const file = await open(
+      path,
+      constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW,
+      0o400,
+    )
     try {
       await file.writeFile(text)
       if (uid !== null) await file.chown(uid, uid)
@@ -101,7 +105,11 @@ export class VmDirectory {
   /** Written beside and renamed: a reader sees the old or the new, never half. No fsync: it only matters while QEMU lives. */
   async #write(name: string, value: unknown): Promise<void> {
     const tmp = `${this.root}/${name}.tmp`
-    const file = await open(tmp, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW, 0o600)
+    const file = await open(
+      tmp,
+      constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW,
+      0o600,
+    )
     try {
       await file.writeFile(JSON.stringify(value))
     } finally {

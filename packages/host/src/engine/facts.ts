@@ -32,15 +32,22 @@ let cached: { key: string; facts: QemuFacts } | undefined
 export async function qemuFacts(path: string): Promise<QemuFacts> {
   const binary = await stat(path).catch(() => undefined)
   if (!binary) {
-    throw fail('host_lacks', `QEMU is not installed (${path} is not there).`, { remedy: 'apt-get install qemu-system-x86 qemu-utils' })
+    throw fail('host_lacks', `QEMU is not installed (${path} is not there).`, {
+      remedy: 'apt-get install qemu-system-x86 qemu-utils',
+    })
   }
   const key = `${path} ${binary.size} ${binary.mtimeMs} ${binary.ino}`
   if (cached?.key === key) return cached.facts
   const options = { timeout_ms: 20_000 }
-  const [version, machines] = await Promise.all([run(path, ['--version'], options), run(path, ['-machine', 'help'], options)])
+  const [version, machines] = await Promise.all([
+    run(path, ['--version'], options),
+    run(path, ['-machine', 'help'], options),
+  ])
   const facts = { path, version: parseQemuVersion(version.stdout), machine: parseMachineHelp(machines.stdout) }
   if (!facts.version || !facts.machine) {
-    throw fail('host_lacks', `${path} does not offer the q35 machine.`, { remedy: 'apt-get install --reinstall qemu-system-x86' })
+    throw fail('host_lacks', `${path} does not offer the q35 machine.`, {
+      remedy: 'apt-get install --reinstall qemu-system-x86',
+    })
   }
   cached = { key, facts: facts as QemuFacts }
   return facts as QemuFacts

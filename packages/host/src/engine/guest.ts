@@ -82,7 +82,9 @@ export class VmGuest implements Guest {
   ): Promise<ExecResult> {
     return this.#ask(signal, async (agent) => {
       const [path = '', ...args] = request.argv
-      const env = Object.fromEntries((request.env ?? []).map((e) => [e.slice(0, e.indexOf('=')), e.slice(e.indexOf('=') + 1)]))
+      const env = Object.fromEntries(
+        (request.env ?? []).map((e) => [e.slice(0, e.indexOf('=')), e.slice(e.indexOf('=') + 1)]),
+      )
       const result = await agent.exec({
         path,
         args,

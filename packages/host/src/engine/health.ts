@@ -16,8 +16,13 @@ export async function checkService(
     const detail = await kinds[service.kind](service, target, limit)
     return { ok: true, detail, took_ms: Math.round(performance.now() - begun) }
   } catch (error) {
-    const why = limit.aborted && !signal.aborted ? `no answer within ${TRY_TIMEOUT_MS / 1000} s` : (error as Error).message
-    return { ok: false, detail: `${service.kind} ${target.address}:${target.port}: ${why}`, took_ms: Math.round(performance.now() - begun) }
+    const why =
+      limit.aborted && !signal.aborted ? `no answer within ${TRY_TIMEOUT_MS / 1000} s` : (error as Error).message
+    return {
+      ok: false,
+      detail: `${service.kind} ${target.address}:${target.port}: ${why}`,
+      took_ms: Math.round(performance.now() - begun),
+    }
   }
 }
 
@@ -26,7 +31,8 @@ type Check = (service: Service, target: { address: string; port: number }, signa
 const kinds: Record<Service['kind'], Check> = {
   http: (service, target, signal) => httpStatus(target, service.path ?? '/', 'GET', signal),
   // CUPS answers a GET of a queue with its page.
-  ipp: (service, target, signal) => httpStatus(target, `/printers/${encodeURIComponent(service.path ?? '')}`, 'GET', signal),
+  ipp: (service, target, signal) =>
+    httpStatus(target, `/printers/${encodeURIComponent(service.path ?? '')}`, 'GET', signal),
   smb: (_service, target, signal) => smbNegotiate(target, signal),
   tcp: async (_service, target, signal) => {
     ;(await connect(target, signal)).destroy()
@@ -34,7 +40,12 @@ const kinds: Record<Service['kind'], Check> = {
   },
 }
 
-function httpStatus(target: { address: string; port: number }, path: string, method: string, signal: AbortSignal): Promise<string> {
+function httpStatus(
+  target: { address: string; port: number },
+  path: string,
+  method: string,
+  signal: AbortSignal,
+): Promise<string> {
   return new Promise((resolve, reject) => {
     const req = request({ host: target.address, port: target.port, path, method, signal, agent: false }, (res) => {
       const status = res.statusCode ?? 0

@@ -88,15 +88,24 @@ export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
     const how = await exit
     if (isQmpError(error, 'aborted')) throw fail('cancelled', 'The start was cancelled.', { cause: error })
     if (how !== 'ended by SIGKILL') throw await lastWords(options.logs.qemu, `QEMU ended at once (${how})`, error)
-    throw fail('monitor_silent', `QEMU was started and did not answer within ${CONNECT_TIMEOUT_MS / 1000} s; it was ended.`, {
-      cause: error,
-    })
+    throw fail(
+      'monitor_silent',
+      `QEMU was started and did not answer within ${CONNECT_TIMEOUT_MS / 1000} s; it was ended.`,
+      {
+        cause: error,
+      },
+    )
   }
 }
 
 async function lastWords(log: string, what: string, cause?: unknown): Promise<Error> {
   await trimLog(log)
   const { text } = await tailLog(log, 4096)
-  const last = text.trimEnd().split('\n').slice(-3).join(' / ').replaceAll(/[^\x20-\x7e]/g, '?')
+  const last = text
+    .trimEnd()
+    .split('\n')
+    .slice(-3)
+    .join(' / ')
+    .replaceAll(/[^\x20-\x7e]/g, '?')
   return fail('qemu_failed', `${what}${last === '' ? '' : `: ${last}`}`, { cause })
 }

@@ -104,7 +104,12 @@ export class HostMachine implements Machine {
 
   async #probe(): Promise<Acceleration> {
     const { flags } = await cpuFacts()
-    return accelerator(this.#o.qemu, flags, this.#root ? { uid: this.#o.probeUid } : null, `${this.#o.dataDir}/accelerator.json`)
+    return accelerator(
+      this.#o.qemu,
+      flags,
+      this.#root ? { uid: this.#o.probeUid } : null,
+      `${this.#o.dataDir}/accelerator.json`,
+    )
   }
 
   /** Lets go of everything without touching what runs. */
@@ -137,8 +142,16 @@ export class HostMachine implements Machine {
       accelerator_reason: acceleration.reason,
       techniques: [
         { name: 'hardware-assisted (KVM)', available: kvm, detail: acceleration.reason },
-        { name: 'full virtualization by binary translation (TCG)', available: true, detail: `QEMU ${qemu.version}; needs nothing of the CPU` },
-        { name: 'paravirtual devices (virtio)', available: true, detail: 'disk, network, memory balloon, console, entropy' },
+        {
+          name: 'full virtualization by binary translation (TCG)',
+          available: true,
+          detail: `QEMU ${qemu.version}; needs nothing of the CPU`,
+        },
+        {
+          name: 'paravirtual devices (virtio)',
+          available: true,
+          detail: 'disk, network, memory balloon, console, entropy',
+        },
       ],
       cgroup: layout.version,
       root: this.#root,
@@ -149,11 +162,18 @@ export class HostMachine implements Machine {
               {
                 about: 'accelerator',
                 detail: `VMs run by binary translation (TCG), which is many times slower than KVM: ${acceleration.reason}.`,
-                remedy: 'switch on virtualization (VT-x, AMD-V) in the firmware set-up; inside a VM, ask for nested virtualization',
+                remedy:
+                  'switch on virtualization (VT-x, AMD-V) in the firmware set-up; inside a VM, ask for nested virtualization',
               },
             ]),
         ...(layout.version === 'none'
-          ? [{ about: 'limits', detail: `CPU and memory limits do not hold: ${layout.reason}.`, remedy: 'run wadahd as root' }]
+          ? [
+              {
+                about: 'limits',
+                detail: `CPU and memory limits do not hold: ${layout.reason}.`,
+                remedy: 'run wadahd as root',
+              },
+            ]
           : []),
         ...(nat.reason === undefined
           ? []
@@ -181,7 +201,9 @@ export class HostMachine implements Machine {
     const running = this.running(vm) ?? (await this.attach(vm))
     if (running) return (running as RunningVm).refresh()
     const last = this.#last.get(vm)
-    return last && (last.state === 'stopped' || last.state === 'absent') ? last : { vm, state: 'stopped', at_ms: this.#o.now_ms() }
+    return last && (last.state === 'stopped' || last.state === 'absent')
+      ? last
+      : { vm, state: 'stopped', at_ms: this.#o.now_ms() }
   }
 
   observations(signal: AbortSignal): AsyncIterable<Observed> {
@@ -230,7 +252,9 @@ export class HostMachine implements Machine {
     await Promise.all([
       directory
         .make(uid)
-        .then(() => Promise.all([directory.writeSeed(seedText(prepared.request.seed), uid), directory.writeBoot(plan.record)])),
+        .then(() =>
+          Promise.all([directory.writeSeed(seedText(prepared.request.seed), uid), directory.writeBoot(plan.record)]),
+        ),
       this.#cgroups.make(vm, this.#limits(plan, prepared.request.spec)),
     ])
   }
@@ -264,7 +288,11 @@ export class HostMachine implements Machine {
     const [qemu, acceleration] = await Promise.all([qemuFacts(this.#o.qemu), this.#acceleration])
     this.#observed({ vm, state: 'starting', epoch: plan.local.epoch, at_ms: this.#o.now_ms() })
     try {
-      const { qemu: id, qmp, exit } = await spawnQemu({
+      const {
+        qemu: id,
+        qmp,
+        exit,
+      } = await spawnQemu({
         plan,
         logs: { serial: directory.serialLog, qemu: directory.qemuLog },
         uid: this.#root ? plan.local.uid : null,
@@ -302,7 +330,9 @@ export class HostMachine implements Machine {
       if (running.isGone) throw fail('qemu_failed', `QEMU ended right after its start: ${(await running.gone).reason}.`)
       return running
     } catch (error) {
-      await this.running(vm)?.quit().catch(() => {})
+      await this.running(vm)
+        ?.quit()
+        .catch(() => {})
       this.#observed({ vm, state: 'stopped', reason: (error as Error).message, at_ms: this.#o.now_ms() })
       throw error
     }
@@ -319,7 +349,9 @@ export class HostMachine implements Machine {
       this.#serial.delete(running.vm)
       const byGuest = running.endedByGuest
       // What the start made goes before the end is told: "stopped" means that nothing is left.
-      await this.#tidy(running.vm, running.live.taps).catch((error: unknown) => this.#o.log(`${running.vm}: ${String(error)}`))
+      await this.#tidy(running.vm, running.live.taps).catch((error: unknown) =>
+        this.#o.log(`${running.vm}: ${String(error)}`),
+      )
       this.#observed({
         vm: running.vm,
         state: 'stopped',
@@ -398,7 +430,9 @@ export class HostMachine implements Machine {
       if (qemu?.argv.includes(pidfile)) return { live }
     }
     const uid = live?.uid ?? process.getuid?.() ?? 0
-    const stray = list.find((p) => p.argv.some((arg, i) => arg === `${directory.live}/qemu.pid` && p.argv[i - 1] === '-pidfile'))
+    const stray = list.find((p) =>
+      p.argv.some((arg, i) => arg === `${directory.live}/qemu.pid` && p.argv[i - 1] === '-pidfile'),
+    )
     const orphan = stray ?? qemuOf(list, directory.live, uid)
     return orphan ? { orphan: { pid: orphan.pid, start: orphan.start } } : undefined
   }
@@ -414,7 +448,9 @@ export class HostMachine implements Machine {
   async waitStopped(vm: string, timeout_ms: number, signal: AbortSignal): Promise<Observed | undefined> {
     const running = this.running(vm)
     const limit = AbortSignal.any([signal, AbortSignal.timeout(timeout_ms)])
-    const aborted = new Promise<undefined>((resolve) => limit.addEventListener('abort', () => resolve(undefined), { once: true }))
+    const aborted = new Promise<undefined>((resolve) =>
+      limit.addEventListener('abort', () => resolve(undefined), { once: true }),
+    )
     if (running && (await Promise.race([running.gone, aborted])) === undefined) {
       signal.throwIfAborted()
       return undefined
@@ -552,7 +588,8 @@ export class HostMachine implements Machine {
             return bavail * bsize >= ROOM_BYTES
           }),
         ).catch(() => [false])
-        if (enough.every(Boolean)) await vm.resume().catch((error: unknown) => this.#o.log(`${vm.vm}: ${String(error)}`))
+        if (enough.every(Boolean))
+          await vm.resume().catch((error: unknown) => this.#o.log(`${vm.vm}: ${String(error)}`))
         if (vm.waitsForRoom) this.#watchRoom()
       }
     }, ROOM_CHECK_MS).unref()

@@ -2,7 +2,10 @@
 import { readFile, readdir } from 'node:fs/promises'
 import { readFileSync } from 'node:fs'
 
-export type ProcessId = { pid: number; /** Clock ticks since boot: field 22 of /proc/PID/stat (proc(5)). */ start: string }
+export type ProcessId = {
+  pid: number /** Clock ticks since boot: field 22 of /proc/PID/stat (proc(5)). */
+  start: string
+}
 
 function parseStart(stat: string): { start: string; state: string } | undefined {
   // The name in parentheses may itself hold parentheses and spaces: count from the last one.
@@ -71,7 +74,11 @@ export async function processes(): Promise<(ProcessId & { uid: number; argv: str
 }
 
 /** The QEMU that was started with this directory's pid file as this user. */
-export function qemuOf(list: Awaited<ReturnType<typeof processes>>, directory: string, uid: number): ProcessId | undefined {
+export function qemuOf(
+  list: Awaited<ReturnType<typeof processes>>,
+  directory: string,
+  uid: number,
+): ProcessId | undefined {
   const pidfile = `${directory}/qemu.pid`
   return list.find((p) => p.uid === uid && p.argv.some((arg, i) => arg === pidfile && p.argv[i - 1] === '-pidfile'))
 }

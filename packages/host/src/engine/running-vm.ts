@@ -67,7 +67,11 @@ export class RunningVm implements Running {
     return this.last.paused_by === 'io-error' && this.#ioError?.full === true
   }
 
-  execute(command: string, args?: Record<string, unknown>, options: { timeout_ms?: number; signal?: AbortSignal } = {}) {
+  execute(
+    command: string,
+    args?: Record<string, unknown>,
+    options: { timeout_ms?: number; signal?: AbortSignal } = {},
+  ) {
     return this.#monitor().executeAny(command, args, options)
   }
 
@@ -91,7 +95,10 @@ export class RunningVm implements Running {
       return this.#tell({ state, ...(paused_by ? { paused_by } : {}), ...this.#reason(paused_by) })
     } catch (error) {
       if (this.#isGone) return this.last
-      return this.#tell({ state: 'unknown', reason: `QEMU (process ${this.pid}) lives, and its monitor does not answer: ${(error as Error).message}` })
+      return this.#tell({
+        state: 'unknown',
+        reason: `QEMU (process ${this.pid}) lives, and its monitor does not answer: ${(error as Error).message}`,
+      })
     }
   }
 
@@ -133,7 +140,8 @@ export class RunningVm implements Running {
       } else if (STATE_EVENTS.has(event.event)) {
         if (event.event === 'BLOCK_IO_ERROR') {
           const data = event.data as { device: string; 'node-name'?: string; nospace?: boolean; action: string }
-          if (data.action === 'stop') this.#ioError = { device: data['node-name'] ?? data.device, full: data.nospace === true }
+          if (data.action === 'stop')
+            this.#ioError = { device: data['node-name'] ?? data.device, full: data.nospace === true }
         }
         if (event.event === 'SHUTDOWN') {
           const data = event.data as { guest: boolean; reason: string }
@@ -165,7 +173,11 @@ export class RunningVm implements Running {
         await this.refresh()
         return
       } catch {
-        if (i === 0) this.#tell({ state: 'unknown', reason: `QEMU (process ${this.pid}) lives, and its monitor does not answer: ${why}` })
+        if (i === 0)
+          this.#tell({
+            state: 'unknown',
+            reason: `QEMU (process ${this.pid}) lives, and its monitor does not answer: ${why}`,
+          })
         await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS[Math.min(i, RECONNECT_MS.length - 1)]).unref())
       }
     }
@@ -222,9 +234,13 @@ export class RunningVm implements Running {
     if (!(await waitGone(this.live.qemu, QUIT_TIMEOUT_MS))) {
       signalProcess(this.live.qemu, 'SIGKILL')
       if (!(await waitGone(this.live.qemu, 30_000))) {
-        throw fail('monitor_silent', `Process ${this.pid} does not end even by SIGKILL: it waits for storage that does not answer.`, {
-          effect: 'unknown',
-        })
+        throw fail(
+          'monitor_silent',
+          `Process ${this.pid} does not end even by SIGKILL: it waits for storage that does not answer.`,
+          {
+            effect: 'unknown',
+          },
+        )
       }
     }
     this.#end('stopped')

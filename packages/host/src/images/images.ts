@@ -196,7 +196,12 @@ function checked(image: string): string {
 export function isKernel(head: Uint8Array): boolean {
   const bytes = Buffer.from(head)
   if (bytes.length >= 0x206 && bytes.toString('latin1', 0x202, 0x206) === 'HdrS') return true
-  return bytes.length >= 20 && bytes.toString('latin1', 0, 4) === '\x7fELF' && bytes[4] === 2 && bytes.readUInt16LE(18) === 62
+  return (
+    bytes.length >= 20 &&
+    bytes.toString('latin1', 0, 4) === '\x7fELF' &&
+    bytes[4] === 2 &&
+    bytes.readUInt16LE(18) === 62
+  )
 }
 
 async function receive(

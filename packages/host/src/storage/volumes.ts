@@ -3,7 +3,7 @@ import { constants } from 'node:fs'
 import { link, lstat, readdir, rename, unlink, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 import { human } from '@wadah/api/admit'
-import { fail } from '@wadah/api/fault'
+import { fail, WadahError } from '@wadah/api/fault'
 import type { PoolDefinition, PoolFacts, VolumeDefinition, Volumes, VolumeWork } from '@wadah/ports/volumes'
 import { createExclusive, errno, openRegular, syncDir } from '../system/files.ts'
 import { run } from '../system/run.ts'
@@ -31,6 +31,8 @@ type Name = { id: string; format: 'qcow2' | 'raw' }
 const FILE_MODE = 0o600
 /** How deep linked clones may stand on one another. */
 const MAX_CHAIN = 8
+/** A large layer may take long; what stands still is ended by the job's own signal. */
+const COPY_TIMEOUT_MS = 24 * 3600 * 1000
 
 export function createVolumes(options: VolumesOptions): Volumes {
   const uid = process.geteuid?.() ?? 0
@@ -79,6 +81,33 @@ export function createVolumes(options: VolumesOptions): Volumes {
       throw await explain(pool, error, wanted_bytes)
     }
     await durable(folders(pool).volumes)
+  }
+
+  /** A copy of the topmost layer alone: the file as it is, on the same base. Its guest must not be writing. */
+  async function copyLayer(
+    pool: PoolDefinition,
+    from: { pool: PoolDefinition; volume: VolumeDefinition },
+    to: VolumeDefinition,
+    work: VolumeWork,
+  ): Promise<void> {
+    const source = from.volume
+    if (source.base === undefined || from.pool.path !== pool.path || source.format !== to.format) {
+      throw fail('invalid', 'Only a linked clone can be copied by its own layer, in its own pool and format.')
+    }
+    if (to.size_bytes !== source.size_bytes) throw fail('invalid', 'A copy of a layer has the size of its source.')
+    if (await isThere(pool, { ...to, base: source.base })) return await durable(folders(pool).volumes)
+    await check(pool, source).catch(missing(source))
+    const least = await allocated(from.pool, source)
+    if (least > (await facts(pool)).free_bytes) throw await noRoom(pool, least)
+    work.log?.(`copying the layer of ${source.id} to ${to.id}`)
+    await publish(pool, to, least, async (tmp) => {
+      const argv = ['--sparse=always', '--reflink=auto', '--', path(pool, source), tmp]
+      const options = { timeout_ms: COPY_TIMEOUT_MS, signal: work.signal, die_with_us: true }
+      await run('cp', argv, options).catch((error: unknown) => {
+        const full = error instanceof WadahError && error.fault.detail.includes('No space left on device')
+        throw full ? Object.assign(new Error('no space'), { code: 'ENOSPC', cause: error }) : error
+      })
+    })
   }
 
   async function explain(pool: PoolDefinition, error: unknown, wanted_bytes: number): Promise<unknown> {
@@ -215,6 +244,7 @@ export function createVolumes(options: VolumesOptions): Volumes {
           await publish(pool, to, 1 << 20, async (_tmp, handle) => await fillEmpty(handle, to, backing))
           return
         }
+        if (how === 'delta') return await copyLayer(pool, from, to, work)
         const { base: _, ...alonestanding } = to
         if (await isThere(pool, alonestanding)) return await durable(folders(pool).volumes)
         await checkChain(from.pool, source).catch(missing(source))

@@ -31,7 +31,9 @@ export async function machineKit() {
   const dir = await mkdtemp(join(tmpdir(), 'wadah-engine-'))
   const { chmod } = await import('node:fs/promises')
   await chmod(dir, 0o711)
-  const images = { files: async () => ({ kernel: tiny.kernel, initrd: tiny.initrd, size_bytes: 0 }) } as unknown as Images
+  const images = {
+    files: async () => ({ kernel: tiny.kernel, initrd: tiny.initrd, size_bytes: 0 }),
+  } as unknown as Images
   const logs: string[] = []
   const open = () =>
     HostMachine.open({
@@ -89,7 +91,11 @@ export async function machineKit() {
 }
 
 /** Waits until `ok` says so; every wait has an end. */
-export async function until<T>(what: string, ok: () => Promise<T | undefined | false> | T | undefined | false, timeout_ms = 60_000): Promise<T> {
+export async function until<T>(
+  what: string,
+  ok: () => Promise<T | undefined | false> | T | undefined | false,
+  timeout_ms = 60_000,
+): Promise<T> {
   const end = performance.now() + timeout_ms
   for (;;) {
     const value = await ok()

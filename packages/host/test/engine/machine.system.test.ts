@@ -58,7 +58,9 @@ describe('a real QEMU', () => {
     expect(adopted?.pid).toBe(running.pid)
     expect(await second.observe(request.vm)).toMatchObject({ state: 'running', epoch: 1 })
     await until('the agent', async () => (await second.observe(request.vm)).agent === 'connected')
-    const result = await second.guest(request.vm).exec({ argv: ['cat'], stdin: Buffer.from('hello'), timeout_ms: 20_000 }, never)
+    const result = await second
+      .guest(request.vm)
+      .exec({ argv: ['cat'], stdin: Buffer.from('hello'), timeout_ms: 20_000 }, never)
     expect(Buffer.from(result.stdout, 'base64').toString()).toBe('hello')
     expect(result.exit_code).toBe(0)
     await second.agentPowerDown(request.vm, never)
@@ -79,7 +81,7 @@ describe('a real QEMU', () => {
     const { request } = await start()
     await ready(request.vm)
     const console = await kit.machine.console(request.vm, 'serial')
-    console.write(Buffer.from("echo he''llo\n"))
+    await console.write(Buffer.from("echo he''llo\n"))
     let seen = ''
     for await (const chunk of console.data) {
       seen += Buffer.from(chunk).toString()

@@ -68,7 +68,8 @@ const HISTORY_PAGE = 500
 export async function openSqliteStore(options: SqliteOptions): Promise<Store> {
   const clock = options.clock ?? systemClock
   const own = import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js'
-  let store: SqliteStore | undefined
+  // The link may tell of changes before the store stands on it.
+  const made: { store?: SqliteStore } = {}
   const link = await Link.open(
     options.workerUrl ?? new URL(own, import.meta.url),
     {
@@ -82,15 +83,15 @@ export async function openSqliteStore(options: SqliteOptions): Promise<Store> {
       now_ms: clock.now_ms(),
     },
     {
-      changes: (rows, revision) => store?.publish(rows, revision),
+      changes: (rows, revision) => made.store?.publish(rows, revision),
       died: (why) => {
-        store?.stop(why)
+        made.store?.stop(why)
         options.onDied?.(why)
       },
     },
   )
-  store = new SqliteStore(options.file, clock, link)
-  return store
+  made.store = new SqliteStore(options.file, clock, link)
+  return made.store
 }
 
 /** Way to the database: a thread, or for tests this process (`testing/memory.ts`). */

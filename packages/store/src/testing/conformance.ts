@@ -22,6 +22,7 @@ import {
   VALUE_BYTES_MAX,
 } from '../store.ts'
 import { modelTest } from './model.ts'
+import { changesUpTo, page } from './read.ts'
 
 export type Harness = {
   store: Store
@@ -42,23 +43,6 @@ const token = () => randomUUID()
 export function committed(outcome: Committed | Conflict): Committed {
   expect(outcome.ok, JSON.stringify(outcome)).toBe(true)
   return outcome as Committed
-}
-
-export function page<T>(answer: Page<T> | Compacted): Page<T> {
-  expect(answer.type).toBe('page')
-  return answer as Page<T>
-}
-
-/** Reads a watch up to and including a revision. */
-export async function changesUpTo(store: Store, prefix: string, after: number, upTo: number): Promise<Change[]> {
-  const changes: Change[] = []
-  const stop = new AbortController()
-  for await (const item of store.watch(prefix, after, stop.signal)) {
-    if (item.type === 'compacted') throw new Error('compacted')
-    if (item.type !== 'progress') changes.push(item)
-    if (item.revision >= upTo && (item.type === 'progress' || item.last)) stop.abort()
-  }
-  return changes
 }
 
 export function storeConformance(name: string, make: () => Promise<Harness>): void {

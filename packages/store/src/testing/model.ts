@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { expect } from 'vitest'
 import type { Change, Check, Kind, Rec, Store, Write } from '../store.ts'
 import { absent, atRevision, atVersion, del, exists, put } from '../store.ts'
-import { changesUpTo, page } from './conformance.ts'
+import { changesUpTo, page } from './read.ts'
 
 const kinds: Kind<number>[] = [{ name: 'a' }, { name: 'a/b' }, { name: 'b' }]
 const ids = ['x', 'x/1', 'y']

@@ -57,10 +57,14 @@ export function verdict(f: ProbeFacts): { accelerator: 'kvm' | 'tcg'; reason: st
     )
   }
   if (!f.cpu_flags.has('vmx') && !f.cpu_flags.has('svm')) {
-    return tcg('/dev/kvm is there, but the CPU shows no hardware assistance (no vmx or svm flag): a guest under it would hang')
+    return tcg(
+      '/dev/kvm is there, but the CPU shows no hardware assistance (no vmx or svm flag): a guest under it would hang',
+    )
   }
   if (f.device === 'closed') {
-    return tcg('/dev/kvm cannot be opened by the users QEMU runs as: give it to group kvm with mode 0660 (stock udev rule)')
+    return tcg(
+      '/dev/kvm cannot be opened by the users QEMU runs as: give it to group kvm with mode 0660 (stock udev rule)',
+    )
   }
   switch (f.ran) {
     case 'passed':
@@ -121,10 +125,18 @@ export async function runProbe(
  * The verdict for this host; kept in `cacheFile` until the next boot or another QEMU or kernel.
  * `as`: the kind of user QEMU will run as; null when the daemon is not root.
  */
-export async function accelerator(qemu: string, cpuFlags: ReadonlySet<string>, as: { uid: number } | null, cacheFile: string): Promise<Acceleration> {
+export async function accelerator(
+  qemu: string,
+  cpuFlags: ReadonlySet<string>,
+  as: { uid: number } | null,
+  cacheFile: string,
+): Promise<Acceleration> {
   const [boot, binary] = await Promise.all([readFile('/proc/sys/kernel/random/boot_id', 'utf8'), stat(qemu)])
   const key = `${boot.trim()} ${qemu} ${binary.size} ${binary.mtimeMs}`
-  const kept = await readFile(cacheFile, 'utf8').then((t) => JSON.parse(t) as { key: string; value: Acceleration }, () => undefined)
+  const kept = await readFile(cacheFile, 'utf8').then(
+    (t) => JSON.parse(t) as { key: string; value: Acceleration },
+    () => undefined,
+  )
   if (kept?.key === key) return kept.value
   const value = await probe(qemu, cpuFlags, as)
   await writeFile(`${cacheFile}.tmp`, JSON.stringify({ key, value }))

@@ -1,0 +1,44 @@
+# make help tells what there is.
+SHELL := /bin/sh
+export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo demo-down test unit system e2e bench lint format clean
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install host packages and npm packages (quick when all is there)
+	@scripts/setup.sh
+
+build: setup ## compile and bundle
+	@npm run --silent build
+
+demo: build ## three virtual servers from nothing: files, printing, web; leaves them running
+	@bin/wadah demo up
+
+demo-down: build ## end the demo and remove everything of it
+	@bin/wadah demo down
+
+test: build ## every test: lint, rooms, types, unit, system, end to end
+	@node scripts/test.ts
+
+unit: build ## the quick tests only
+	@npm run --silent test:unit
+
+system: build ## tests against real QEMU, networks and packages
+	@npm run --silent test:system
+
+e2e: build ## tests of the whole daemon
+	@npm run --silent test:e2e
+
+bench: build ## measure what docs/performance.md promises
+	@node bench/run.ts
+
+lint: setup ## oxlint, the rooms, the format
+	@npm run --silent lint && npm run --silent format:check
+
+format: setup ## put every file into the one format
+	@npm run --silent format
+
+clean: ## remove what was built and cached
+	@rm -rf .cache packages/*/dist node_modules
