@@ -73,7 +73,7 @@ export function buildProgram(cli: Cli): Command {
     .allowUnknownOption()
     .action(async (words: string[]) => {
       const { complete } = await import('./completion/complete.ts')
-      for (const word of await complete(program, cli, words)) cli.out.line(word)
+      for (const word of await complete(program, cli, words, loadGroup)) cli.out.line(word)
     })
   return program
 }

@@ -3,7 +3,6 @@ import { endpoints } from '@wadah/api/endpoints/all'
 import type { Command, Option } from 'commander'
 import type { Cli } from '../cli.ts'
 import type { Api } from '../net/api.ts'
-import { loadGroup } from '../program.ts'
 
 /** Name of an argument or option value → the names it can take. */
 const NAMES: Record<string, (api: Api, signal: AbortSignal) => Promise<string[]>> = {
@@ -28,8 +27,11 @@ const ANSWER_MS = 1500
 
 const names = (page: { items: { name: string }[] }): string[] => page.items.map((i) => i.name)
 
+/** Fills a group of commands with its verbs. */
+export type LoadGroup = (command: Command, cli: Cli) => Promise<void>
+
 /** @param words all words after `wadah`, the last one being typed (maybe empty) */
-export async function complete(program: Command, cli: Cli, words: string[]): Promise<string[]> {
+export async function complete(program: Command, cli: Cli, words: string[], loadGroup: LoadGroup): Promise<string[]> {
   const typed = words.at(-1) ?? ''
   let command = program
   const operands: string[] = []
