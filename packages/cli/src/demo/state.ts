@@ -15,11 +15,14 @@ import { DEMO_FIRST_LISTEN_PORT, DEMO_INSTANCE, DEMO_USER, type DemoState, parse
 // Without characters that look alike, since people will type it.
 const LETTERS = 'abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789'
 
+/** WADAH_DEMO_DATA and WADAH_DEMO_SOCKET put it elsewhere. */
 export function demoInstance(cli: Cli): Instance {
+  const { env } = cli.io
   return instanceOf(DEMO_INSTANCE, {
     uid: process.getuid?.() ?? 0,
-    env: cli.io.env,
-    data: cli.io.env['WADAH_DEMO_DATA'],
+    env,
+    data: env['WADAH_DEMO_DATA'],
+    socket: env['WADAH_DEMO_SOCKET'],
   })
 }
 
