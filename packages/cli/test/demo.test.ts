@@ -280,7 +280,7 @@ describe('removal', () => {
   it('takes the folders of a demo and no other', async () => {
     daemon = await fakeDaemon({})
     const instance = demoInstance(cli)
-    mkdirSync(instance.data)
+    await ensureState(cli, instance)
     await removeFolders(cli, instance)
     expect(existsSync(instance.data)).toBe(false)
     const other = join(folder, 'precious')

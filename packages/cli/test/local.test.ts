@@ -91,7 +91,7 @@ describe('the demo as data', () => {
     expect(DEMO_SERVERS.map((s, i) => endpointOf(s, i === 2 ? '0.0.0.0' : '127.0.0.1', s.firstPort))).toEqual([
       'smb://127.0.0.1:10445/share',
       'ipp://127.0.0.1:10631/printers/pdf',
-      'http://127.0.0.1:10080/',
+      'http://127.0.0.1:18080/',
     ])
     expect(publishedAt(vm(), 80)).toEqual({ address: '127.0.0.1', port: 8080 })
     expect(publishedAt(vm(), 445)).toBeUndefined()

@@ -4,12 +4,14 @@ import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { toFault } from '@wadah/api/fault'
 import { openCluster } from '@wadah/cluster/cluster'
+import { recordStates } from '@wadah/cluster/networks/service'
 import { resourceOf, type StatusRecord } from '@wadah/cluster/records'
 import type { JobRecord } from '@wadah/cluster/jobs/record'
 import { HostMachine } from '@wadah/host/engine/machine'
 import { createImages } from '@wadah/host/images/images'
 import { createNetworks } from '@wadah/host/network/networks'
 import { createVolumes } from '@wadah/host/storage/volumes'
+import type { NetworkState } from '@wadah/ports/networks'
 import { systemClock } from '@wadah/store/clock'
 import { openSqliteStore } from '@wadah/store/sqlite/sqlite-store'
 import type { Change } from '@wadah/store/store'
@@ -56,7 +58,14 @@ async function main(config: DaemonConfig): Promise<void> {
   await mkdir(dirname(config.socket), { recursive: true, mode: 0o755 })
 
   const store = await openSqliteStore({ file: join(config.data, 'store.db'), ...workerUrl() })
-  const networks = createNetworks({ instance: config.instance, dataDir: config.data, log: line })
+  // The machine looks after its networks from the start; their records are there once the cluster is.
+  let recorder: ((states: NetworkState[]) => void) | undefined
+  const networks = createNetworks({
+    instance: config.instance,
+    dataDir: config.data,
+    log: line,
+    on_states: (states) => recorder?.(states),
+  })
   const machine = await HostMachine.open({
     dataDir: config.data,
     cgroup: config.instance === 'default' ? 'wadah' : `wadah-${config.instance}`,
@@ -87,6 +96,9 @@ async function main(config: DaemonConfig): Promise<void> {
     log: line,
     onUnforeseen,
   })
+  recorder = (states) => {
+    recordStates(cluster.deps, states).catch((error: unknown) => onUnforeseen(error, 'networks'))
+  }
   const server = await startServer({
     services: cluster.services,
     store,

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Kind, Store } from '@wadah/store/store'
 import { openSqliteStore } from '@wadah/store/sqlite/sqlite-store'
-import { changesUpTo, page } from '@wadah/store/testing/conformance'
+import { changesUpTo, page } from '@wadah/store/testing/read'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 
 const left: Kind<number> = { name: 'left' }

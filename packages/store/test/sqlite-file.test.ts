@@ -8,7 +8,8 @@ import { compactTo } from '@wadah/store/sqlite/database'
 import { MIGRATIONS, migrate, schemaOf } from '@wadah/store/sqlite/schema'
 import { openSqliteStore, type SqliteOptions } from '@wadah/store/sqlite/sqlite-store'
 import { FakeClock } from '@wadah/store/testing/clock'
-import { committed, page } from '@wadah/store/testing/conformance'
+import { committed } from '@wadah/store/testing/conformance'
+import { page } from '@wadah/store/testing/read'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 
 const thing: Kind<{ n: number; text?: string }> = { name: 'thing' }
@@ -102,7 +103,7 @@ describe('what cannot be opened says why', () => {
     ],
     ['a newer release', () => newer(), 'newer'],
   ])('%s', async (_, arrange, kind) => {
-    arrange()
+    await Promise.resolve(arrange())
     await expect(open()).rejects.toMatchObject({
       kind,
       file,

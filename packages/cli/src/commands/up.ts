@@ -5,7 +5,7 @@ import { answers, daemonArguments, daemonProgram, startDaemon } from '../local/d
 import { fail } from '@wadah/api/fault'
 import { fingerprintOf } from '../local/fingerprint.ts'
 import { instanceOf } from '../local/instance.ts'
-import { loadListen, parseListen, saveListen } from '../local/listen.ts'
+import { listenOf, parseListen } from '../local/listen.ts'
 import { setupLink } from '../local/setup-link.ts'
 import type { Register } from '../program.ts'
 import { printAttention } from './host/show.ts'
@@ -39,12 +39,8 @@ export const register: Register = (group, cli) => {
         return
       }
       const how = await startDaemon(cli, instance, start)
-      const listen =
-        how === 'started'
-          ? (o.listen ?? '127.0.0.1:7443')
-          : ((await loadListen(instance)) ?? o.listen ?? '127.0.0.1:7443')
-      if (how === 'started') await saveListen(instance, listen)
-      else if (o.listen !== undefined && o.listen !== listen) cli.out.warn(t('up.other_listen', { listen }))
+      const listen = (await listenOf(instance)) ?? o.listen ?? '127.0.0.1:7443'
+      if (o.listen !== undefined && o.listen !== listen) cli.out.warn(t('up.other_listen', { listen }))
       const { host, port } = parseListen(listen)
       const reach = host === '0.0.0.0' ? '127.0.0.1' : host
       const fingerprint = await fingerprintOf(reach, port)

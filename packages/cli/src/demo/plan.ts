@@ -14,6 +14,7 @@ export type DemoServer = {
 export const DEMO_SERVERS: readonly DemoServer[] = [
   { name: 'batagor', recipe: 'file-server', service: 'smb', guestPort: 445, firstPort: 10_445, path: '/share' },
   { name: 'mieayam', recipe: 'print-server', service: 'ipp', guestPort: 631, firstPort: 10_631, path: '/printers/pdf' },
+  // Not 10080: that is one of the ports browsers refuse (WHATWG Fetch, "port blocking").
   { name: 'ketoprak', recipe: 'web-server', service: 'http', guestPort: 80, firstPort: 18_080, path: '/' },
 ]
 export const DEMO_NETWORK = 'demo'

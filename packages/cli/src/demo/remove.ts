@@ -10,7 +10,7 @@ import type { Image } from '@wadah/api/schema/storage'
 import type { Cli } from '../cli.ts'
 import { allVms } from '../commands/down.ts'
 import { follow, hasEnded } from '../jobs/follow.ts'
-import type { Instance } from '../local/instance.ts'
+import { type Instance, instanceOf } from '../local/instance.ts'
 import { type Api, listAll } from '../net/api.ts'
 import { runJob, type Work } from './ensure.ts'
 
@@ -87,9 +87,11 @@ export async function removeFolders(cli: Cli, instance: Instance): Promise<void>
       effect: 'partial',
     })
   }
+  const ours = existsSync(join(instance.data, 'demo.json'))
+  const usual = instanceOf(instance.name, { uid: process.getuid?.() ?? 0, env: cli.io.env })
   for (const folder of [instance.run, instance.data]) {
     if (!existsSync(folder)) continue
-    if (!/(^|\/)[^/]*demo[^/]*$/.test(folder) && !existsSync(join(folder, 'demo.json'))) {
+    if (!ours && folder !== usual.run && folder !== usual.data) {
       throw fail('wrong_state', `${folder} does not look like a demo's folder, so it is left as it is`, {
         effect: 'partial',
       })

@@ -15,10 +15,10 @@ import { DEMO_FIRST_LISTEN_PORT, DEMO_INSTANCE, DEMO_USER, type DemoState, parse
 // Without characters that look alike, since people will type it.
 const LETTERS = 'abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789'
 
-/** WADAH_DEMO_DATA and WADAH_DEMO_SOCKET put it elsewhere. */
+/** WADAH_DEMO_INSTANCE makes one beside the usual demo; WADAH_DEMO_DATA and WADAH_DEMO_SOCKET put its files elsewhere. */
 export function demoInstance(cli: Cli): Instance {
   const { env } = cli.io
-  return instanceOf(DEMO_INSTANCE, {
+  return instanceOf(env['WADAH_DEMO_INSTANCE'] || DEMO_INSTANCE, {
     uid: process.getuid?.() ?? 0,
     env,
     data: env['WADAH_DEMO_DATA'],

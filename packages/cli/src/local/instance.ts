@@ -17,7 +17,9 @@ export function instanceOf(
     socket?: string | undefined
   },
 ): Instance {
-  const problem = nameProblem(name)
+  const problem =
+    nameProblem(name) ??
+    (name.length > 16 ? `"${name}" is too long: at most 16 letters, digits and hyphens` : undefined)
   if (problem !== undefined) throw fail('invalid', `--instance: ${problem}`, { field: '--instance' })
   const { uid, env } = options
   const called = name === 'default' ? 'wadah' : `wadah-${name}`

@@ -1,5 +1,5 @@
-/** Where an instance's API listens, remembered beside its socket for as long as it runs. */
-import { readFile, writeFile } from 'node:fs/promises'
+/** Where an instance's API listens. */
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { IPV4_PATTERN } from '@wadah/api/schema/common'
@@ -19,13 +19,8 @@ export function parseListen(text: string): { host: string; port: number } {
   return { host, port: parseInteger(match[2]!, '--listen', 1, 65_535) }
 }
 
-const fileOf = (instance: Instance) => join(instance.run, 'listen')
-
-export async function loadListen(instance: Instance): Promise<string | undefined> {
-  const text = (await readFile(fileOf(instance), 'utf8').catch(() => '')).trim()
-  return /^\S{3,64}$/.test(text) ? text : undefined
-}
-
-export async function saveListen(instance: Instance, listen: string): Promise<void> {
-  await writeFile(fileOf(instance), `${listen}\n`).catch(() => {})
+/** Where the API of the running daemon is, as it wrote it at its start; `ADDRESS:PORT`. */
+export async function listenOf(instance: Instance): Promise<string | undefined> {
+  const text = (await readFile(join(instance.data, 'url'), 'utf8').catch(() => '')).trim()
+  return URL.canParse(text) ? new URL(text).host : undefined
 }

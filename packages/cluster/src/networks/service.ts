@@ -2,6 +2,7 @@
 import { fail } from '@wadah/api/fault'
 import { newId } from '@wadah/api/ids'
 import type { Network, NetworkCreate } from '@wadah/api/schema/network'
+import type { NetworkState } from '@wadah/ports/networks'
 import { type Rec, absent, del, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
 import { type NetworkRecord, indexKeys, indexKind, networkKind, vmKind } from '../records.ts'
@@ -145,6 +146,16 @@ function overlap(a: string, b: string): boolean {
   return a0 <= b1 && b0 <= a1
 }
 
+/** What the machine says of its networks goes into their records. */
+export async function recordStates(deps: Omit<Deps, 'syncNetworks'>, states: readonly NetworkState[]): Promise<void> {
+  for (const { id, state, reason } of states) {
+    const rec = deps.view.get(networkKind, id)
+    if (!rec || (rec.value.state === state && rec.value.reason === reason)) continue
+    const { reason: _reason, ...rest } = rec.value
+    await commit(deps, [unchanged(rec)], [put(networkKind, id, { ...rest, state, ...(reason === undefined ? {} : { reason }) })])
+  }
+}
+
 /**
  * Calls of the returned function are merged: while one apply runs, all further ones wait for one more. What the machine says of each
  * network goes into its record.
@@ -163,16 +174,7 @@ export function networkSync(deps: Omit<Deps, 'syncNetworks'>): () => Promise<voi
       attachments(deps),
       AbortSignal.timeout(SYNC_TIMEOUT_MS),
     )
-    for (const { id, state, reason } of states) {
-      const rec = deps.view.get(networkKind, id)
-      if (!rec || (rec.value.state === state && rec.value.reason === reason)) continue
-      const { reason: _, ...rest } = rec.value
-      await commit(
-        deps,
-        [unchanged(rec)],
-        [put(networkKind, id, { ...rest, state, ...(reason === undefined ? {} : { reason }) })],
-      )
-    }
+    await recordStates(deps, states)
   }
   return () => {
     if (!running) {

@@ -175,6 +175,11 @@ export class HostMachine implements Machine {
               },
             ]
           : []),
+        ...(nat.notes ?? []).map((note) => ({
+          about: 'networks',
+          detail: note.text,
+          ...(note.remedy === undefined ? {} : { remedy: note.remedy }),
+        })),
         ...(nat.reason === undefined
           ? []
           : [{ about: 'networks', detail: nat.reason, ...(nat.remedy === undefined ? {} : { remedy: nat.remedy }) }]),

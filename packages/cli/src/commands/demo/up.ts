@@ -11,7 +11,6 @@ import { EXIT } from '../../exit.ts'
 import { Detached } from '../../jobs/follow.ts'
 import { startDaemon } from '../../local/daemon.ts'
 import type { Instance } from '../../local/instance.ts'
-import { saveListen } from '../../local/listen.ts'
 import type { Register } from '../../program.ts'
 import { stepName } from '../../out/progress.ts'
 import { formatTook } from '../../text/format.ts'
@@ -35,7 +34,6 @@ export const up: Register = (group, cli) => {
       const signal = AbortSignal.any([interrupt.signal, stop.signal, cli.signal])
       try {
         if ((await startDaemon(cli, instance, { listen: state.listen })) === 'started') {
-          await saveListen(instance, state.listen)
           out.note(t('demo.daemon_started', { listen: state.listen }))
         }
         const api = await cli.api({ socket: instance.socket })
