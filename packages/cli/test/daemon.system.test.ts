@@ -77,6 +77,7 @@ it('demo down starts a dead daemon to clean up, stops it and removes the folders
   const data = join(folder, 'wadah-demo')
   const demo = { ...env, WADAH_DEMO_DATA: data, WADAH_DEMO_SOCKET: join(folder, 'demo-run', 'wadahd.sock') }
   await wadah(['up', '--instance', 'demo', '--data', data, '--socket', demo.WADAH_DEMO_SOCKET], { env })
+  writeFileSync(join(data, 'demo.json'), '{}')
   const pid = Number(readFileSync(join(folder, 'demo-run', 'wadahd.pid'), 'utf8'))
   process.kill(pid, 'SIGKILL')
   const down = await wadah(['demo', 'down'], { env: demo })

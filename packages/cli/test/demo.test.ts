@@ -22,7 +22,8 @@ beforeEach(() => {
   const stream = () => new PassThrough().resume()
   const env = {
     HOME: folder,
-    XDG_RUNTIME_DIR: join(folder, 'run'),
+    // Never the machine's own demo.
+    WADAH_DEMO_SOCKET: join(folder, 'run', 'wadahd.sock'),
     WADAH_DEMO_DATA: join(folder, 'demo'),
     PATH: process.env['PATH'],
   }
@@ -293,7 +294,7 @@ describe('removal', () => {
 
 it('status of a demo that is not there is empty and exits 1', async () => {
   daemon = await fakeDaemon({})
-  const env = { WADAH_DEMO_DATA: join(folder, 'none') }
+  const env = { WADAH_DEMO_DATA: join(folder, 'none'), WADAH_DEMO_SOCKET: join(folder, 'run', 's') }
   const r = await wadah(['demo', 'status', '--json'], { env })
   expect(r).toMatchObject({ code: 1, stdout: '{"servers":[]}\n', stderr: '' })
 })
