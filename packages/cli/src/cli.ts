@@ -98,7 +98,7 @@ export class Cli {
   }
 
   /** The daemon this command talks to. `socket` names another one than the options do (`wadah up`, `wadah demo`). */
-  async api(to: { socket?: string } = {}): Promise<Api> {
+  async api(to: { socket?: string; remedy?: string } = {}): Promise<Api> {
     const [{ Api }, { chooseTarget, describeTarget }, { KnownServers, parseFingerprint }, { storedToken }] =
       await Promise.all([
         import('./net/api.ts'),
@@ -120,12 +120,13 @@ export class Cli {
       token: to.socket === undefined ? token : undefined,
       language: this.language,
       signal: this.signal,
-      remedy: target.kind === 'socket' && /\/wadah-demo\//.test(target.path) ? 'wadah demo up' : 'wadah up',
+      remedy:
+        to.remedy ?? (target.kind === 'socket' && target.path.includes('/wadah-demo/') ? 'wadah demo up' : 'wadah up'),
       trust: {
         pinned: pinned === undefined ? undefined : parseFingerprint(pinned),
         remembered: (server) => known.get(server),
         remember: async (server, fingerprint) => {
-          await known.set(server, fingerprint)
+          if (!(await known.add(server, fingerprint))) return
           this.out.note(this.t('net.first_seen', { server, fingerprint, file: known.file }))
         },
       },

@@ -265,7 +265,10 @@ describe('other verbs', () => {
   })
   it('token create prints the secret alone on stdout', async () => {
     const env = await start({
-      'POST /v1/tokens': () => ({ status: 201, json: { id: 't', name: 'ci', scope: 'read', secret: 's3cret' } }),
+      'POST /v1/tokens': (s) =>
+        s.headers['idempotency-key']
+          ? problem('invalid', 422, 'no key here')
+          : { status: 201, json: { id: 't', name: 'ci', scope: 'read', secret: 's3cret' } },
     })
     expect(await wadah(['token', 'create', 'ci'], { env })).toMatchObject({ stdout: 's3cret\n', code: 0 })
   })

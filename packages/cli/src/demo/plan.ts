@@ -54,7 +54,7 @@ export type DemoState = {
   listen: string
   publish_address: string
   credentials: Credentials
-  servers: Record<string, { port?: number; start_requested_ms?: number; ready_ms?: number }>
+  servers: Record<string, { port?: number; start_requested_ms?: number; ready_ms?: number; accelerator?: string }>
 }
 
 /** Reads what an earlier run wrote; undefined for anything else. */

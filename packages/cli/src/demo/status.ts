@@ -21,7 +21,7 @@ import {
 export async function demoStatus(cli: Cli, instance: Instance, state: DemoState | undefined): Promise<DemoStatus> {
   if (!state) return { servers: [] }
   const up = (await answers(cli, instance)) !== undefined
-  const api = up ? await cli.api({ socket: instance.socket }) : undefined
+  const api = up ? await cli.api({ socket: instance.socket, remedy: 'wadah demo up' }) : undefined
   const servers = await Promise.all(DEMO_SERVERS.map((server) => serverStatus(cli, api, state, server)))
   return { servers: servers.filter((s) => s !== undefined) }
 }
@@ -58,7 +58,8 @@ async function serverStatus(
     service: server.service,
     endpoint: endpointOf(server, at.address, at.port),
     credentials: server.service === 'smb' ? state.credentials : null,
-    accelerator: (typeof vm === 'object' ? vm.status.accelerator : undefined) ?? 'none',
+    // While the daemon is down its VMs run on, as they were last seen.
+    accelerator: (typeof vm === 'object' ? vm.status.accelerator : own?.accelerator) ?? 'none',
     ready_ms: own?.ready_ms ?? 0,
     check: { ok: result.ok, detail: down },
   }

@@ -266,6 +266,8 @@ export const en = {
   'vm.pending': 'Takes hold at the next start: {fields}',
   'vm.healthy': '{name} serves ({detail}, {took})',
   'vm.unhealthy': '{name} does not serve: {detail} ({took})',
+  'vm.no_disk': 'VMs of {image} have no disk, so --limit iops and disk have nothing to limit; add --disk',
+  'vm.unlimited': '{name} has no disk; --limit iops and disk were left out',
   'exec.no_program': 'After the name there must be -- and a program',
   'exec.no_stdin': 'Nothing came on standard input; the program gets none',
   'exec.truncated': 'The output was cut: the guest agent keeps 16 MiB',

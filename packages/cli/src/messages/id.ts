@@ -268,6 +268,8 @@ export const id: Record<MessageKey, string> = {
   'vm.pending': 'Berlaku saat dijalankan ulang: {fields}',
   'vm.healthy': '{name} melayani ({detail}, {took})',
   'vm.unhealthy': '{name} tidak melayani: {detail} ({took})',
+  'vm.no_disk': 'VM dari {image} tidak punya disk, jadi --limit iops dan disk tidak berguna; tambahkan --disk',
+  'vm.unlimited': '{name} tidak punya disk; --limit iops dan disk diabaikan',
   'exec.no_program': 'Setelah nama harus ada -- dan sebuah program',
   'exec.no_stdin': 'Tidak ada masukan standar; program berjalan tanpanya',
   'exec.truncated': 'Keluaran terpotong: agen VM menyimpan 16 MiB',

@@ -74,10 +74,8 @@ export class Api {
       ...(input.body === undefined ? {} : { body: input.body }),
       ...(generation === undefined ? {} : { generation }),
       ...(upload ? { data: upload.data } : {}),
-      // A request that is sent twice (a proxy, a retry) is carried out once.
-      ...(endpoint.method === 'POST' && ['job', 'created'].includes(endpoint.answer)
-        ? { idempotencyKey: randomUUID() }
-        : {}),
+      // A request that is sent twice (by a proxy) is carried out once. Answers with a secret are not kept, so they take no key.
+      ...(endpoint.method === 'POST' && endpoint.answer === 'job' ? { idempotencyKey: randomUUID() } : {}),
       headers: {
         'accept-language': this.options.language,
         'user-agent': 'wadah-cli',

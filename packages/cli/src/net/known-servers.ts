@@ -30,17 +30,24 @@ export function parseKnownServers(text: string): Map<string, string> {
 
 export class KnownServers {
   readonly file: string
+  readonly #adding = new Map<string, string>()
   constructor(file: string) {
     this.file = file
   }
   async get(server: string): Promise<string | undefined> {
     return parseKnownServers(await readIfThere(this.file)).get(server)
   }
-  async set(server: string, fingerprint: string): Promise<void> {
+  /** Remembers a certificate. False when another request of this command has just done so. @throws WadahError when it met a different one */
+  async add(server: string, fingerprint: string): Promise<boolean> {
+    const before = this.#adding.get(server)
+    if (before === fingerprint) return false
+    if (before !== undefined) throw fail('unauthenticated', `${server} shows two different certificates`)
+    this.#adding.set(server, fingerprint)
     const known = parseKnownServers(await readIfThere(this.file))
     known.set(server, fingerprint)
     await mkdir(dirname(this.file), { recursive: true, mode: 0o700 })
     await replaceFile(this.file, [...known].map(([s, f]) => `${s} ${f}\n`).join(''))
+    return true
   }
 }
 

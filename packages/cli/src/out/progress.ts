@@ -43,7 +43,7 @@ export class Progress {
     }
     const step = stepName(job)
     const name = job.target.name ?? job.target.id
-    if (step !== this.#last && job.state !== 'done') {
+    if (step !== this.#last && step !== job.kind && job.state !== 'done') {
       this.#cli.out.note(this.#cli.t('job.step', { kind: job.kind, name, step, percent: Math.round(job.percent) }))
     }
     this.#last = step

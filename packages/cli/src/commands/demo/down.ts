@@ -37,7 +37,7 @@ async function throughApi(cli: Cli, instance: Instance): Promise<string[]> {
     if ((await answers(cli, instance)) === undefined) {
       await startDaemon(cli, instance, { listen: (await loadState(instance))?.listen })
     }
-    return await removeThroughApi(cli, await cli.api({ socket: instance.socket }))
+    return await removeThroughApi(cli, await cli.api({ socket: instance.socket, remedy: 'wadah demo up' }))
   } catch (error) {
     return [toFault(error).detail]
   }

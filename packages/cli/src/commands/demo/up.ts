@@ -36,7 +36,7 @@ export const up: Register = (group, cli) => {
         if ((await startDaemon(cli, instance, { listen: state.listen })) === 'started') {
           out.note(t('demo.daemon_started', { listen: state.listen }))
         }
-        const api = await cli.api({ socket: instance.socket })
+        const api = await cli.api({ socket: instance.socket, remedy: 'wadah demo up' })
         const say = teller(cli)
         const { why } = await ensureNetwork({ cli, api, signal, onProgress: () => {} })
         if (why !== undefined) out.warn(t('demo.user_network', { why }))
@@ -69,6 +69,8 @@ export const up: Register = (group, cli) => {
         off()
       }
       const status = await demoStatus(cli, instance, state)
+      for (const s of status.servers) (state.servers[s.name] ??= {}).accelerator = s.accelerator
+      await saveState(instance, state)
       out.note('')
       await printStatus(cli, state, status)
       out.note(t('demo.took', { took: formatTook(cli.io.now() - began) }))

@@ -50,16 +50,16 @@ export const create: Register = (group, cli) => {
         })
       }
       const api = await cli.api()
+      if (limitDisk && body.image !== undefined && body.disk_mib === undefined && !body.disks?.length) {
+        const image = await api.call(endpoints.images.get, { params: { image: body.image } })
+        if (image.kind === 'kernel') throw fail('invalid', t('vm.no_disk', { image: image.name }), { field: '--limit' })
+      }
       const job = await api.call(endpoints.vms.create, { body })
       await finish(cli, api, job, () => t(body.start ? 'vm.created_started' : 'vm.created', { name: body.name }))
       if (limitDisk) {
         const vm = await api.call(endpoints.vms.get, { params: { vm: body.name } })
         const first = vm.spec.disks[0]
-        if (!first)
-          throw fail('invalid', `${body.name} was made, but it has no disk to limit`, {
-            field: '--limit',
-            effect: 'partial',
-          })
+        if (!first) return cli.out.warn(t('vm.unlimited', { name: body.name }))
         await api.call(endpoints.vms.edit, {
           params: { vm: vm.id },
           body: { disks: [{ name: first.name, limits: disk }] },
