@@ -1,0 +1,68 @@
+/**
+ * node bench/run.ts [--only NAME]… [--quick] [--recipe NAME] [--demo]
+ * Measures what docs/performance.md promises, prints ratios of one run, keeps them in bench/results/. Nothing here fails for
+ * being slow.
+ */
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { clone } from './clone.ts'
+import { demo } from './demo.ts'
+import { idle } from './idle.ts'
+import { type Bench, Daemon, ROOT } from './kit.ts'
+import { list } from './list.ts'
+import { many } from './many.ts'
+import { keep, machine } from './report.ts'
+import { start } from './start.ts'
+
+const BENCHES: Bench[] = [start, clone, many, list, idle]
+const { values } = parseArgs({
+  options: {
+    only: { type: 'string', multiple: true },
+    quick: { type: 'boolean', default: false },
+    recipe: { type: 'string' },
+    demo: { type: 'boolean', default: false },
+  },
+})
+const known = [...BENCHES.map((b) => b.name), 'demo']
+const wrong = values.only?.find((name) => !known.includes(name))
+if (wrong !== undefined) {
+  process.stderr.write(`bench: there is no "${wrong}"; there are ${known.join(', ')}.\n`)
+  process.exit(2)
+}
+if (process.getuid?.() !== 0) {
+  process.stderr.write(
+    'bench: wants root, as wadahd does: one user per VM and control groups are part of what is measured.\n',
+  )
+  process.exit(9)
+}
+
+const results = join(ROOT, 'bench/results')
+let daemon: Daemon | undefined
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    daemon?.purge()
+    process.exit(130)
+  })
+}
+
+let failed = false
+for (const bench of BENCHES) {
+  if (values.only && !values.only.includes(bench.name)) continue
+  const before = machine()
+  process.stderr.write(`${bench.name} …\n`)
+  // A daemon for each, so that none pays for what another left behind.
+  daemon = new Daemon()
+  try {
+    await daemon.start()
+    keep(results, await bench.run(daemon, { quick: values.quick, recipe: values.recipe }), before, values.quick)
+  } catch (error) {
+    failed = true
+    process.stderr.write(`${bench.name} could not be measured: ${(error as Error).stack}\n`)
+  } finally {
+    await daemon.stop()
+    daemon.purge()
+    daemon = undefined
+  }
+}
+if (values.demo || values.only?.includes('demo')) keep(results, demo(), machine(), false)
+process.exit(failed ? 1 : 0)
