@@ -87,7 +87,8 @@ export class Cli {
   /** Aborts when `--timeout` is over. */
   get signal(): AbortSignal {
     const timeout_s = this.timeout_s
-    this.#signal ??= timeout_s === undefined ? new AbortController().signal : AbortSignal.timeout(timeout_s * 1000)
+    this.#signal ??=
+      timeout_s === undefined ? new AbortController().signal : AbortSignal.timeout(Math.ceil(timeout_s * 1000))
     return this.#signal
   }
 

@@ -80,6 +80,10 @@ it('demo down starts a dead daemon to clean up, stops it and removes the folders
   writeFileSync(join(data, 'demo.json'), '{}')
   const pid = Number(readFileSync(join(folder, 'demo-run', 'wadahd.pid'), 'utf8'))
   process.kill(pid, 'SIGKILL')
+  process.env['FAKE_PURGE_FAIL'] = '1'
+  const half = await wadah(['demo', 'down'], { env: demo })
+  delete process.env['FAKE_PURGE_FAIL']
+  expect([half.code, existsSync(data)]).toEqual([1, true])
   const down = await wadah(['demo', 'down'], { env: demo })
   expect([down.code, down.stdout], down.stderr).toEqual([0, 'The demo is gone; nothing of it is left\n'])
   expect([existsSync(data), existsSync(join(folder, 'demo-run'))]).toEqual([false, false])

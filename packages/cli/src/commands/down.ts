@@ -1,5 +1,6 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import { toFault, WadahError } from '@wadah/api/fault'
+import type { Job } from '@wadah/api/schema/job'
 import type { Vm } from '@wadah/api/schema/vm'
 import type { Cli } from '../cli.ts'
 import { follow, jobFault } from '../jobs/follow.ts'
@@ -46,9 +47,18 @@ async function stopVms(cli: Cli, api: Api, vms: Vm[]): Promise<void> {
   const timeout_s = Math.min(3600, Math.ceil(cli.timeout_s ?? 60))
   const faults = await Promise.all(
     vms.map(async (vm) => {
+      const end = (job: Job) => follow(cli, api, job, { silent: true, signal: new AbortController().signal })
+      const params = { vm: vm.id }
       try {
-        const job = await api.call(endpoints.vms.shutdown, { params: { vm: vm.id }, body: { timeout_s, force: true } })
-        return jobFault(await follow(cli, api, job, { silent: true, signal: new AbortController().signal }))
+        const job = await api.call(endpoints.vms.shutdown, { params, body: { timeout_s, force: true } })
+        const fault = jobFault(await end(job))
+        if (!fault) return undefined
+      } catch (error) {
+        // One that is paused or hangs can't shut down in order; the plug works always.
+        if (toFault(error).code !== 'wrong_state') return toFault(error)
+      }
+      try {
+        return jobFault(await end(await api.call(endpoints.vms.stop, { params })))
       } catch (error) {
         return toFault(error)
       }

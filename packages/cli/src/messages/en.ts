@@ -250,6 +250,7 @@ export const en = {
   deleted: '{name} was deleted',
 
   'vm.none': 'There are no VMs. Make one: wadah vm create NAME --image IMAGE',
+  'vm.no_match': 'No VM is like that',
   'vm.created': '{name} was created. Start it: wadah vm start {name}',
   'vm.created_started': '{name} was created and started',
   'vm.started': '{name} runs',

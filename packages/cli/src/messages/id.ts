@@ -252,6 +252,7 @@ export const id: Record<MessageKey, string> = {
   deleted: '{name} telah dihapus',
 
   'vm.none': 'Belum ada VM. Buatlah: wadah vm create NAMA --image IMAGE',
+  'vm.no_match': 'Tidak ada VM yang cocok',
   'vm.created': '{name} telah dibuat. Jalankan: wadah vm start {name}',
   'vm.created_started': '{name} telah dibuat dan dijalankan',
   'vm.started': '{name} berjalan',

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { toFault } from '@wadah/api/fault'
+import { fail, toFault } from '@wadah/api/fault'
 import type { Cli } from '../../cli.ts'
 import { removeFolders, removeThroughApi, survivors } from '../../demo/remove.ts'
 import { demoInstance, loadState } from '../../demo/state.ts'
@@ -24,7 +24,14 @@ export const down: Register = (group, cli) => {
       await stopDaemon(cli, instance)
       // Whatever the API could not reach (or a daemon that will not start left) is found on the machine itself.
       const swept = await purge(cli, instance).catch((error: unknown) => ({ ok: false, detail: toFault(error).detail }))
-      if (!swept.ok) for (const problem of [...problems, swept.detail]) out.warn(out.cell(problem))
+      if (!swept.ok) {
+        for (const problem of problems) out.warn(out.cell(problem))
+        // The folders stay: the next try needs them to know what is the demo's.
+        throw fail('tool_failed', `Something of the demo may be left: ${swept.detail}`, {
+          remedy: 'wadah demo down',
+          effect: 'partial',
+        })
+      }
       await removeFolders(cli, instance)
       if (out.isJson) return out.json({ removed: true })
       out.line(t('demo.removed'))

@@ -26,7 +26,7 @@ export const list: Register = (group, cli) => {
       ])
       if (cli.out.isJson) return cli.out.json({ items: vms })
       if (cli.options.quiet) return vms.forEach((vm) => cli.out.line(cli.out.cell(vm.name)))
-      if (vms.length === 0) return cli.out.note(cli.t('vm.none'))
+      if (vms.length === 0) return cli.out.note(cli.t(Object.keys(options).length > 0 ? 'vm.no_match' : 'vm.none'))
       const imageNames = new Map(images.map((i) => [i.id, i.name]))
       const head = (
         ['name', 'state', 'addresses', 'published', 'cpus', 'memory', 'image', 'accelerator', 'uptime'] as const

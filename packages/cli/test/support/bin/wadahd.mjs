@@ -1,11 +1,11 @@
 #!/usr/bin/env node
-// Stands in for bin/wadahd in tests: a socket, a pid file, a host without troubles. FAKE_FAIL: end at once.
+// Stands in for bin/wadahd in tests: a socket, a pid file, a host without troubles. FAKE_FAIL: end at once; FAKE_PURGE_FAIL: --purge fails.
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { dirname, join } from 'node:path'
 
 const value = (name) => process.argv[process.argv.indexOf(name) + 1]
-if (process.argv.includes('--purge')) process.exit(0)
+if (process.argv.includes('--purge')) process.exit(process.env.FAKE_PURGE_FAIL ? 1 : 0)
 if (process.env.FAKE_FAIL) {
   console.error('the port is taken\x1b[2J')
   process.exit(3)
