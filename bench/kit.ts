@@ -100,7 +100,7 @@ export class Daemon {
 
   /** HTTPS with keep-alive and a token, trusting exactly this daemon's certificate. */
   async https(): Promise<(path: string) => Promise<Answer>> {
-    const token = await this.must('POST', '/v1/tokens', { name: 'bench', scope: 'read-only' })
+    const token = await this.must('POST', '/v1/tokens', { name: 'bench', scope: 'read' })
     const { hostname, port } = this.url
     const ca = readFileSync(join(this.data, 'tls/tls.crt'))
     const agent = new https.Agent({ keepAlive: true, ca, checkServerIdentity: () => undefined })

@@ -119,7 +119,7 @@ export function page<T>(
   const limit = q.limit ?? 100
   let from = 0
   if (q.cursor !== undefined) {
-    const after = Buffer.from(q.cursor, 'base64url').toString('utf8')
+    const after = readCursor(q.cursor)
     from = items.findIndex((item) => key(item) > after)
     if (from < 0) from = items.length
   }
@@ -128,6 +128,14 @@ export function page<T>(
   return from + limit < items.length && last !== undefined
     ? { items: part, next: Buffer.from(key(last)).toString('base64url') }
     : { items: part }
+}
+
+/** @throws WadahError `invalid` when it is not one that we gave out */
+export function readCursor(cursor: string): string {
+  const text = Buffer.from(cursor, 'base64url').toString('latin1')
+  if (!/^[a-z0-9/-]+$/.test(text))
+    throw fail('invalid', 'This cursor is none that Wadah gave out: begin the list anew.', { field: '/cursor' })
+  return text
 }
 
 export const iso = (ms: number): string => new Date(ms).toISOString()

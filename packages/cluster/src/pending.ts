@@ -6,6 +6,15 @@ export class Pending {
   readonly #keys = new Map<string, number>()
   readonly #sums = new Map<string, number>()
 
+  #tail: Promise<unknown> = Promise.resolve()
+
+  /** Choosing, one request after the other: between looking what is free and taking it nobody else may look. */
+  async alone<T>(choose: () => Promise<T>): Promise<T> {
+    const mine = this.#tail.then(choose, choose)
+    this.#tail = mine.catch(() => undefined)
+    return mine
+  }
+
   has(key: string): boolean {
     return this.#keys.has(key)
   }

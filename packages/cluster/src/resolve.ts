@@ -121,7 +121,7 @@ export function launchRequest(deps: Pick<Deps, 'view'>, vm: VmRecord): LaunchReq
       ? {
           kernel: {
             image: kernelImage.id,
-            cmdline: kernelCmdline(spec, vm.name),
+            cmdline: kernelCmdline(spec, vm.name, kernelImage.recipe !== undefined),
             has_initrd: kernelImage.has_initrd,
           },
         }
@@ -130,10 +130,8 @@ export function launchRequest(deps: Pick<Deps, 'view'>, vm: VmRecord): LaunchReq
   }
 }
 
-/** The guest of a kernel image has no disk to keep its name on: it is told at each start. */
-function kernelCmdline(spec: VmSpec, name: string): string {
+/** A guest of our own that has no disk to keep its name on is told it at each start. */
+function kernelCmdline(spec: VmSpec, name: string, ours: boolean): string {
   const cmdline = spec.boot.kind === 'kernel' ? spec.boot.cmdline : ''
-  return cmdline.includes('wadah.hostname=') || !cmdline.includes('wadah')
-    ? cmdline
-    : `${cmdline} wadah.hostname=${name}`
+  return ours && !cmdline.includes('wadah.hostname=') ? `${cmdline} wadah.hostname=${name}`.trim() : cmdline
 }

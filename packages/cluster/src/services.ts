@@ -111,6 +111,8 @@ export interface JobService {
   wait(caller: Caller, id: string, wait_s: number, signal: AbortSignal): Promise<Job>
   log(caller: Caller, id: string, from: number): Promise<{ lines: string[]; next: number; ended: boolean }>
   cancel(caller: Caller, id: string): Promise<Job>
+  /** The job that the caller's idempotency key made before, if it made one. */
+  replay(caller: Caller): Promise<Job | undefined>
   /** Volatile: progress of jobs as it comes, for the event stream. */
   subscribe(listener: (progress: { job: string; step: string; percent: number }) => void): () => void
 }

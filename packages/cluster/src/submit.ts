@@ -4,6 +4,7 @@ import type { Check, Write } from '@wadah/store/store'
 import { type Deps, indexConflict } from './context.ts'
 import type { JobDefinition, Target } from './jobs/define.ts'
 import type { JobEngine } from './jobs/engine.ts'
+import { subjectOf } from './jobs/service.ts'
 import { jobKind } from './jobs/record.ts'
 import { viewJob } from './jobs/view.ts'
 import type { Caller } from './services.ts'
@@ -20,7 +21,7 @@ export async function submit<P>(
   const release = extra.release ?? (() => undefined)
   try {
     const record = await engine.submit(definition, params, {
-      subject: `${caller.subject.kind}:${caller.subject.name}`,
+      subject: subjectOf(caller),
       target,
       project: caller.project,
       idempotencyKey: caller.idempotency?.key,

@@ -88,6 +88,7 @@ const PATIENCE: Patience = {
 }
 const PRUNE_EVERY = 200
 const CLAIMS_MAX = 60
+const KEY_USED = 'This idempotency key was used before for another request. Use a new key for a new request.'
 
 export class JobEngine<D> {
   #o: Required<Omit<EngineOptions<D>, 'lanes' | 'concurrency' | 'definitions'>>
@@ -140,7 +141,7 @@ export class JobEngine<D> {
     const claims = [...new Set(definition.claims?.(parsed, target) ?? [])]
     if (claims.length > CLAIMS_MAX) throw new TypeError(`job ${definition.name} claims more than ${CLAIMS_MAX} keys`)
     const now = clock.now_ms()
-    const asked = { name: definition.name, params: options.idempotencyDigest ?? parsed }
+    const asked = options.idempotencyDigest ?? { name: definition.name, params: parsed }
     const idempotency = idempotencyKey === undefined ? undefined : keyAndHash(subject, idempotencyKey, asked)
     const record: JobRecord = {
       schema: 1,
@@ -173,6 +174,18 @@ export class JobEngine<D> {
     return record
   }
 
+  /**
+   * The job that this key made before; undefined when it made none. Asked before a request is judged anew: what the first one did is
+   * in its way. @throws WadahError `idempotency_mismatch`
+   */
+  async replay(subject: string, key: string, digest: string): Promise<JobRecord | undefined> {
+    const wanted = keyAndHash(subject, key, digest)
+    const note = (await this.#o.store.get(idempotencyKind, wanted.key))?.value
+    if (!note) return undefined
+    if (note.hash !== wanted.hash) throw new WadahError(fault('idempotency_mismatch', KEY_USED))
+    return await this.get(note.job)
+  }
+
   async #refused(
     { failed }: Conflict,
     idempotency: { key: string; hash: string } | undefined,
@@ -183,8 +196,7 @@ export class JobEngine<D> {
       const note = (used.current as Rec<IdempotencyRecord>).value
       const before = note.hash === idempotency?.hash ? await this.get(note.job) : undefined
       if (before) return before
-      const text = 'This idempotency key was used before for another request. Use a new key for a new request.'
-      throw new WadahError(fault('idempotency_mismatch', text))
+      throw new WadahError(fault('idempotency_mismatch', KEY_USED))
     }
     const held = failed.find((f) => f.check.kind === claimKind.name)
     if (held) {

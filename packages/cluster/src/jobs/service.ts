@@ -2,6 +2,7 @@
 import { fail } from '@wadah/api/fault'
 import type { Job } from '@wadah/api/schema/job'
 import type { CachedView } from '@wadah/store/cache'
+import { readCursor } from '../context.ts'
 import type { Caller, JobService, ListQuery, PageOf } from '../services.ts'
 import type { JobEngine } from './engine.ts'
 import { type JobRecord, hasEnded, jobKind } from './record.ts'
@@ -35,7 +36,7 @@ export class Jobs<D> implements JobService {
       .filter(([, job]) => q.state === undefined || job.state === q.state)
     let from = 0
     if (q.cursor !== undefined) {
-      const at = Buffer.from(q.cursor, 'base64url').toString('utf8')
+      const at = readCursor(q.cursor)
       from = shown.findIndex(([job]) => cursorOf(job) > at)
       if (from < 0) from = shown.length
     }
@@ -80,6 +81,13 @@ export class Jobs<D> implements JobService {
     return record ? this.#show(record) : this.get(caller, id)
   }
 
+  async replay(caller: Caller): Promise<Job | undefined> {
+    const { idempotency } = caller
+    if (!idempotency) return undefined
+    const record = await this.#engine.replay(subjectOf(caller), idempotency.key, idempotency.digest)
+    return record && this.#show(record)
+  }
+
   subscribe(listener: (progress: { job: string; step: string; percent: number }) => void): () => void {
     return this.#engine.subscribe((event) => {
       if (event.type !== 'progress') return
@@ -88,6 +96,11 @@ export class Jobs<D> implements JobService {
       listener({ job: event.job, step: step ?? '', percent: event.live.percent })
     })
   }
+}
+
+/** How a job names who asked for it. */
+export function subjectOf({ subject }: Caller): string {
+  return `${subject.kind}:${subject.name}`
 }
 
 /** Newest first: the cursor grows as time goes back. */

@@ -152,7 +152,11 @@ export async function recordStates(deps: Omit<Deps, 'syncNetworks'>, states: rea
     const rec = deps.view.get(networkKind, id)
     if (!rec || (rec.value.state === state && rec.value.reason === reason)) continue
     const { reason: _reason, ...rest } = rec.value
-    await commit(deps, [unchanged(rec)], [put(networkKind, id, { ...rest, state, ...(reason === undefined ? {} : { reason }) })])
+    await commit(
+      deps,
+      [unchanged(rec)],
+      [put(networkKind, id, { ...rest, state, ...(reason === undefined ? {} : { reason }) })],
+    )
   }
 }
 

@@ -167,8 +167,8 @@ export class Storage implements StorageService {
       format: body.format ?? 'qcow2',
       size_bytes: body.size_mib * MIB,
     })
-    await admitVolumes(deps, this.#pending, [volume], '/size_mib')
-    return this.#submit(caller, volume, undefined, [pool])
+    const release = await this.#admit(volume, '/size_mib')
+    return this.#submit(caller, volume, undefined, [pool], release)
   }
 
   #fresh(
@@ -194,6 +194,7 @@ export class Storage implements StorageService {
     volume: VolumeRecord,
     from: { volume: string; how: 'linked' | 'full' } | undefined,
     standsOn: Rec<unknown>[],
+    release: () => void,
     more: Parameters<typeof put>[] = [],
   ): Promise<Job> {
     const key = indexKeys.name('volume', volume.project, volume.name)
@@ -211,9 +212,17 @@ export class Storage implements StorageService {
           put(indexKind, key, { schema: 1, holder: volume.id }),
           ...more.map((m) => put(...m)),
         ],
-        release: this.#pending.take([key], [[`promised/${volume.pool}`, volume.size_bytes]]),
+        release,
       },
     )
+  }
+
+  /** Promises the room of a volume; the returned function gives it back once the record itself counts. */
+  #admit(volume: VolumeRecord, field: string): Promise<() => void> {
+    return this.#pending.alone(async () => {
+      await admitVolumes(this.#deps, this.#pending, [volume], field)
+      return this.#pending.take([], [[`promised/${volume.pool}`, volume.size_bytes]])
+    })
   }
 
   async cloneVolume(caller: Caller, ref: string, body: VolumeClone): Promise<Job> {
@@ -234,11 +243,11 @@ export class Storage implements StorageService {
       size_bytes: source.value.size_bytes,
       ...(how === 'linked' ? { base: source.id } : {}),
     })
-    await admitVolumes(deps, this.#pending, [volume], '/name')
+    const release = await this.#admit(volume, '/name')
     // From now on nobody may write what the clone stands on.
     const base: Parameters<typeof put>[] =
       how === 'linked' && !source.value.read_only ? [[volumeKind, source.id, { ...source.value, read_only: true }]] : []
-    return this.#submit(caller, volume, { volume: source.id, how }, [pool, source], base)
+    return this.#submit(caller, volume, { volume: source.id, how }, [pool, source], release, base)
   }
 
   /** A source must not be written while it is read, and the base of a linked clone never again. */

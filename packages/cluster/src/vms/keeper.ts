@@ -1,11 +1,13 @@
 /** Keeps `vm/status` true: what the machine observes goes into the store, newest last, one write at a time per VM. */
+import { WadahError } from '@wadah/api/fault'
 import type { Observed } from '@wadah/ports/machine'
-import { type Write, put } from '@wadah/store/store'
+import { type Write, exists, put, unchanged } from '@wadah/store/store'
 import type { Deps } from '../context.ts'
 import { commit } from '../context.ts'
 import { type StatusRecord, type VmRecord, placementKind, statusKind, vmKind } from '../records.ts'
 
 const RETRY_MS = 1_000
+const CONFLICT_MS = 5
 /** States that pass by themselves within a moment: not worth a write. */
 const FLEETING = new Set(['starting', 'prepared'])
 
@@ -55,7 +57,9 @@ export async function keepStatuses(deps: Deps, signal: AbortSignal): Promise<voi
           deps.log(`status of ${seen.vm}: ${(error as Error).message}`)
           if (!latest.has(seen.vm)) latest.set(seen.vm, next)
           if (signal.aborted) break
-          await new Promise((resolve) => setTimeout(resolve, RETRY_MS).unref())
+          // A lost race is over at once; a store in trouble is given time.
+          const pause_ms = error instanceof WadahError && error.fault.code === 'conflict' ? CONFLICT_MS : RETRY_MS
+          await new Promise((resolve) => setTimeout(resolve, pause_ms).unref())
         }
       }
       busy.delete(seen.vm)
@@ -77,14 +81,9 @@ async function record(deps: Deps, seen: Observed): Promise<void> {
     writes.push(put(vmKind, seen.vm, { ...vm.value, wanted: 'stopped' } satisfies VmRecord))
   }
   if (writes.length === 0) return
-  await commit(
-    deps,
-    [
-      { kind: statusKind.name, id: seen.vm, is: 'revision', modified: status.modified },
-      { kind: vmKind.name, id: seen.vm, is: 'revision', modified: vm.modified },
-    ],
-    writes,
-  )
+  // Somebody may edit the spec meanwhile; only what is written must be as it was read.
+  const checks = [unchanged(status), seen.by_guest ? unchanged(vm) : exists(vmKind, seen.vm)]
+  await commit(deps, checks, writes)
 }
 
 /** After a start of the daemon: what is recorded against what is there. VMs are adopted, and what is gone is said to be gone. */

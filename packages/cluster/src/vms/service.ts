@@ -29,12 +29,22 @@ import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../serv
 import { makeVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
 import { freeMac, freeUid } from './allocate.ts'
-import { type DiskPlan, admitVolumes, assemble, checkName, chooseAddress, planCreate, planDisks } from './create.ts'
+import {
+  type CreatePlan,
+  type DiskPlan,
+  admitVolumes,
+  assemble,
+  checkName,
+  chooseAddress,
+  planCreate,
+  planDisks,
+} from './create.ts'
 import { planEdit } from './edit.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './jobs.ts'
 import { healthTarget, viewVm } from './view.ts'
 
 const TRIES = 6
+const RECORD_TIMEOUT_MS = 5_000
 
 export class Vms implements VmService {
   readonly #deps: Deps
@@ -118,7 +128,9 @@ export class Vms implements VmService {
 
   async create(caller: Caller, body: VmCreate): Promise<Job> {
     return this.#again(async () => {
-      const plan = await planCreate(this.#deps, this.#pending, caller.project, caller.subject, body)
+      const plan = await this.#pending.alone(() =>
+        planCreate(this.#deps, this.#pending, caller.project, caller.subject, body),
+      )
       return submit(this.#deps, this.#engine, caller, createVm, plan.params, target(plan.record), plan)
     })
   }
@@ -129,7 +141,7 @@ export class Vms implements VmService {
       try {
         return await work()
       } catch (error) {
-        if (i >= TRIES || !(error instanceof WadahError) || error.fault.code !== 'conflict') throw error
+        if (i >= TRIES || !(error instanceof WadahError) || !lostRace(error)) throw error
         await new Promise((resolve) => setTimeout(resolve, 5 * i))
       }
     }
@@ -197,81 +209,94 @@ export class Vms implements VmService {
     const source = this.#find(caller, ref)
     this.#allow(caller, source, 'clone')
     return this.#again(async () => {
-      const deps = this.#deps
-      const { project } = caller
-      checkName(deps, 'vm', project, body.name)
-      const id = newId('vm', deps.randomBytes)
-      const now = new Date(deps.clock.now_ms()).toISOString()
-      const disks: DiskPlan[] = source.value.spec.disks.map((disk) => {
-        const [top] = chainOf(deps, disk.volume) as [VolumeRecord]
-        const name = `${body.name}-${disk.name}`.slice(0, 52)
-        const taken = deps.view.get(indexKind, indexKeys.name('volume', project, name))
-        const volume = newId('volume', deps.randomBytes)
-        return {
-          name: disk.name,
-          limits: disk.limits,
-          // Its own layer is copied; the image below is shared.
-          from: { volume: top.id, how: top.base === undefined ? 'full' : 'delta' },
-          volume: {
-            ...top,
-            id: volume,
-            name: taken ? `${name}-${volume.slice(4, 10)}` : name,
-            created_at: now,
-            vm: id,
-            making: true,
-          },
-        }
-      })
-      await admitVolumes(
-        deps,
-        this.#pending,
-        disks.map((d) => d.volume),
-        '/name',
-      )
-      const used = (key: string) => deps.view.get(indexKind, key) !== undefined || this.#pending.has(key)
-      const { spec } = source.value
-      const uid = freeUid((n) => used(indexKeys.uid(n)), deps.config.uid_base, deps.config.uid_count)
-      const nics: typeof spec.nics = []
-      for (const nic of spec.nics) {
-        const network = find(deps, 'network', networkKind, project, nic.network).value
-        const address = chooseAddress(
-          network,
-          undefined,
-          '/name',
-          (a) => used(indexKeys.address(network.id, a)) || nics.some((n) => n.address === a),
-        )
-        const { address: _, ...rest } = nic
-        // Ports of the host stay with the first VM.
-        nics.push({
-          ...rest,
-          mac: freeMac((m) => used(indexKeys.mac(m)), deps.randomBytes),
-          ...(address === undefined ? {} : { address }),
-          publish: [],
-        })
-      }
-      const record: VmRecord = {
-        ...source.value,
-        id,
-        name: body.name,
-        created_at: now,
-        wanted: body.start ? 'running' : 'stopped',
-        spec: {
-          ...spec,
-          uid,
-          nics,
-          disks: disks.map((d) => ({ name: d.name, volume: d.volume.id, limits: d.limits })),
-          seed: { ...spec.seed, hostname: body.name },
-        },
-      }
-      const password = deps.view.get(secretKind, source.id)?.value.password
-      const plan = assemble(deps, this.#pending, record, disks, password, body.start ?? false, false)
+      const plan = await this.#pending.alone(() => this.#planClone(caller, source, body))
       // The job holds the source too: nobody may start it while its disks are read.
       const checks = [...plan.checks, unchanged(source)]
-      return submit(deps, this.#engine, caller, createVm, { ...plan.params, source: source.id }, target(record), {
-        ...plan,
-        checks,
-      })
+      return submit(
+        this.#deps,
+        this.#engine,
+        caller,
+        createVm,
+        { ...plan.params, source: source.id },
+        target(plan.record),
+        { ...plan, checks },
+      )
     })
+  }
+
+  async #planClone(
+    caller: Caller,
+    source: Rec<VmRecord>,
+    body: { name: string; start?: boolean },
+  ): Promise<CreatePlan> {
+    const deps = this.#deps
+    const { project } = caller
+    checkName(deps, 'vm', project, body.name)
+    const id = newId('vm', deps.randomBytes)
+    const now = new Date(deps.clock.now_ms()).toISOString()
+    const disks: DiskPlan[] = source.value.spec.disks.map((disk) => {
+      const [top] = chainOf(deps, disk.volume) as [VolumeRecord]
+      const name = `${body.name}-${disk.name}`.slice(0, 52)
+      const taken = deps.view.get(indexKind, indexKeys.name('volume', project, name))
+      const volume = newId('volume', deps.randomBytes)
+      return {
+        name: disk.name,
+        limits: disk.limits,
+        // Its own layer is copied; the image below is shared.
+        from: { volume: top.id, how: top.base === undefined ? 'full' : 'delta' },
+        volume: {
+          ...top,
+          id: volume,
+          name: taken ? `${name}-${volume.slice(4, 10)}` : name,
+          created_at: now,
+          vm: id,
+          making: true,
+        },
+      }
+    })
+    await admitVolumes(
+      deps,
+      this.#pending,
+      disks.map((d) => d.volume),
+      '/name',
+    )
+    const used = (key: string) => deps.view.get(indexKind, key) !== undefined || this.#pending.has(key)
+    const { spec } = source.value
+    const uid = freeUid((n) => used(indexKeys.uid(n)), deps.config.uid_base, deps.config.uid_count)
+    const nics: typeof spec.nics = []
+    for (const nic of spec.nics) {
+      const network = find(deps, 'network', networkKind, project, nic.network).value
+      const address = chooseAddress(
+        network,
+        undefined,
+        '/name',
+        (a) => used(indexKeys.address(network.id, a)) || nics.some((n) => n.address === a),
+      )
+      const { address: _, ...rest } = nic
+      // Ports of the host stay with the first VM.
+      nics.push({
+        ...rest,
+        mac: freeMac((m) => used(indexKeys.mac(m)), deps.randomBytes),
+        ...(address === undefined ? {} : { address }),
+        publish: [],
+      })
+    }
+    const record: VmRecord = {
+      ...source.value,
+      id,
+      name: body.name,
+      created_at: now,
+      wanted: body.start ? 'running' : 'stopped',
+      spec: {
+        ...spec,
+        uid,
+        nics,
+        disks: disks.map((d) => ({ name: d.name, volume: d.volume.id, limits: d.limits })),
+        seed: { ...spec.seed, hostname: body.name },
+      },
+    }
+    const password = deps.view.get(secretKind, source.id)?.value.password
+    return assemble(deps, this.#pending, record, disks, password, body.start ?? false, false)
   }
 
   async edit(caller: Caller, ref: string, body: VmEdit, generation: IfGeneration): Promise<Vm> {
@@ -363,15 +388,27 @@ export class Vms implements VmService {
     if (wanted !== undefined && vm.value.wanted !== wanted) {
       await commit(deps, [unchanged(vm)], [put(vmKind, vm.id, { ...vm.value, wanted } satisfies VmRecord)])
     }
-    // The answer shows what was reached, not what the view has not heard of yet.
-    const seen = await deps.machine.observe(vm.id)
-    const now = this.get(caller, vm.id)
-    if (now.status.state === seen.state) return now
-    const { paused_by: _, ...status } = now.status
-    return {
-      ...now,
-      status: { ...status, state: seen.state, ...(seen.paused_by ? { paused_by: seen.paused_by } : {}) },
-    }
+    const { state } = await deps.machine.observe(vm.id)
+    await this.#recorded(vm.id, state)
+    return this.get(caller, vm.id)
+  }
+
+  /** Until the record says what was reached: whoever asks next is judged by it. */
+  async #recorded(vm: string, state: VmState): Promise<void> {
+    const { view } = this.#deps
+    const there = () => view.get(statusKind, vm)?.value.state === state
+    if (there()) return
+    await new Promise<void>((resolve) => {
+      const end = () => {
+        off()
+        clearTimeout(timer)
+        resolve()
+      }
+      const timer = setTimeout(end, RECORD_TIMEOUT_MS)
+      const off = view.subscribe(() => {
+        if (there()) end()
+      })
+    })
   }
 
   async exec(caller: Caller, ref: string, body: Exec, signal: AbortSignal): Promise<ExecResult> {
@@ -435,6 +472,11 @@ export class Vms implements VmService {
     if (!service) throw fail('wrong_state', `"${vm.value.name}" was not made from a recipe with a health check.`)
     return this.#deps.machine.check(vm.id, service, healthTarget(vm.value.spec) ?? {}, signal)
   }
+}
+
+/** What was chosen for the request, not asked for by it, has no field. */
+function lostRace({ fault }: WadahError): boolean {
+  return fault.code === 'conflict' || (fault.code === 'address_taken' && fault.field === undefined)
 }
 
 function target(vm: VmRecord): { kind: string; id: string; name: string } {

@@ -74,6 +74,12 @@ export function register(app: FastifyInstance, { endpoint, handler }: Binding, o
       const once = { key, digest: digest(method, pathOf(request), request.body) }
       if (endpoint.answer === 'job') {
         context.caller = { ...context.caller, idempotency: once }
+        const before = await o.jobs.replay(context.caller)
+        if (before) {
+          reply.header('idempotency-replayed', 'true')
+          const wait_s = (context.query as { wait?: number } | undefined)?.wait ?? 0
+          return deliver(await jobAnswer(before, wait_s, context, o), reply)
+        }
         return deliver(await answer(endpoint, handler, context, o), reply)
       }
       if (NOT_KEPT.has(endpoint.id)) throw keyRefused(endpoint)

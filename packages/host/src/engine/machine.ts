@@ -427,17 +427,15 @@ export class HostMachine implements Machine {
   }
 
   async #find(directory: VmDirectory, live: LiveRecord | undefined) {
-    const list = await processes()
+    const pidfile = `${directory.live}/qemu.pid`
+    const list = await processes((argv) => argv.includes(pidfile))
     if (live) {
       const qemu = list.find((p) => p.pid === live.qemu.pid && p.start === live.qemu.start)
-      const pidfile = `${directory.live}/qemu.pid`
       // Also right after the spawn, while it still is setpriv: argv has the pid file in both.
       if (qemu?.argv.includes(pidfile)) return { live }
     }
     const uid = live?.uid ?? process.getuid?.() ?? 0
-    const stray = list.find((p) =>
-      p.argv.some((arg, i) => arg === `${directory.live}/qemu.pid` && p.argv[i - 1] === '-pidfile'),
-    )
+    const stray = list.find((p) => p.argv.some((arg, i) => arg === pidfile && p.argv[i - 1] === '-pidfile'))
     const orphan = stray ?? qemuOf(list, directory.live, uid)
     return orphan ? { orphan: { pid: orphan.pid, start: orphan.start } } : undefined
   }
@@ -452,7 +450,7 @@ export class HostMachine implements Machine {
 
   async waitStopped(vm: string, timeout_ms: number, signal: AbortSignal): Promise<Observed | undefined> {
     const running = this.running(vm)
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(timeout_ms)])
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(Math.ceil(timeout_ms))])
     const aborted = new Promise<undefined>((resolve) =>
       limit.addEventListener('abort', () => resolve(undefined), { once: true }),
     )

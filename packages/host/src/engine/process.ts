@@ -51,20 +51,25 @@ export function signalProcess(id: ProcessId, signal: NodeJS.Signals): boolean {
   }
 }
 
-/** All living processes as `{pid, start, uid, argv}`; those that end while we look are left out. */
-export async function processes(): Promise<(ProcessId & { uid: number; argv: string[] })[]> {
+/**
+ * The living processes that `wanted` says by their argv, as `{pid, start, uid, argv}`; those that end while we look are left
+ * out. What else there is to know is read only of those: this stands in the way of every start.
+ */
+export async function processes(
+  wanted: (argv: string[]) => boolean = () => true,
+): Promise<(ProcessId & { uid: number; argv: string[] })[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
   const all = await Promise.all(
     pids.map(async (name) => {
       try {
-        const [status, cmdline] = await Promise.all([
-          readFile(`/proc/${name}/status`, 'latin1'),
-          readFile(`/proc/${name}/cmdline`, 'utf8'),
-        ])
+        const cmdline = await readFile(`/proc/${name}/cmdline`, 'utf8')
+        const argv = cmdline.split('\0').slice(0, -1)
+        if (cmdline === '' || !wanted(argv)) return undefined
+        const status = await readFile(`/proc/${name}/status`, 'latin1')
         const uid = /^Uid:\s+\d+\s+(\d+)/m.exec(status)?.[1]
         const start = startOf(Number(name))
-        if (uid === undefined || start === undefined || cmdline === '') return undefined
-        return { pid: Number(name), start, uid: Number(uid), argv: cmdline.split('\0').slice(0, -1) }
+        if (uid === undefined || start === undefined) return undefined
+        return { pid: Number(name), start, uid: Number(uid), argv }
       } catch {
         return undefined
       }

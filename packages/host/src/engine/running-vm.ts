@@ -135,7 +135,7 @@ export class RunningVm implements Running {
         const data = event.data as { id: string; open: boolean }
         if (data.id === 'port-agent0') {
           this.#agent = data.open ? 'connected' : 'absent'
-          this.#tell({ ...this.last })
+          this.#tell({ ...this.last, agent: this.#agent })
         }
       } else if (STATE_EVENTS.has(event.event)) {
         if (event.event === 'BLOCK_IO_ERROR') {

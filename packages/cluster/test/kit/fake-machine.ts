@@ -1,0 +1,142 @@
+/** A machine in memory: files, taps and QEMUs as plain sets, so that what a job leaves can be compared. */
+import { fail } from '@wadah/api/fault'
+import type { BootPlan, LaunchRequest, Machine, Observed, Running } from '@wadah/ports/machine'
+
+export class FakeWorld {
+  files = new Set<string>()
+  granted = new Map<string, string>()
+  folders = new Set<string>()
+  taps = new Set<string>()
+  running = new Set<string>()
+  builds = new Set<string>()
+  kernels = new Set<string>()
+
+  snapshot(): unknown {
+    return {
+      files: [...this.files].sort(),
+      folders: [...this.folders].sort(),
+      taps: [...this.taps].sort(),
+      running: [...this.running].sort(),
+      builds: [...this.builds].sort(),
+      kernels: [...this.kernels].sort(),
+    }
+  }
+}
+
+/** Only what jobs and services use; anything else is a mistake of the test. */
+export function fakeMachine(w: FakeWorld): Machine {
+  const requests = new Map<string, LaunchRequest>()
+  const running = (vm: string): Running | undefined =>
+    w.running.has(vm)
+      ? ({ vm, pid: 42, gone: new Promise(() => {}), execute: async () => ({}), record: {} } as unknown as Running)
+      : undefined
+  const observed = (vm: string): Observed => ({
+    vm,
+    at_ms: 1000,
+    ...(w.running.has(vm) ? { state: 'running', pid: 42, accelerator: 'tcg' } : { state: 'stopped' }),
+  })
+  const file = (pool: { id: string }, volume: { id: string; format: string }) =>
+    `${pool.id}/${volume.id}.${volume.format}`
+  const clean = async (vm: string) => {
+    w.running.delete(vm)
+    for (const tap of [...w.taps]) if (tap.startsWith(`${vm}/`)) w.taps.delete(tap)
+  }
+  const machine = {
+    facts: async () => ({ memory_mib: 8192, memory_free_mib: 8000, cpus: 2, attention: [], accelerator: 'tcg' }),
+    observe: async (vm: string) => observed(vm),
+    observations: async function* () {},
+    known: async () => [...w.folders],
+    plan: async (request: LaunchRequest) => {
+      requests.set(request.vm, request)
+      for (const nic of request.nics) if (nic.network.kind === 'nat') w.taps.add(`${request.vm}/${nic.name}`)
+      return { record: { vm: request.vm }, local: {} } as unknown as BootPlan
+    },
+    prepare: async (plan: BootPlan) => void w.folders.add(plan.record.vm),
+    launch: async (plan: BootPlan) => {
+      const { vm } = plan.record
+      for (const disk of requests.get(vm)?.disks ?? []) {
+        for (const layer of disk.chain) {
+          if (!w.files.has(file(disk.pool, layer))) throw fail('qemu_failed', `no file ${layer.id}`)
+        }
+      }
+      w.running.add(vm)
+      return running(vm) as Running
+    },
+    attach: async (vm: string) => running(vm),
+    running,
+    clean,
+    forget: async (vm: string) => {
+      await clean(vm)
+      w.folders.delete(vm)
+    },
+    powerDown: async (vm: string) => void w.running.delete(vm),
+    agentPowerDown: async (vm: string) => void w.running.delete(vm),
+    stop: async (vm: string) => clean(vm),
+    waitStopped: async (vm: string) => (w.running.has(vm) ? undefined : observed(vm)),
+    reset: async () => {},
+    pause: async () => {},
+    resume: async () => {},
+    applyLimits: async () => {},
+    serialLog: async () => ({ text: '', size_bytes: 0 }),
+    check: async () => ({ ok: true, detail: 'HTTP 200', took_ms: 1 }),
+    volumes: {
+      openPool: async () => ({ capacity_bytes: 2 ** 40, free_bytes: 2 ** 40, direct_io: true, file_system: 'ext4' }),
+      facts: async () => ({ capacity_bytes: 100 * 2 ** 30, free_bytes: 2 ** 36, direct_io: true, file_system: 'ext4' }),
+      closePool: async () => {},
+      path: (pool: { id: string }, v: { id: string; format: string }) => file(pool, v),
+      create: async (pool: { id: string }, v: { id: string; format: string }) => void w.files.add(file(pool, v)),
+      clone: async (
+        pool: { id: string },
+        from: { pool: { id: string }; volume: { id: string; format: string } },
+        to: { id: string; format: string },
+      ) => {
+        if (!w.files.has(file(from.pool, from.volume))) throw fail('not_found', 'the source is not there')
+        w.files.add(file(pool, to))
+      },
+      adopt: async (pool: { id: string }, _file: string, v: { id: string; format: string }) =>
+        void w.files.add(file(pool, v)),
+      grant: async (pool: { id: string }, v: { id: string; format: string }) => {
+        if (!w.files.has(file(pool, v))) throw fail('not_found', `no file ${v.id}`)
+      },
+      delete: async (pool: { id: string }, v: { id: string; format: string }) => void w.files.delete(file(pool, v)),
+      exists: async (pool: { id: string }, v: { id: string; format: string }) => w.files.has(file(pool, v)),
+      allocatedBytes: async () => 4096,
+      list: async () => [],
+    },
+    networks: {
+      apply: async () => [],
+      support: async () => ({ nat: true }),
+      propose: async () => ({ subnet: '10.9.9.0/24', gateway: '10.9.9.1', bridge: 'wbr' }),
+      portFree: async (_p: string, _a: string, port: number) => port !== 999,
+      attach: async () => ({ ifname: 'tap' }),
+      detach: async () => {},
+      limit: async () => {},
+      taps: async () => [],
+      removeAll: async () => {},
+    },
+    images: {
+      recipes: async () => [],
+      checkRecipe: async (name: string) => {
+        if (name !== 'web') throw fail('not_found', `no recipe ${name}`, { field: '/recipe' })
+      },
+      build: async (image: string) => {
+        w.builds.add(image)
+        return {
+          kind: 'disk',
+          disk: { file: '/x', format: 'qcow2', virtual_size_bytes: 2 ** 30, sha256: 'aa' },
+          kernel_version: '6',
+          packages: [],
+          min_memory_mib: 256,
+          agent: true,
+          service: { kind: 'http', port: 80, path: '/' },
+          description: '',
+        }
+      },
+      cleanBuild: async (image: string) => void w.builds.delete(image),
+      putFile: async () => ({ size_bytes: 1, sha256: '' }),
+      files: async () => ({ size_bytes: 0 }),
+      delete: async (image: string) => void w.kernels.delete(image),
+    },
+  }
+  return machine as unknown as Machine
+}

@@ -1,0 +1,162 @@
+import { randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { endpoints } from '@wadah/api/endpoints/all'
+import type { Job } from '@wadah/api/schema/job'
+import { Daemon, purgeDead, until } from '../kit/daemon.ts'
+
+const { vms } = endpoints
+let d: Daemon
+
+beforeAll(async () => {
+  purgeDead()
+  d = new Daemon()
+  await d.start()
+  await d.tiny()
+  await d.create({ name: 'steady', start: true, disks: [{ size_mib: 64 }] })
+  await d.booted('steady')
+})
+afterAll(async () => {
+  await d.purge()
+})
+
+/** Every job ends by itself; then files, processes and records say the same. */
+async function settled(): Promise<void> {
+  const jobs = await until(
+    'every job to end',
+    async () => {
+      const { items } = await d.api.call(endpoints.jobs.list, { query: { limit: 1000 } })
+      return items.every((j) => ['done', 'failed', 'cancelled'].includes(j.state)) && items
+    },
+    120_000,
+  )
+  expect(jobs.filter((j) => j.fault?.code === 'internal')).toEqual([])
+  const [list, volumes] = [await d.api.call(vms.list), await d.api.call(endpoints.volumes.list)]
+  const running = list.items.filter((vm) => vm.status.state === 'running')
+  await until(
+    'traces to match the records',
+    () => {
+      const t = d.traces()
+      return (
+        t.qemus.length === running.length &&
+        t.groups.length === running.length &&
+        t.volumes.length === volumes.items.length &&
+        t.temporary.length === 0 &&
+        t.folders.every((id) => list.items.some((vm) => vm.id === id))
+      )
+    },
+    30_000,
+  ).catch(() =>
+    expect({ traces: d.traces(), running: running.map((v) => v.id), volumes: volumes.items.map((v) => v.id) }).toEqual(
+      'the same',
+    ),
+  )
+  for (const vm of list.items) expect(['running', 'stopped']).toContain(vm.status.state)
+}
+
+const uptime = async (): Promise<number> =>
+  Number((await d.exec('steady', '/bin/busybox', 'cat', '/proc/uptime')).out.split(' ')[0])
+
+/** Begins something, kills the daemon after a while, starts it again, and looks. */
+async function crash(delay_ms: number, begin: () => Promise<unknown>): Promise<void> {
+  const { pid } = (await d.vm('steady')).status
+  const before = await uptime()
+  const begun = begin().catch(() => undefined)
+  await new Promise((resolve) => setTimeout(resolve, delay_ms))
+  await d.kill('SIGKILL')
+  await begun
+  await d.start()
+  await settled()
+  // What ran still runs: the same process, and the guest never booted anew.
+  expect((await d.vm('steady')).status).toMatchObject({ state: 'running', pid })
+  expect(await uptime()).toBeGreaterThan(before)
+}
+
+function readStat(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/stat`, 'latin1')
+  } catch {
+    return ''
+  }
+}
+
+describe('kill -9 of the daemon', () => {
+  const delays = [0, 4, 9, 16, 30, 60, 110, 180, 260]
+  test.each(delays)('%d ms into a create with disk and start', async (delay) => {
+    const name = `c${randomBytes(3).toString('hex')}`
+    await crash(delay, () =>
+      d.api.call(vms.create, { body: { name, image: 'tiny', start: true, nics: [{}], disks: [{ size_mib: 32 }] } }),
+    )
+  })
+
+  test.each([0, 5, 15, 40])('%d ms into a full clone', async (delay) => {
+    const name = `v${randomBytes(3).toString('hex')}`
+    await d.done(await d.api.call(endpoints.volumes.create, { body: { name, size_mib: 256 } }))
+    await crash(delay, () =>
+      d.api.call(endpoints.volumes.clone, { params: { volume: name }, body: { name: `${name}x`, clone: 'full' } }),
+    )
+  })
+
+  test.each([0, 6, 20, 70])('%d ms into a delete of a running VM', async (delay) => {
+    const name = `d${randomBytes(3).toString('hex')}`
+    await d.create({ name, start: true, disks: [{ size_mib: 32 }] })
+    await crash(delay, () => d.api.call(vms.delete, { params: { vm: name }, query: { force: true } }))
+  })
+
+  test.each([5, 100, 400])('%d ms into an image build', async (delay) => {
+    const name = `i${randomBytes(3).toString('hex')}`
+    await crash(delay, () => d.api.call(endpoints.images.build, { body: { recipe: 'tiny', name } }))
+  })
+})
+
+describe('QEMU under it', () => {
+  test('killed: stopped, said, and it starts again', async () => {
+    const vm = await d.create({ name: 'victim', start: true })
+    process.kill(vm.status.pid ?? 0, 'SIGKILL')
+    const seen = await until('the end to be seen', async () => {
+      const now = await d.vm('victim')
+      return now.status.state === 'stopped' && now
+    })
+    expect(seen.status.reason).toContain('SIGKILL')
+    const host = await d.api.call(endpoints.system.host)
+    expect(host.attention.some((a) => a.about === 'VM victim')).toBe(true)
+    await d.done(await d.api.call(vms.start, { params: { vm: 'victim' } }))
+  })
+
+  test('killed while the daemon was away: stopped after its start', async () => {
+    const { pid } = (await d.vm('victim')).status
+    await d.kill('SIGKILL')
+    process.kill(pid ?? 0, 'SIGKILL')
+    await d.start()
+    expect((await d.vm('victim')).status.state).toBe('stopped')
+    await settled()
+  })
+
+  test('that does not answer is unknown, never stopped, and stop ends it', async () => {
+    await d.done(await d.api.call(vms.start, { params: { vm: 'victim' } }))
+    const { pid = 0 } = (await d.vm('victim')).status
+    await d.kill('SIGKILL')
+    process.kill(pid, 'SIGSTOP')
+    await d.start()
+    expect((await d.vm('victim')).status.state).toBe('unknown')
+    await d.done(await d.api.call(vms.stop, { params: { vm: 'victim' } }))
+    await until('its end', async () => (await d.vm('victim')).status.state === 'stopped')
+    // Gone, or waiting for an init that does not look after its orphans.
+    expect(/\) [^Z]/.test(readStat(pid))).toBe(false)
+  })
+})
+
+describe('a guest agent that is silent', () => {
+  test('is said, and the VM is well', async () => {
+    const pid = (await d.exec('steady', '/bin/busybox', 'pidof', 'ld-linux-x86-64.so.2')).out.trim()
+    // It stops itself: nobody is there to answer any more.
+    const asked = d.api.call(vms.exec, {
+      params: { vm: 'steady' },
+      body: { argv: ['/bin/busybox', 'kill', '-STOP', ...pid.split(' ')], timeout_ms: 3_000 },
+    })
+    await expect(asked).rejects.toMatchObject({ fault: { code: expect.stringMatching(/agent_silent|timeout/) } })
+    expect((await d.vm('steady')).status.state).toBe('running')
+    const job: Job = await d.api.call(vms.stop, { params: { vm: 'steady' } })
+    await d.done(job)
+  })
+})
