@@ -1,5 +1,5 @@
 /** What every service and every job step of this room works with. */
-import { WadahError, fail, fault } from '@wadah/api/fault'
+import { WadahError, fail, fault, toFault } from '@wadah/api/fault'
 import type { FaultCode } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
 import type { Machine } from '@wadah/ports/machine'
@@ -139,3 +139,12 @@ export function readCursor(cursor: string): string {
 }
 
 export const iso = (ms: number): string => new Date(ms).toISOString()
+
+/** Past the point of no return a failure is never "nothing was changed": it is tried again. */
+export async function forward<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    throw new WadahError({ ...toFault(error), effect: 'partial' }, error)
+  }
+}

@@ -1,7 +1,7 @@
 /** Building and deleting images. */
 import { fail } from '@wadah/api/fault'
 import { del, put } from '@wadah/store/store'
-import type { Deps } from '../context.ts'
+import { type Deps, forward } from '../context.ts'
 import { defineJob, pivot, step } from '../jobs/define.ts'
 import { type ImageRecord, type VolumeRecord, imageKind, indexKeys, indexKind, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf } from '../resolve.ts'
@@ -26,6 +26,13 @@ async function record(deps: Deps, id: string): Promise<ImageRecord> {
   if (!rec) throw fail('gone', 'The image is not there any more.')
   await deps.view.waitFor(rec.modified)
   return rec.value
+}
+
+/** A volume of somebody else may have the name already. */
+function volumeName(deps: Deps, image: ImageRecord, volume: string): string {
+  const name = `image-${image.name}`.slice(0, 63)
+  const holder = deps.view.get(indexKind, indexKeys.name('volume', image.project, name))?.value.holder
+  return holder === undefined || holder === volume ? name : `${name.slice(0, 52)}-${volume.slice(4)}`
 }
 
 export const buildImage = defineJob<BuildParams, Deps>(
@@ -67,7 +74,7 @@ export const buildImage = defineJob<BuildParams, Deps>(
           const volume: VolumeRecord = {
             schema: 1,
             id: p.volume,
-            name: `image-${image.name}`.slice(0, 63),
+            name: volumeName(deps, image, p.volume),
             project: image.project,
             created_at: image.created_at,
             pool: p.pool,
@@ -97,6 +104,12 @@ export const buildImage = defineJob<BuildParams, Deps>(
         const image = (await deps.store.get(imageKind, p.image))?.value
         if (!image) return
         ctx.commit([del(imageKind, image.id), del(indexKind, indexKeys.name('image', image.project, image.name))])
+        const volume = (await deps.store.get(volumeKind, p.volume))?.value
+        if (volume)
+          ctx.commit([
+            del(volumeKind, volume.id),
+            del(indexKind, indexKeys.name('volume', volume.project, volume.name)),
+          ])
       },
     }),
   ],
@@ -119,8 +132,10 @@ export const deleteImage = defineJob<DeleteImageParams, Deps>(
         const image = (await deps.store.get(imageKind, p.image))?.value
         if (!image) return
         const volume = image.volume === undefined ? undefined : (await deps.store.get(volumeKind, image.volume))?.value
-        if (volume) await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
-        await deps.machine.images.delete(p.image)
+        await forward(async () => {
+          if (volume) await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
+          await deps.machine.images.delete(p.image)
+        })
       },
     }),
     step('records', {

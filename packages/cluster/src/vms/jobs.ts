@@ -1,7 +1,7 @@
 /** The long actions of VMs, as steps with their way back. */
 import { type Fault, fail, toFault } from '@wadah/api/fault'
 import { type Write, del, put } from '@wadah/store/store'
-import type { Deps } from '../context.ts'
+import { type Deps, forward } from '../context.ts'
 import { type StepContext, defineJob, pivot, step } from '../jobs/define.ts'
 import {
   type StatusRecord,
@@ -278,8 +278,11 @@ export const startVm = defineJob<VmParams, Deps>(
   [
     step('launch', {
       do: launch,
-      undo: async ({ deps, params: p }) => {
+      undo: async (ctx) => {
+        const { deps, params: p } = ctx
         await deps.machine.clean(p.vm)
+        if (!(await deps.store.get(statusKind, p.vm))) return
+        ctx.commit([put(statusKind, p.vm, { schema: 1, state: 'stopped', since_ms: deps.clock.now_ms() })])
       },
     }),
   ],
@@ -292,7 +295,8 @@ export const stopVm = defineJob<VmParams, Deps>(
   'vm.stop',
   1,
   params<VmParams>,
-  [step('stop', { do: async ({ deps, params: p }) => deps.machine.stop(p.vm) })],
+  // What was stopped cannot be made to have run on.
+  [pivot('stop', { do: async ({ deps, params: p }) => forward(() => deps.machine.stop(p.vm)) })],
   { claims: (p) => [`vm/${p.vm}/stop`], result: (_output, p) => ({ vm: p.vm, name: p.name }) },
 )
 
@@ -351,12 +355,13 @@ export const deleteVm = defineJob<DeleteParams, Deps>(
   1,
   params<DeleteParams>,
   [
-    step('stop', { do: async ({ deps, params: p }) => deps.machine.stop(p.vm), when: (p) => p.force, volatile: true }),
     pivot('forget', {
       do: async ({ deps, params: p }) => {
-        if (deps.machine.running(p.vm))
+        if (!p.force && deps.machine.running(p.vm)) {
           throw fail('wrong_state', 'The VM runs.', { remedy: `wadah vm shutdown ${p.name}` })
-        await deps.machine.forget(p.vm)
+        }
+        // Ends QEMU, too.
+        await forward(() => deps.machine.forget(p.vm))
       },
     }),
     step('disks', {

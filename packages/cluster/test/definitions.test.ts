@@ -1,0 +1,269 @@
+/** Every job definition of this room under the generic test: each step twice, failure at each, undo, a crash after each. */
+import { describe, expect, test } from 'vitest'
+import type { Store, Write } from '@wadah/store/store'
+import { del, put } from '@wadah/store/store'
+import type { Deps } from '../src/context.ts'
+import { buildImage, deleteImage } from '../src/images/jobs.ts'
+import { type JobDefinition, defineJob, step } from '../src/jobs/define.ts'
+import { checkJob } from '../src/jobs/testing.ts'
+import {
+  type VmRecord,
+  type VolumeRecord,
+  imageKind,
+  indexKeys,
+  indexKind,
+  vmKind,
+  volumeKind,
+} from '../src/records.ts'
+import { deleteVolumeJob, makeVolumeJob } from '../src/storage/jobs.ts'
+import { type CreatePlan, assemble } from '../src/vms/create.ts'
+import { createVm, deleteVm, startVm, stopVm } from '../src/vms/jobs.ts'
+import { Pending } from '../src/pending.ts'
+import { BASE, CachedView, IMAGE, POOL, fakeDeps, ground } from './kit/cluster.ts'
+import { FakeWorld } from './kit/fake-machine.ts'
+
+const VM = 'vm-aaaaaaaaaa'
+const ROOT = 'vol-rootrootaa'
+const named = { schema: 1 as const, project: 'default', created_at: '2026-01-01T00:00:00.000Z' }
+
+function vmRecord(): VmRecord {
+  return {
+    ...named,
+    id: VM,
+    name: 'one',
+    description: '',
+    labels: {},
+    wanted: 'stopped',
+    spec: {
+      cpus: 1,
+      memory_mib: 512,
+      machine: 'q35',
+      boot: { kind: 'disk' },
+      disks: [{ name: 'root', volume: ROOT, limits: {} }],
+      nics: [
+        {
+          name: 'net1',
+          network: 'net-aaaaaaaaaa',
+          mac: '52:54:00:00:00:09',
+          address: '10.1.0.11',
+          publish: [],
+          limits: {},
+        },
+      ],
+      limits: {},
+      balloon_mib: null,
+      seed: { hostname: 'one', has_password: true, ssh_keys: [] },
+      image: IMAGE,
+      service: { kind: 'http', port: 80, path: '/' },
+      uid: 5000,
+    },
+  }
+}
+const root = (making: boolean): VolumeRecord => ({
+  ...named,
+  id: ROOT,
+  name: 'one-root',
+  pool: POOL,
+  format: 'qcow2',
+  size_bytes: 2 ** 30,
+  base: BASE,
+  vm: VM,
+  read_only: false,
+  ...(making ? { making: true } : {}),
+})
+
+/** A world with the ground and these records and files. */
+function world(writes: Write[], files: string[], more: (w: FakeWorld) => void = () => {}) {
+  return async (store: Store) => {
+    const w = new FakeWorld()
+    w.files.add(`${POOL}/${BASE}.qcow2`)
+    for (const f of files) w.files.add(`${POOL}/${f}`)
+    more(w)
+    await store.txn([], [...ground(), ...writes], `ground-${Math.random()}`)
+    const view = await CachedView.open(store)
+    return { deps: (s: Store) => fakeDeps(s, view, w), snapshot: () => w.snapshot(), close: () => view.close() }
+  }
+}
+
+/** What differs between runs by its nature. */
+function records(all: Record<string, unknown>): unknown {
+  return JSON.parse(
+    JSON.stringify(all, (key, value) =>
+      ['since_ms', 'started_ms', 'ready_ms', 'created_at', 'modified', 'created', 'version'].includes(key) ? 0 : value,
+    ),
+  )
+}
+
+/** Its records are committed together with the job: here a step of its own stands for that commit. */
+function withCommit<P>(
+  definition: JobDefinition<P, Deps>,
+  writes: readonly Write[],
+  params: P,
+): JobDefinition<P, Deps> {
+  const first = step<P, Deps>('committed', {
+    do: (ctx) => ctx.commit(writes),
+    undo: (ctx) => ctx.commit(writes.map((w) => del({ name: w.kind }, w.id))),
+  })
+  const { name, version, parse, steps, pivotAt: _, ...options } = definition
+  // The generic test expects every step to run.
+  const wanted = steps.filter((s) => s.when?.(params, () => undefined) ?? true)
+  return defineJob<P, Deps>(name, version, parse, [first, ...wanted], options)
+}
+
+function plan(start: boolean, wait: boolean): CreatePlan {
+  const deps = {
+    hostId: 'host-aaaaaaaaaa',
+    clock: { now_ms: () => 1000 },
+    view: { get: () => undefined },
+  } as unknown as Deps
+  const disk = { name: 'root', volume: root(true), limits: {}, from: { volume: BASE, how: 'linked' as const } }
+  return assemble(deps, new Pending(), vmRecord(), [disk], 'secret-password', start, wait)
+}
+
+/** A VM that is there, stopped, with its file. */
+function standing(): Write[] {
+  const { writes } = plan(false, false)
+  return [
+    ...writes.filter((w) => w.kind !== 'volume' && w.kind !== 'vm/status'),
+    put(volumeKind, ROOT, root(false)),
+    { op: 'put', kind: 'vm/status', id: VM, value: { schema: 1, state: 'stopped', since_ms: 0 } },
+  ]
+}
+const target = { kind: 'vm', id: VM, name: 'one' }
+const vm = { vm: VM, name: 'one' }
+
+describe('jobs leave all or nothing', () => {
+  test.each([
+    ['plain', false, false],
+    ['started', true, false],
+    ['started and waited for', true, true],
+  ])(
+    'vm.create, %s',
+    async (_what, start, wait) => {
+      const { params, writes } = plan(start, wait)
+      const tried = await checkJob({
+        definition: withCommit(createVm, writes, params),
+        params,
+        target,
+        records,
+        world: world([], []),
+        everyCall: !wait,
+      })
+      expect(tried.length).toBeGreaterThan(10)
+    },
+    120_000,
+  )
+
+  test('vm.start', async () => {
+    await checkJob({
+      definition: startVm,
+      params: vm,
+      target,
+      records,
+      world: world(standing(), [`${ROOT}.qcow2`], (w) => w.folders.add(VM)),
+    })
+  }, 60_000)
+
+  // vm.shutdown can be cancelled, and a guest that heard the button goes down all the same: nothing to undo.
+  test('vm.stop', async () => {
+    const running = world(standing(), [`${ROOT}.qcow2`], (w) => {
+      w.folders.add(VM)
+      w.running.add(VM)
+    })
+    await checkJob({ definition: stopVm, params: vm, target, records, world: running })
+  }, 60_000)
+
+  test.each([false, true])(
+    'vm.delete, keep_disks %s',
+    async (keep_disks) => {
+      await checkJob({
+        definition: deleteVm,
+        params: { ...vm, force: true, keep_disks },
+        target,
+        records,
+        world: world(standing(), [`${ROOT}.qcow2`], (w) => {
+          w.folders.add(VM)
+          w.running.add(VM)
+        }),
+      })
+    },
+    60_000,
+  )
+
+  test.each([undefined, 'linked', 'full'] as const)(
+    'volume.create %s',
+    async (how) => {
+      const volume: VolumeRecord = {
+        ...named,
+        id: 'vol-newnewnewa',
+        name: 'v',
+        pool: POOL,
+        format: 'qcow2',
+        size_bytes: 2 ** 30,
+        read_only: false,
+        making: true,
+      }
+      const index = indexKeys.name('volume', 'default', 'v')
+      const writes = [put(volumeKind, volume.id, volume), put(indexKind, index, { schema: 1, holder: volume.id })]
+      const params = { volume: volume.id, name: 'v', ...(how ? { from: { volume: BASE, how } } : {}) }
+      await checkJob({ definition: withCommit(makeVolumeJob, writes, params), params, records, world: world([], []) })
+    },
+    60_000,
+  )
+
+  test('volume.delete', async () => {
+    const volume: VolumeRecord = { ...root(false), name: 'v' }
+    const writes = [
+      put(volumeKind, ROOT, volume),
+      put(indexKind, indexKeys.name('volume', 'default', 'v'), { schema: 1, holder: ROOT }),
+    ]
+    await checkJob({
+      definition: deleteVolumeJob,
+      params: { volume: ROOT, name: 'v' },
+      records,
+      world: world(writes, [`${ROOT}.qcow2`]),
+    })
+  }, 60_000)
+
+  test('image.build and image.delete', async () => {
+    const id = 'img-newnewnewa'
+    const image = {
+      ...named,
+      id,
+      name: 'n',
+      kind: 'disk' as const,
+      description: '',
+      size_bytes: 0,
+      min_memory_mib: 1,
+      agent: false,
+      ready: false,
+      has_initrd: false,
+      has_kernel: false,
+    }
+    const writes = [
+      put(imageKind, id, image),
+      put(indexKind, indexKeys.name('image', 'default', 'n'), { schema: 1, holder: id }),
+    ]
+    const params = { image: id, name: 'n', recipe: 'web', pool: POOL, volume: 'vol-newnewnewa', refresh: false }
+    await checkJob({ definition: withCommit(buildImage, writes, params), params, records, world: world([], []) })
+    await checkJob({ definition: deleteImage, params: { image: IMAGE, name: 'web' }, records, world: world([], []) })
+  }, 60_000)
+})
+
+describe('a VM', () => {
+  test('has one index record for each thing that only one may have', () => {
+    const keys = plan(false, false)
+      .writes.filter((w) => w.kind === indexKind.name)
+      .map((w) => w.id)
+    expect(keys.sort()).toEqual([
+      'address/net-aaaaaaaaaa/10.1.0.11',
+      'mac/52:54:00:00:00:09',
+      'name/vm/default/one',
+      'name/volume/default/one-root',
+      'uid/5000',
+    ])
+    expect(
+      plan(false, false).writes.some((w) => w.kind === vmKind.name && JSON.stringify(w).includes('secret-password')),
+    ).toBe(false)
+  })
+})

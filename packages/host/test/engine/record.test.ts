@@ -1,0 +1,275 @@
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import type { VmSpec } from '@wadah/api/schema/vm'
+import type { LaunchRequest } from '@wadah/ports/machine'
+import { argv } from '../../src/engine/argv.ts'
+import { baselineCpu, bootRecord, uuidOf } from '../../src/engine/boot-record.ts'
+import { layoutOf, settings } from '../../src/engine/cgroup.ts'
+import { parseCpuinfo, parseMachineHelp, parseMeminfo, parseQemuVersion } from '../../src/engine/facts.ts'
+import { bootPlan, seedText } from '../../src/engine/plan.ts'
+import { memoryCeiling, stateOf, tbSizeMib } from '../../src/engine/state.ts'
+import { verdict } from '../../src/engine/probe/accelerator.ts'
+
+const POOL = { id: 'pool-aaaaaaaaaa', path: '/pool', direct_io: true }
+const volume = (id: string, format: 'qcow2' | 'raw' = 'qcow2') => ({ id, pool: POOL.id, format, size_bytes: 2 ** 30 })
+
+function request(over: Partial<VmSpec> = {}, more: Partial<LaunchRequest> = {}): LaunchRequest {
+  const spec: VmSpec = {
+    cpus: 2,
+    memory_mib: 512,
+    machine: 'q35',
+    boot: { kind: 'disk' },
+    disks: [],
+    nics: [],
+    limits: {},
+    balloon_mib: null,
+    seed: { hostname: 'web', has_password: false, ssh_keys: [] },
+    uid: 5000,
+    ...over,
+  }
+  return {
+    vm: 'vm-aaaaaaaaaa',
+    name: 'web',
+    epoch: 1,
+    spec,
+    disks: spec.disks.map((d) => ({ name: d.name, chain: [volume(d.volume)], pool: POOL })),
+    nics: spec.nics.map((n) => ({
+      name: n.name,
+      network: n.address
+        ? {
+            id: n.network,
+            name: 'n',
+            kind: 'nat',
+            subnet: '10.1.0.0/24',
+            gateway: '10.1.0.1',
+            bridge: 'b',
+            domain: 'd',
+          }
+        : { id: n.network, name: 'u', kind: 'user' },
+      attachment: {
+        vm: 'vm-aaaaaaaaaa',
+        vm_name: 'web',
+        nic: n.name,
+        network: n.network,
+        uid: 5000,
+        mac: n.mac,
+        publish: n.publish,
+        limits: {},
+      },
+    })),
+    seed: {},
+    ...more,
+  }
+}
+const disk = (i: number) => ({
+  name: `disk${i}`,
+  volume: `vol-${'abcdefghij'.slice(0, 9)}${'abcdefghijklmnop'[i]}`,
+  limits: {},
+})
+const nic = (i: number, over: object = {}) => ({
+  name: `net${i}`,
+  network: 'net-aaaaaaaaaa',
+  mac: `52:54:00:00:00:0${i}`,
+  publish: [],
+  limits: {},
+  ...over,
+})
+const FACTS = { machine: 'pc-q35-7.2', accelerator: 'tcg' as const, cpu: { model: 'qemu64', flags: [] } }
+const LOCAL = {
+  qemu: '/usr/bin/qemu-system-x86_64',
+  directory: '/var/lib/wadah/vms/vm-aaaaaaaaaa/live',
+  cgroup: 'wadah',
+  diskPath: (pool: { path: string }, v: { id: string; format: string }) => `${pool.path}/${v.id}.${v.format}`,
+  tapName: (_vm: string, n: string) => `tap-${n}`,
+}
+
+const MATRIX: Record<string, { request: LaunchRequest; facts?: object; local?: object }> = {
+  'kernel-no-disk': {
+    request: request(
+      { cpus: 1, memory_mib: 96, boot: { kind: 'kernel', image: 'img-aaaaaaaaaa', cmdline: 'console=ttyS0' } },
+      { kernel: { image: 'img-aaaaaaaaaa', cmdline: 'console=ttyS0 quiet', has_initrd: true } },
+    ),
+    local: { kernel: { kernel: '/images/kernel', initrd: '/images/initrd' } },
+  },
+  'linked-chain': {
+    request: request(
+      {
+        disks: [disk(0), disk(1)],
+        nics: [
+          nic(1, { address: '10.1.0.11' }),
+          nic(2, {
+            publish: [
+              { protocol: 'tcp', address: '127.0.0.1', port: 8080, to: 80 },
+              { protocol: 'udp', address: '0.0.0.0', port: 53, to: 53 },
+            ],
+          }),
+        ],
+      },
+      {
+        disks: [
+          { name: 'disk0', chain: [volume('vol-top'), volume('vol-middle'), volume('vol-base', 'raw')], pool: POOL },
+          { name: 'disk1', chain: [volume('vol-raw', 'raw')], pool: { ...POOL, direct_io: false } },
+        ],
+      },
+    ),
+  },
+  'many-disks': { request: request({ disks: Array.from({ length: 9 }, (_, i) => disk(i)) }) },
+  kvm: {
+    request: request({ disks: [disk(0)] }),
+    facts: { accelerator: 'kvm', cpu: { model: 'qemu64', flags: ['+ssse3', '-svm'] } },
+  },
+  commas: {
+    request: request({ disks: [disk(0)] }),
+    local: { directory: '/odd,place/live', diskPath: () => '/a,b/c.qcow2' },
+  },
+}
+
+describe('command lines', () => {
+  test.each(Object.entries(MATRIX))('%s is as it was', (name, { request: r, facts, local }) => {
+    const words = argv(bootPlan(r, { ...FACTS, ...LOCAL, ...facts, ...local }))
+    const dir = join(import.meta.dirname, 'golden')
+    const file = join(dir, `${name}.txt`)
+    const text = `${words.join('\n')}\n`
+    if (process.env['UPDATE_GOLDEN'] || !existsSync(file)) {
+      // A golden file that is missing on a machine that only tests is a failure, not a new truth.
+      expect(process.env['CI']).toBeUndefined()
+      mkdirSync(dir, { recursive: true })
+      writeFileSync(file, text)
+    }
+    expect(text).toBe(readFileSync(file, 'utf8'))
+  })
+})
+
+describe('the boot record', () => {
+  const counts = fc.record({
+    disks: fc.integer({ min: 0, max: 16 }),
+    nics: fc.integer({ min: 0, max: 8 }),
+    memory_mib: fc.integer({ min: 16, max: 65_536 }),
+  })
+  const made = (c: { disks: number; nics: number; memory_mib: number }) =>
+    bootRecord(
+      request({
+        memory_mib: c.memory_mib,
+        disks: Array.from({ length: c.disks }, (_, i) => disk(i)),
+        nics: Array.from({ length: c.nics }, (_, i) => nic(i)),
+      }),
+      FACTS,
+    )
+
+  test('no two devices share an id or a place, and ports are left for later', () => {
+    fc.assert(
+      fc.property(counts, (c) => {
+        const { devices, memory } = made(c)
+        const places = devices.map((d) =>
+          'bus' in d ? `${d.bus}/${'addr' in d ? d.addr : '0'}` : d.kind === 'root-port' ? `pcie.0/${d.addr}` : d.id,
+        )
+        expect(new Set(places).size).toBe(devices.length)
+        expect(new Set(devices.map((d) => d.id)).size).toBe(devices.length)
+        const ports = devices.filter((d) => d.kind === 'root-port')
+        expect(new Set(ports.map((p) => p.chassis)).size).toBe(ports.length)
+        expect(ports.length).toBe(c.disks + c.nics + 4)
+        expect(memory.max_mib).toBeGreaterThanOrEqual(memory.mib)
+      }),
+    )
+  })
+  test('says nothing of this host', () => {
+    fc.assert(
+      fc.property(counts, fc.string(), (c, path) => {
+        const r = request({ memory_mib: c.memory_mib, disks: Array.from({ length: c.disks }, (_, i) => disk(i)) })
+        const [here, there] = ['/a', `/${path}`].map(
+          (directory) => bootPlan(r, { ...FACTS, ...LOCAL, directory, diskPath: () => directory }).record,
+        )
+        expect(here).toEqual(there)
+      }),
+    )
+  })
+  test('a UUID is of version 5 and never changes', () => {
+    expect(uuidOf('vm-aaaaaaaaaa')).toBe(uuidOf('vm-aaaaaaaaaa'))
+    expect(uuidOf('vm-aaaaaaaaab')).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
+  })
+  test('the CPU is the baseline, not the host', () => {
+    expect(baselineCpu('tcg', new Set())).toEqual({ model: 'qemu64', flags: [] })
+    expect(
+      baselineCpu('kvm', new Set(['cx16', 'lahf_lm', 'popcnt', 'ssse3', 'sse4_1', 'sse4_2', 'avx2'])).flags,
+    ).toContain('+sse4.2')
+    expect(baselineCpu('kvm', new Set(['cx16'])).flags).toEqual(['-svm'])
+  })
+  test('a seed can forge no key', () => {
+    expect(seedText({ hostname: 'a', password: 'x\nuser=root' })).toBe('hostname=a\npassword=x user=root\n')
+  })
+})
+
+describe('decisions', () => {
+  const flags = (...f: string[]) => new Set(f)
+  test.each([
+    ['no device, no flag', { cpu_flags: flags(), device: 'absent' }, 'tcg', 'no hardware assistance'],
+    ['no device, but the CPU could', { cpu_flags: flags('vmx'), device: 'absent' }, 'tcg', 'modprobe'],
+    ['a device, no flag', { cpu_flags: flags(), device: 'open' }, 'tcg', 'shows no hardware assistance'],
+    ['a device that is closed', { cpu_flags: flags('svm'), device: 'closed' }, 'tcg', 'group kvm'],
+    ['a guest that hangs', { cpu_flags: flags('svm'), device: 'open', ran: 'hung' }, 'tcg', 'hung'],
+    ['a guest that fails', { cpu_flags: flags('svm'), device: 'open', ran: 'failed', detail: 'EPERM' }, 'tcg', 'EPERM'],
+    ['a guest that runs', { cpu_flags: flags('vmx'), device: 'open', ran: 'passed' }, 'kvm', '64-bit'],
+  ] as const)('accelerator: %s', (_what, facts, accelerator, why) => {
+    const v = verdict(facts as Parameters<typeof verdict>[0])
+    expect([v.accelerator, v.reason.includes(why)]).toEqual([accelerator, true])
+  })
+
+  const V1 =
+    '25 1 0:22 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n26 1 0:23 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n'
+  const V2 = '27 1 0:24 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n'
+  test.each([
+    ['v1', V1, [], 'v1'],
+    ['v2', V2, ['cpu', 'memory', 'io'], 'v2'],
+    ['v1 with an empty v2 beside it', `${V2}${V1}`, [], 'v1'],
+    ['v2 without the controllers', V2, ['pids'], 'none'],
+    ['nothing', '', [], 'none'],
+  ])('control groups: %s', (_what, mountinfo, controllers, version) => {
+    expect(layoutOf(mountinfo, () => controllers as string[]).version).toBe(version)
+  })
+  test('limits as files', () => {
+    const limits = { cpu_weight: 200, cpu_cap_percent: 150, memory_bytes: 1000 }
+    expect(settings('v2', limits).map((s) => `${s.file}=${s.value}`)).toEqual([
+      'cpu.weight=200',
+      'cpu.max=150000 100000',
+      'memory.max=1000',
+    ])
+    expect(settings('v1', { ...limits, cpu_cap_percent: null }).map((s) => s.value)).toEqual([
+      '2048',
+      '100000',
+      '-1',
+      '1000',
+    ])
+  })
+  test.each([
+    ['running', undefined, { state: 'running' }],
+    ['paused', 'user', { state: 'paused', paused_by: 'user' }],
+    ['paused', undefined, { state: 'paused', paused_by: 'qemu' }],
+    ['io-error', undefined, { state: 'paused', paused_by: 'io-error' }],
+    ['prelaunch', undefined, { state: 'prepared' }],
+    ['guest-panicked', undefined, { state: 'panicked' }],
+    ['something-new', undefined, { state: 'unknown' }],
+  ] as const)('QEMU says %s', (status, note, state) => {
+    expect(stateOf(status, note)).toEqual(state)
+  })
+  test('memory: small guests get small caches, the ceiling is above all of it', () => {
+    expect([tbSizeMib('tcg', 96), tbSizeMib('tcg', 512), tbSizeMib('kvm', 512)]).toEqual([32, 128, null])
+    expect(memoryCeiling(512, 128, undefined) / 2 ** 20).toBeGreaterThan(640)
+  })
+  test('facts are read from what programs print', () => {
+    expect(
+      parseMachineHelp('pc-q35-7.2   x\nq35                  Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-7.2)\n'),
+    ).toBe('pc-q35-7.2')
+    expect(parseQemuVersion('QEMU emulator version 7.2.22 (Debian 1:7.2)')).toBe('7.2.22')
+    expect(parseMeminfo('MemTotal:       2048 kB\nMemAvailable:   1024 kB\n')).toEqual({
+      total_mib: 2,
+      available_mib: 1,
+    })
+    expect(parseCpuinfo('processor\t: 0\nmodel name\t: X\nflags\t\t: a b\nprocessor\t: 1\n')).toEqual({
+      model: 'X',
+      cpus: 2,
+      flags: new Set(['a', 'b']),
+    })
+  })
+})
