@@ -59,12 +59,12 @@ async function main(config: DaemonConfig): Promise<void> {
 
   const store = await openSqliteStore({ file: join(config.data, 'store.db'), ...workerUrl() })
   // The machine looks after its networks from the start; their records are there once the cluster is.
-  let recorder: ((states: NetworkState[]) => void) | undefined
+  const news: { record?: (states: NetworkState[]) => void } = {}
   const networks = createNetworks({
     instance: config.instance,
     dataDir: config.data,
     log: line,
-    on_states: (states) => recorder?.(states),
+    on_states: (states) => news.record?.(states),
   })
   const machine = await HostMachine.open({
     dataDir: config.data,
@@ -96,7 +96,7 @@ async function main(config: DaemonConfig): Promise<void> {
     log: line,
     onUnforeseen,
   })
-  recorder = (states) => {
+  news.record = (states) => {
     recordStates(cluster.deps, states).catch((error: unknown) => onUnforeseen(error, 'networks'))
   }
   const server = await startServer({

@@ -82,14 +82,27 @@ export class Vms implements VmService {
       return q.state === undefined || (view.get(statusKind, id)?.value.state ?? 'unknown') === q.state
     })
     const { items, next } = page(matching, (rec) => rec.id, q)
-    return { items: items.map((rec) => this.#view(rec)), ...(next === undefined ? {} : { next }) }
+    return { items: items.map((rec) => this.#listed(rec)), ...(next === undefined ? {} : { next }) }
   }
 
-  #view(vm: Rec<VmRecord>, caller?: Caller): Vm {
+  /** For lists: made anew only when one of its records is another. A list of a thousand is asked for often and changes little. */
+  readonly #shown = new WeakMap<Rec<VmRecord>, { status: unknown; placement: unknown; vm: Vm }>()
+
+  #listed(vm: Rec<VmRecord>): Vm {
+    const { view } = this.#deps
+    const [status, placement] = [view.get(statusKind, vm.id), view.get(placementKind, vm.id)]
+    const known = this.#shown.get(vm)
+    if (known && known.status === status && known.placement === placement) return known.vm
+    const made = viewVm({ vm, placement: placement?.value, status: status?.value })
+    this.#shown.set(vm, { status, placement, vm: made })
+    return made
+  }
+
+  #view(vm: Rec<VmRecord>, caller: Caller): Vm {
     const { view } = this.#deps
     return viewVm(
       { vm, placement: view.get(placementKind, vm.id)?.value, status: view.get(statusKind, vm.id)?.value },
-      caller ? { scope: caller.subject.scope, job: this.#job(vm.id) } : undefined,
+      { scope: caller.subject.scope, job: this.#job(vm.id) },
     )
   }
 
