@@ -14,7 +14,9 @@ beforeAll(async () => {
   d = new Daemon()
   mount = `/mnt/wadah-${d.instance}`
   mkdirSync(mount, { recursive: true })
-  const done = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=160m,mode=0755', 'wadah-test', mount], { encoding: 'utf8' })
+  const done = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=160m,mode=0755', 'wadah-test', mount], {
+    encoding: 'utf8',
+  })
   if (done.status !== 0) throw new Error(done.stderr)
   await d.start()
   await d.tiny()
@@ -29,21 +31,34 @@ afterAll(async () => {
 describe('a pool that is small', () => {
   test('promises no more than it may, with the numbers', async () => {
     const more = d.api.call(volumes.create, { body: { name: 'huge', pool: 'small', size_mib: 2000 } })
-    await expect(more).rejects.toMatchObject({ fault: { code: 'no_room', field: '/size_mib', detail: expect.stringMatching(/1\.5 GiB.*1\.9 GiB/) } })
+    await expect(more).rejects.toMatchObject({
+      fault: { code: 'no_room', field: '/size_mib', detail: expect.stringMatching(/1\.5 GiB.*1\.9 GiB/) },
+    })
   })
 
   test('full while a guest writes: the VM pauses, says why, and goes on by itself with nothing lost', async () => {
     const ballast = `${mount}/ballast`
     writeFileSync(ballast, Buffer.alloc(90 * 1024 * 1024))
-    await d.create({ name: 'writer', start: true, disks: [{ name: 'data', size_mib: 120, pool: 'small', format: 'raw' }] })
+    await d.create({
+      name: 'writer',
+      start: true,
+      disks: [{ name: 'data', size_mib: 120, pool: 'small', format: 'raw' }],
+    })
     await d.booted('writer')
     const stream = 'yes wadah | head -c 104857600'
     const command = `${stream} >/dev/vda && sync && echo 3 >/proc/sys/vm/drop_caches; ${stream} | md5sum; head -c 104857600 /dev/vda | md5sum`
-    const sums = d.api.call(vms.exec, { params: { vm: 'writer' }, body: { argv: ['/bin/busybox', 'sh', '-c', command], timeout_ms: 240_000 } })
-    const paused = await until('the pause', async () => {
-      const vm = await d.vm('writer')
-      return vm.status.state === 'paused' && vm
-    }, 120_000)
+    const sums = d.api.call(vms.exec, {
+      params: { vm: 'writer' },
+      body: { argv: ['/bin/busybox', 'sh', '-c', command], timeout_ms: 240_000 },
+    })
+    const paused = await until(
+      'the pause',
+      async () => {
+        const vm = await d.vm('writer')
+        return vm.status.state === 'paused' && vm
+      },
+      120_000,
+    )
     expect(paused.status).toMatchObject({ paused_by: 'io-error', reason: expect.stringContaining('pool is full') })
     const host = await d.api.call(endpoints.system.host)
     expect(host.attention.some((a) => a.about === 'VM writer')).toBe(true)
@@ -77,7 +92,9 @@ describe('a pool that is small', () => {
   })
 
   test('a pool with volumes stays', async () => {
-    await expect(d.api.call(pools.delete, { params: { pool: 'small' } })).rejects.toMatchObject({ fault: { code: 'in_use' } })
+    await expect(d.api.call(pools.delete, { params: { pool: 'small' } })).rejects.toMatchObject({
+      fault: { code: 'in_use' },
+    })
     await d.done(await d.api.call(vms.delete, { params: { vm: 'writer' } }))
     await d.api.call(pools.delete, { params: { pool: 'small' } })
     expect(spawnSync('ls', ['-A', mount], { encoding: 'utf8' }).stdout).toBe('')
