@@ -39,7 +39,15 @@ export const statusKind: Kind<StatusRecord> = { name: 'vm/status' }
 export type SecretRecord = { schema: 1; password: string }
 export const secretKind: Kind<SecretRecord> = { name: 'vm/secret' }
 
-export type PoolRecord = Named & { kind: 'dir'; path: string; overcommit: number; direct_io: boolean; host: string }
+export type PoolRecord = Named & {
+  kind: 'dir'
+  path: string
+  overcommit: number
+  direct_io: boolean
+  host: string
+  /** It is being deleted: nothing new may be put there. */
+  closing?: boolean
+}
 export const poolKind: Kind<PoolRecord> = { name: 'pool' }
 
 export type VolumeRecord = Named &

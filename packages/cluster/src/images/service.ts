@@ -3,14 +3,14 @@ import { fail } from '@wadah/api/fault'
 import { newId } from '@wadah/api/ids'
 import type { Job } from '@wadah/api/schema/job'
 import type { Image, ImageBuild, Recipe } from '@wadah/api/schema/storage'
-import { type Rec, absent, put, unchanged } from '@wadah/store/store'
+import { type Rec, absent, exists, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind } from '../jobs/record.ts'
 import { type ImageRecord, imageKind, indexKeys, indexKind, poolKind, vmKind, volumeKind } from '../records.ts'
 import type { Caller, IfGeneration, ImageService, ListQuery, PageOf } from '../services.ts'
 import { submit } from '../submit.ts'
-import { DEFAULT_POOL, checkName } from '../vms/create.ts'
+import { DEFAULT_POOL, checkName, poolClosing } from '../vms/create.ts'
 import { buildImage, deleteImage } from './jobs.ts'
 
 export class ImageStore implements ImageService {
@@ -105,6 +105,7 @@ export class ImageStore implements ImageService {
     const name = body.name ?? body.recipe
     checkName(deps, 'image', caller.project, name)
     const pool = find(deps, 'pool', poolKind, caller.project, body.pool ?? DEFAULT_POOL, '/pool')
+    if (pool.value.closing) throw poolClosing(pool.value)
     await deps.machine.images.checkRecipe(body.recipe)
     const image = this.#record(caller, name, 'disk', { recipe: body.recipe })
     const key = indexKeys.name('image', caller.project, name)
@@ -213,17 +214,17 @@ export class ImageStore implements ImageService {
     await commit(deps, [unchanged(rec)], [put(imageKind, image.id, { ...image, ready: false })])
     try {
       refuse()
+      return await submit(
+        deps,
+        this.#engine,
+        caller,
+        deleteImage,
+        { image: image.id, name: image.name },
+        { kind: 'image', id: image.id, name: image.name },
+      )
     } catch (error) {
-      await commit(deps, [], [put(imageKind, image.id, image)])
+      await commit(deps, [exists(imageKind, image.id)], [put(imageKind, image.id, image)])
       throw error
     }
-    return submit(
-      deps,
-      this.#engine,
-      caller,
-      deleteImage,
-      { image: image.id, name: image.name },
-      { kind: 'image', id: image.id, name: image.name },
-    )
   }
 }

@@ -6,6 +6,7 @@ import type { NetworkState } from '@wadah/ports/networks'
 import { type Rec, absent, del, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
 import { type NetworkRecord, indexKeys, indexKind, networkKind, vmKind } from '../records.ts'
+import { Pending } from '../pending.ts'
 import { attachments, networkDefinition } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, NetworkService, PageOf } from '../services.ts'
 import { toAddress, toNumber } from '../vms/allocate.ts'
@@ -15,6 +16,7 @@ const SYNC_TIMEOUT_MS = 60_000
 
 export class NetworkStore implements NetworkService {
   readonly #deps: Deps
+  readonly #choosing = new Pending()
   constructor(deps: Deps) {
     this.#deps = deps
   }
@@ -49,14 +51,18 @@ export class NetworkStore implements NetworkService {
   async create(caller: Caller, body: NetworkCreate): Promise<Network> {
     const deps = this.#deps
     checkName(deps, 'network', caller.project, body.name)
-    const record = await newNetwork(deps, caller.project, body)
-    const key = indexKeys.name('network', caller.project, body.name)
-    await commit(
-      deps,
-      [absent(indexKind, key)],
-      [put(networkKind, record.id, record), put(indexKind, key, { schema: 1, holder: record.id })],
-      indexConflict,
-    )
+    // Between choosing a subnet and having it nobody else may choose.
+    const record = await this.#choosing.alone(async () => {
+      const chosen = await newNetwork(deps, caller.project, body)
+      const key = indexKeys.name('network', caller.project, body.name)
+      await commit(
+        deps,
+        [absent(indexKind, key)],
+        [put(networkKind, chosen.id, chosen), put(indexKind, key, { schema: 1, holder: chosen.id })],
+        indexConflict,
+      )
+      return chosen
+    })
     await deps.syncNetworks()
     const made = this.get(caller, record.id)
     if (made.state === 'down') {

@@ -1,12 +1,14 @@
 /** Pools and volumes. */
+import { posix } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { isId, newId } from '@wadah/api/ids'
 import type { Job } from '@wadah/api/schema/job'
 import type { Pool, PoolCreate, Volume, VolumeClone, VolumeCreate } from '@wadah/api/schema/storage'
-import { type Rec, absent, del, put, unchanged } from '@wadah/store/store'
+import { type Rec, absent, del, exists, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
+import { type BuildParams, buildImage } from '../images/jobs.ts'
 import type { JobEngine } from '../jobs/engine.ts'
-import { claimKind } from '../jobs/record.ts'
+import { claimKind, hasEnded, jobKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
 import {
   type PoolRecord,
@@ -22,7 +24,7 @@ import {
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, StorageService } from '../services.ts'
 import { submit } from '../submit.ts'
-import { DEFAULT_POOL, admitVolumes, checkName, promisedBytes } from '../vms/create.ts'
+import { DEFAULT_POOL, admitVolumes, checkName, promisedBytes, readerOf } from '../vms/create.ts'
 import { deleteVolumeJob, makeVolumeJob } from './jobs.ts'
 
 const MIB = 1024 * 1024
@@ -75,7 +77,13 @@ export class Storage implements StorageService {
   async createPool(caller: Caller, body: PoolCreate): Promise<Pool> {
     const deps = this.#deps
     checkName(deps, 'pool', caller.project, body.name)
-    const path = body.path.replace(/\/+$/, '') || '/'
+    return this.#pending.alone(() => this.#createPool(caller, body))
+  }
+
+  /** Alone: one folder is one pool, and no index record says so. */
+  async #createPool(caller: Caller, body: PoolCreate): Promise<Pool> {
+    const deps = this.#deps
+    const path = posix.normalize(body.path).replace(/\/+$/, '') || '/'
     const twin = deps.view.list(poolKind).find((p) => p.value.path === path)
     if (twin) throw fail('in_use', `${path} is the pool "${twin.value.name}" already.`, { field: '/path' })
     const id = newId('pool', deps.randomBytes)
@@ -98,7 +106,10 @@ export class Storage implements StorageService {
       [absent(indexKind, key)],
       [put(poolKind, id, record), put(indexKind, key, { schema: 1, holder: id })],
       indexConflict,
-    )
+    ).catch(async (error: unknown) => {
+      await deps.machine.volumes.closePool(poolDefinition(record)).catch(() => undefined)
+      throw error
+    })
     return this.getPool(caller, id)
   }
 
@@ -123,12 +134,26 @@ export class Storage implements StorageService {
           { remedy: `wadah volume list --pool ${rec.value.name}` },
         )
       }
+      const build = deps.view
+        .list(jobKind)
+        .find(({ value: j }) => j.name === buildImage.name && !hasEnded(j) && (j.params as BuildParams).pool === rec.id)
+      if (build) {
+        throw fail('in_use', `The job ${build.id} builds an image into the pool "${rec.value.name}".`, {
+          remedy: `wadah job wait ${build.id}`,
+        })
+      }
     }
     refuse()
-    // Touched first: whoever was about to put a volume there meets a conflict, and whoever was quicker is seen below.
-    await commit(deps, [unchanged(rec)], [put(poolKind, rec.id, rec.value)])
-    refuse()
-    await deps.machine.volumes.closePool(poolDefinition(rec.value))
+    // Marked first: whoever was about to put a volume there meets a conflict, and whoever was quicker is seen below.
+    await commit(deps, [unchanged(rec)], [put(poolKind, rec.id, { ...rec.value, closing: true })])
+    try {
+      refuse()
+      await deps.machine.volumes.closePool(poolDefinition(rec.value))
+    } catch (error) {
+      const { closing: _, ...open } = rec.value
+      await commit(deps, [], [put(poolKind, rec.id, open)])
+      throw error
+    }
     const { project, name } = rec.value
     await commit(deps, [], [del(poolKind, rec.id), del(indexKind, indexKeys.name('pool', project, name))])
   }
@@ -294,6 +319,9 @@ export class Storage implements StorageService {
         })
       }
     }
+    const claim = deps.view.get(claimKind, `volume/${v.id}`)?.value.job ?? readerOf(deps, v.id)
+    if (claim !== undefined)
+      throw fail('busy', `The job ${claim} is at work on "${v.name}".`, { remedy: `wadah job wait ${claim}` })
     const refuse = () => {
       const above = deps.view.list(volumeKind).find((o) => o.value.base === v.id)
       if (above)
@@ -305,18 +333,18 @@ export class Storage implements StorageService {
     await commit(deps, [unchanged(rec)], [put(volumeKind, v.id, { ...v, making: true })])
     try {
       refuse()
+      return await submit(
+        deps,
+        this.#engine,
+        caller,
+        deleteVolumeJob,
+        { volume: v.id, name: v.name },
+        { kind: 'volume', id: v.id, name: v.name },
+      )
     } catch (error) {
-      await commit(deps, [], [put(volumeKind, v.id, v)])
+      await commit(deps, [exists(volumeKind, v.id)], [put(volumeKind, v.id, v)])
       throw error
     }
-    return submit(
-      deps,
-      this.#engine,
-      caller,
-      deleteVolumeJob,
-      { volume: v.id, name: v.name },
-      { kind: 'volume', id: v.id, name: v.name },
-    )
   }
 }
 

@@ -10,6 +10,7 @@ import {
   type ImageRecord,
   type IndexRecord,
   type NetworkRecord,
+  type PoolRecord,
   type VmRecord,
   type VolumeRecord,
   imageKind,
@@ -23,6 +24,7 @@ import {
   vmKind,
   volumeKind,
 } from '../records.ts'
+import { claimKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
 import { poolDefinition } from '../resolve.ts'
 import { freeAddress, freeMac, freeUid, inSubnet } from './allocate.ts'
@@ -287,8 +289,10 @@ export async function planDisks(
   vm: { id?: string; vm: string; name: string; now: string },
   body: Pick<VmCreate, 'pool' | 'disk_mib' | 'clone' | 'disks'>,
   image: ImageRecord | undefined,
-  taken: readonly string[] = [],
+  there: VmSpec['disks'] = [],
+  under = '/disks',
 ): Promise<DiskPlan[]> {
+  const taken = there.map((d) => d.name)
   const plans: DiskPlan[] = []
   const pool = (ref: string | undefined, field: string) =>
     find(deps, 'pool', poolKind, project, ref ?? body.pool ?? DEFAULT_POOL, field).value
@@ -298,20 +302,23 @@ export async function planDisks(
     size_bytes: number,
     format: 'qcow2' | 'raw',
     more: Partial<VolumeRecord> = {},
-  ): VolumeRecord => ({
-    schema: 1,
-    id: newId('volume', deps.randomBytes),
-    name: `${vm.name}-${name}`.slice(0, 63),
-    project,
-    created_at: vm.now,
-    pool: poolId,
-    format,
-    size_bytes,
-    vm: vm.vm,
-    read_only: false,
-    making: true,
-    ...more,
-  })
+  ): VolumeRecord => {
+    const id = newId('volume', deps.randomBytes)
+    return {
+      schema: 1,
+      id,
+      name: volumeName(deps, pending, project, vm.name, name, id),
+      project,
+      created_at: vm.now,
+      pool: poolId,
+      format,
+      size_bytes,
+      vm: vm.vm,
+      read_only: false,
+      making: true,
+      ...more,
+    }
+  }
   const source = image?.volume === undefined ? undefined : deps.view.get(volumeKind, image.volume)?.value
   if (source) {
     const how = body.clone ?? 'linked'
@@ -348,7 +355,7 @@ export async function planDisks(
     })
   }
   for (const [i, disk] of (body.disks ?? []).entries()) {
-    const at = `/disks/${i}`
+    const at = `${under}/${i}`
     const name = disk.name ?? freeName('disk', [...taken, ...plans.map((p) => p.name)])
     if ([...taken, ...plans.map((p) => p.name)].includes(name))
       throw fail('invalid', `There is a disk "${name}" already.`, { field: `${at}/name` })
@@ -358,11 +365,10 @@ export async function planDisks(
           field: `${at}/volume`,
         })
       }
-      plans.push({
-        name,
-        volume: attachable(deps, project, disk.volume, `${at}/volume`, vm.vm),
-        limits: disk.limits ?? {},
-      })
+      const volume = attachable(deps, project, disk.volume, `${at}/volume`, vm.vm)
+      if (there.some((d) => d.volume === volume.id) || plans.some((p) => p.volume.id === volume.id))
+        throw fail('in_use', `The volume "${volume.name}" is a disk of this VM already.`, { field: `${at}/volume` })
+      plans.push({ name, volume, limits: disk.limits ?? {} })
       continue
     }
     if (disk.size_mib === undefined)
@@ -374,18 +380,34 @@ export async function planDisks(
     })
   }
   const fresh = plans.filter((p) => p.volume.making === true)
-  for (const plan of fresh) {
-    const key = indexKeys.name('volume', project, plan.volume.name)
-    if (deps.view.get(indexKind, key) || pending.has(key))
-      plan.volume.name = `${plan.volume.name.slice(0, 52)}-${plan.volume.id.slice(4)}`
-  }
+  const firstSized = (body.disks ?? []).findIndex((d) => d.size_mib !== undefined)
   await admitVolumes(
     deps,
     pending,
     fresh.map((p) => p.volume),
-    '/disk_mib',
+    source || body.disk_mib !== undefined ? '/disk_mib' : `${under}/${firstSized}/size_mib`,
   )
   return plans
+}
+
+/** `web-root`; with a part of its id where that is too long or taken. Always a name as people may type it. */
+export function volumeName(
+  deps: Pick<Deps, 'view'>,
+  pending: Pending,
+  project: string,
+  vm: string,
+  disk: string,
+  id: string,
+): string {
+  const plain = `${vm}-${disk}`
+  const key = indexKeys.name('volume', project, plain)
+  if (plain.length <= 63 && !deps.view.get(indexKind, key) && !pending.has(key)) return plain
+  return `${plain.slice(0, 52)}-${id.slice(4)}`
+}
+
+/** The job that reads a volume to copy it: nobody may write or delete it meanwhile. */
+export function readerOf(deps: Pick<Deps, 'view'>, volume: string): string | undefined {
+  return deps.view.list(claimKind, `volume/${volume}/read/`)[0]?.value.job
 }
 
 /** A volume of its own that is given to a VM. */
@@ -399,6 +421,9 @@ function attachable(deps: Deps, project: string, ref: string, field: string, vm:
     })
   if (value.vm !== undefined && value.vm !== vm)
     throw fail('in_use', `The volume "${value.name}" belongs to another VM (${value.vm}).`, { field })
+  const reader = readerOf(deps, value.id)
+  if (reader !== undefined)
+    throw fail('busy', `The volume "${value.name}" is being copied.`, { field, remedy: `wadah job wait ${reader}` })
   return { ...value, vm }
 }
 
@@ -414,6 +439,7 @@ export async function admitVolumes(
   for (const [id, bytes] of wanted) {
     const pool = deps.view.get(poolKind, id)?.value
     if (!pool) throw fail('not_found', `The pool ${id} is not there any more.`)
+    if (pool.closing) throw poolClosing(pool)
     const { capacity_bytes } = await deps.machine.volumes.facts(poolDefinition(pool))
     const verdict = admit(
       {
@@ -427,6 +453,13 @@ export async function admitVolumes(
     )
     if (!verdict.ok) throw new WadahError(verdict.why)
   }
+}
+
+export function poolClosing(pool: PoolRecord): WadahError {
+  return fail('wrong_state', `The pool "${pool.name}" is being deleted.`, {
+    field: '/pool',
+    remedy: 'use another pool; wadah pool delete ends a deletion that was cut off',
+  })
 }
 
 export function promisedBytes(deps: Pick<Deps, 'view'>, pool: string): number {
@@ -526,15 +559,21 @@ export function chooseAddress(
   return wanted
 }
 
-/** Ports of the host, free in our books and on the host itself. `0.0.0.0` and one address of the same port exclude each other. */
+/**
+ * Ports of the host, free in our books and on the host itself. `0.0.0.0` and one address of the same port exclude each other.
+ * `leaving`: given up in the same commit.
+ */
 export async function planPublish(
   deps: Deps,
   used: (key: string) => boolean,
   inputs: readonly PublishInput[],
   there: readonly Published[],
   at: string,
+  leaving: readonly Published[] = [],
 ): Promise<Published[]> {
   const out: Published[] = []
+  const left = new Set(leaving.map((p) => portKey(deps, p)))
+  const others = publishedPorts(deps).filter((p) => !left.has(portKey(deps, p)))
   for (const [i, input] of inputs.entries()) {
     const field = `${at}/publish/${i}/port`
     const p: Published = {
@@ -547,7 +586,7 @@ export async function planPublish(
     const clash = (other: Published) =>
       other.protocol === p.protocol && other.port === p.port && overlaps(other.address, p.address)
     if ([...there, ...out].some(clash)) throw taken(`Port ${p.port}/${p.protocol} is named twice.`)
-    if (used(portKey(deps, p)) || publishedPorts(deps).some(clash))
+    if (used(portKey(deps, p)) || others.some(clash))
       throw taken(`Port ${p.port}/${p.protocol} of the host is published for another VM already.`)
     if (!(await deps.machine.networks.portFree(p.protocol, p.address, p.port))) {
       throw taken(`Port ${p.port}/${p.protocol} on ${p.address} is used by another program of the host.`)

@@ -1,6 +1,6 @@
 /** Editing a VM: request + record → new record, with what must hold and what else is written. */
 import { fail } from '@wadah/api/fault'
-import type { DiskLimits, Limits, Nic, NicLimits, VmEdit, VmSpec } from '@wadah/api/schema/vm'
+import type { DiskLimits, Limits, Nic, NicLimits, Published, PublishInput, VmEdit, VmSpec } from '@wadah/api/schema/vm'
 import { type Check, type Rec, type Write, absent, del, put, unchanged } from '@wadah/store/store'
 import { type Deps, find } from '../context.ts'
 import type { Pending } from '../pending.ts'
@@ -110,6 +110,10 @@ export async function planEdit(
   for (const [i, name] of (body.remove_nics ?? []).entries()) {
     const nic = spec.nics.find((n) => n.name === name)
     if (!nic) throw noSuch('NIC', name, spec.nics, `/remove_nics/${i}`)
+    if (body.nics?.some((n) => n.name === name))
+      throw fail('invalid', `The NIC "${name}" cannot be changed and taken away at once.`, {
+        field: `/remove_nics/${i}`,
+      })
     if (live)
       throw fail('wrong_state', 'A NIC can be taken away from a stopped VM only.', {
         field: `/remove_nics/${i}`,
@@ -120,6 +124,10 @@ export async function planEdit(
   }
   for (const nic of await planNics(deps, pending, vm.project, body.add_nics ?? [], spec.nics, '/add_nics')) {
     spec.nics.push(nic)
+    // Whoever deletes a network touches it first, and looks for users after.
+    const network = deps.view.get(networkKind, nic.network)
+    if (network && !checks.some((c) => c.kind === networkKind.name && c.id === network.id))
+      checks.push(unchanged(network))
     for (const key of nicKeys(deps, nic)) take(key)
   }
 
@@ -156,8 +164,12 @@ async function editNic(
     nic.limits = limits
   }
   if (change.address !== undefined && change.address !== nic.address) {
-    const address = chooseAddress(network, change.address, `${at}/address`, (a) =>
-      used(indexKeys.address(network.id, a)),
+    const mine = (a: string) => spec.nics.some((n) => n !== nic && n.network === network.id && n.address === a)
+    const address = chooseAddress(
+      network,
+      change.address,
+      `${at}/address`,
+      (a) => used(indexKeys.address(network.id, a)) || mine(a),
     )
     if (nic.address !== undefined) give(indexKeys.address(network.id, nic.address))
     if (address !== undefined) {
@@ -166,15 +178,22 @@ async function editNic(
     }
   }
   if (change.publish) {
-    const same = (a: { protocol?: string; address?: string; port: number }, b: Nic['publish'][number]) =>
-      (a.protocol ?? 'tcp') === b.protocol &&
-      (a.address ?? deps.config.publish_address) === b.address &&
-      a.port === b.port
+    const addressOf = (p: { address?: string }) => p.address ?? deps.config.publish_address
+    const same = (a: PublishInput, b: Pick<Published, 'protocol' | 'address' | 'port'>) =>
+      (a.protocol ?? 'tcp') === b.protocol && addressOf(a) === b.address && a.port === b.port
+    const twice = change.publish.findIndex((c, i, all) =>
+      all.slice(0, i).some((d) => same(d, { ...c, protocol: c.protocol ?? 'tcp', address: addressOf(c) })),
+    )
+    if (twice >= 0)
+      throw fail('port_taken', `Port ${change.publish[twice]?.port} is named twice.`, {
+        field: `${at}/publish/${twice}/port`,
+      })
     const kept = nic.publish.filter((p) => change.publish?.some((c) => same(c, p)))
     const fresh = change.publish.filter((c) => !nic.publish.some((p) => same(c, p)))
-    for (const p of nic.publish) if (!kept.includes(p)) give(portKey(deps, p))
+    const leaving = nic.publish.filter((p) => !kept.includes(p))
+    for (const p of leaving) give(portKey(deps, p))
     const others = spec.nics.flatMap((n) => (n === nic ? kept : n.publish))
-    const made = await planPublish(deps, used, fresh, others, at)
+    const made = await planPublish(deps, used, fresh, others, at, leaving)
     for (const p of made) take(portKey(deps, p))
     nic.publish = [...kept.map((p) => ({ ...p, to: change.publish?.find((c) => same(c, p))?.to ?? p.to })), ...made]
   }

@@ -8,6 +8,7 @@ import { type StatusRecord, type VmRecord, placementKind, statusKind, vmKind } f
 
 const RETRY_MS = 1_000
 const CONFLICT_MS = 5
+const ADOPT_TRIES = 5
 /** States that pass by themselves within a moment: not worth a write. */
 const FLEETING = new Set(['starting', 'prepared'])
 
@@ -93,16 +94,27 @@ export async function adoptAll(deps: Deps): Promise<void> {
       if (value.host !== deps.hostId) return
       const status = deps.view.get(statusKind, id)?.value
       if (status?.state === 'absent') return
-      const running = await deps.machine.attach(id)
-      const seen = await deps.machine.observe(id)
-      if (running) return
-      await deps.machine.clean(id)
-      const ended =
-        status && status.state !== 'stopped' ? { ...seen, reason: 'it ended while wadahd was not running' } : seen
-      await record(
-        deps,
-        status?.state === 'stopped' && status.reason !== undefined ? { ...ended, reason: status.reason } : ended,
-      )
+      await adopt(deps, id, status).catch((error: unknown) => {
+        // One VM in trouble keeps no other, and not the daemon, from its work.
+        deps.log(`adopting ${id}: ${(error as Error).message}`)
+      })
     }),
   )
+}
+
+async function adopt(deps: Deps, id: string, status: StatusRecord | undefined): Promise<void> {
+  const running = await deps.machine.attach(id)
+  const seen = await deps.machine.observe(id)
+  if (running) return
+  await deps.machine.clean(id)
+  const kept = status?.state === 'stopped' ? status.reason : 'it ended while wadahd was not running'
+  const ended = status === undefined || kept === undefined ? seen : { ...seen, reason: kept }
+  for (let i = 1; ; i++) {
+    try {
+      return await record(deps, ended)
+    } catch (error) {
+      // The keeper of statuses may have written at the same moment.
+      if (i >= ADOPT_TRIES || !(error instanceof WadahError) || error.fault.code !== 'conflict') throw error
+    }
+  }
 }

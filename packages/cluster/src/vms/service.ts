@@ -19,6 +19,7 @@ import {
   indexKind,
   networkKind,
   placementKind,
+  poolKind,
   secretKind,
   statusKind,
   vmKind,
@@ -26,7 +27,7 @@ import {
 } from '../records.ts'
 import { chainOf, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../services.ts'
-import { makeVolumeJob } from '../storage/jobs.ts'
+import { deleteVolumeJob, makeVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
 import { freeMac, freeUid } from './allocate.ts'
 import {
@@ -38,13 +39,19 @@ import {
   chooseAddress,
   planCreate,
   planDisks,
+  readerOf,
+  volumeName,
 } from './create.ts'
-import { planEdit } from './edit.ts'
+import { type EditPlan, planEdit } from './edit.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './jobs.ts'
 import { healthTarget, viewVm } from './view.ts'
 
 const TRIES = 6
 const RECORD_TIMEOUT_MS = 5_000
+const DISK_TIMEOUT_MS = 120_000
+
+/** A disk to be added, with the volume as it was planned. */
+type NewDisk = { name: string; volume: VolumeRecord; limits: DiskLimits }
 
 export class Vms implements VmService {
   readonly #deps: Deps
@@ -163,6 +170,13 @@ export class Vms implements VmService {
   async start(caller: Caller, ref: string): Promise<Job> {
     const vm = this.#find(caller, ref)
     this.#allow(caller, vm, 'start')
+    for (const { name, volume } of vm.value.spec.disks) {
+      const reader = readerOf(this.#deps, volume)
+      if (reader !== undefined)
+        throw fail('busy', `The disk "${name}" of "${vm.value.name}" is being copied.`, {
+          remedy: `wadah job wait ${reader}`,
+        })
+    }
     return this.#lifecycle(caller, vm, startVm, { vm: vm.id, name: vm.value.name }, 'running')
   }
 
@@ -249,8 +263,6 @@ export class Vms implements VmService {
     const now = new Date(deps.clock.now_ms()).toISOString()
     const disks: DiskPlan[] = source.value.spec.disks.map((disk) => {
       const [top] = chainOf(deps, disk.volume) as [VolumeRecord]
-      const name = `${body.name}-${disk.name}`.slice(0, 52)
-      const taken = deps.view.get(indexKind, indexKeys.name('volume', project, name))
       const volume = newId('volume', deps.randomBytes)
       return {
         name: disk.name,
@@ -260,7 +272,7 @@ export class Vms implements VmService {
         volume: {
           ...top,
           id: volume,
-          name: taken ? `${name}-${volume.slice(4, 10)}` : name,
+          name: volumeName(deps, this.#pending, project, body.name, disk.name, volume),
           created_at: now,
           vm: id,
           making: true,
@@ -319,62 +331,105 @@ export class Vms implements VmService {
     this.#allow(caller, before, 'edit')
     const state = deps.view.get(statusKind, before.id)?.value.state
     const live = state !== 'stopped' && state !== 'absent'
+    // Everything else is judged before a disk is made.
+    if (body.add_disks) await planEdit(deps, this.#pending, before, body, live, [])
     const added = body.add_disks ? await this.#newDisks(caller, before.value, body.add_disks) : []
-    const rec = this.#find(caller, before.id)
-    const plan = await planEdit(deps, this.#pending, rec, body, live, added)
-    await commit(deps, plan.checks, plan.writes, indexConflict)
+    let plan: EditPlan
+    try {
+      plan = await this.#pending.alone(async () => {
+        const now = await planEdit(deps, this.#pending, this.#find(caller, before.id), body, live, added)
+        await commit(deps, now.checks, now.writes, indexConflict)
+        return now
+      })
+    } catch (error) {
+      await this.#dropDisks(caller, added)
+      throw error
+    }
     if (plan.nats) await deps.syncNetworks()
-    if (live && deps.machine.running(rec.id)) await deps.machine.applyLimits(rec.id, plan.record.spec)
-    return this.get(caller, rec.id)
+    if (live && deps.machine.running(before.id)) await deps.machine.applyLimits(before.id, plan.record.spec)
+    return this.get(caller, before.id)
   }
 
-  /** Makes the volumes of new disks, one job each; they belong to the VM before its spec names them. */
-  async #newDisks(
-    caller: Caller,
-    vm: VmRecord,
-    inputs: DiskInput[],
-  ): Promise<{ name: string; volume: VolumeRecord; limits: DiskLimits }[]> {
+  /** Makes the volumes of new disks, one job each; they are free ones until the VM's spec names them. All or none. */
+  async #newDisks(caller: Caller, vm: VmRecord, inputs: DiskInput[]): Promise<NewDisk[]> {
     const deps = this.#deps
     const now = new Date(deps.clock.now_ms()).toISOString()
-    const taken = vm.spec.disks.map((d) => d.name)
-    const plans = await planDisks(
-      deps,
-      this.#pending,
-      caller.project,
-      { vm: vm.id, name: vm.name, now },
-      { disks: inputs },
-      undefined,
-      taken,
-    )
-    const out = []
-    for (const { name, volume, limits } of plans) {
-      if (volume.making) {
-        const key = indexKeys.name('volume', caller.project, volume.name)
-        const writes: Write[] = [
-          put(volumeKind, volume.id, volume),
-          put(indexKind, key, { schema: 1, holder: volume.id }),
-        ]
-        const { idempotency: _, ...plain } = caller
-        const job = await submit(
-          deps,
-          this.#engine,
-          plain,
-          makeVolumeJob,
-          { volume: volume.id, name: volume.name, uid: vm.spec.uid },
-          { kind: 'volume', id: volume.id, name: volume.name },
-          { checks: [absent(indexKind, key)], writes },
-        )
-        const ended = await this.#engine.wait(job.id, { timeout_ms: 120_000 })
-        if (ended.state !== 'done')
-          throw new WadahError(ended.fault ?? fail('timeout', 'The disk was not made in time.').fault)
-        await deps.view.waitFor(await deps.store.current())
-      } else {
-        const pool = poolDefinition(poolOf(deps, volume.pool))
-        await deps.machine.volumes.grant(pool, volumeDefinition(deps, volume), { uid: vm.spec.uid })
+    const { plans, release } = await this.#pending.alone(async () => {
+      const of = { vm: vm.id, name: vm.name, now }
+      const plans = await planDisks(
+        deps,
+        this.#pending,
+        caller.project,
+        of,
+        { disks: inputs },
+        undefined,
+        vm.spec.disks,
+        '/add_disks',
+      )
+      const promised = plans.flatMap(({ volume: v }) =>
+        v.making ? [[`promised/${v.pool}`, v.size_bytes] as const] : [],
+      )
+      return { plans, release: this.#pending.take([], promised) }
+    })
+    const made: NewDisk[] = []
+    try {
+      for (const plan of plans) {
+        await this.#makeDisk(caller, vm, plan.volume)
+        made.push(plan)
       }
-      out.push({ name, volume, limits })
+    } catch (error) {
+      await this.#dropDisks(caller, made)
+      throw error
+    } finally {
+      release()
     }
-    return out
+    return made
+  }
+
+  /** What an edit that came to nothing has made goes again. */
+  async #dropDisks(caller: Caller, made: readonly NewDisk[]): Promise<void> {
+    const deps = this.#deps
+    const { idempotency: _, ...plain } = caller
+    for (const { volume: v } of made) {
+      if (!v.making) continue
+      await submit(
+        deps,
+        this.#engine,
+        plain,
+        deleteVolumeJob,
+        { volume: v.id, name: v.name },
+        { kind: 'volume', id: v.id, name: v.name },
+      )
+        .then((job) => this.#engine.wait(job.id, { timeout_ms: DISK_TIMEOUT_MS }))
+        .catch((error: unknown) => deps.log(`the volume ${v.name} is left over: ${(error as Error).message}`))
+    }
+    await deps.view.waitFor(await deps.store.current())
+  }
+
+  async #makeDisk(caller: Caller, vm: VmRecord, planned: VolumeRecord): Promise<void> {
+    const deps = this.#deps
+    if (!planned.making) {
+      const pool = poolDefinition(poolOf(deps, planned.pool))
+      return deps.machine.volumes.grant(pool, volumeDefinition(deps, planned), { uid: vm.spec.uid })
+    }
+    const { vm: _vm, ...volume } = planned
+    const key = indexKeys.name('volume', caller.project, volume.name)
+    const writes: Write[] = [put(volumeKind, volume.id, volume), put(indexKind, key, { schema: 1, holder: volume.id })]
+    const pool = deps.view.get(poolKind, volume.pool)
+    const { idempotency: _, ...plain } = caller
+    const job = await submit(
+      deps,
+      this.#engine,
+      plain,
+      makeVolumeJob,
+      { volume: volume.id, name: volume.name, uid: vm.spec.uid },
+      { kind: 'volume', id: volume.id, name: volume.name },
+      { checks: [absent(indexKind, key), ...(pool ? [unchanged(pool)] : [])], writes },
+    )
+    const ended = await this.#engine.wait(job.id, { timeout_ms: DISK_TIMEOUT_MS })
+    if (ended.state !== 'done')
+      throw new WadahError(ended.fault ?? fail('timeout', 'The disk was not made in time.').fault)
+    await deps.view.waitFor(await deps.store.current())
   }
 
   async reset(caller: Caller, ref: string): Promise<Vm> {

@@ -10,6 +10,21 @@ export class FakeWorld {
   running = new Set<string>()
   builds = new Set<string>()
   kernels = new Set<string>()
+  paused = new Set<string>()
+  /** Guests do not hear the power button; `wholly`: nor their agents. */
+  deaf: false | 'button' | 'wholly' = false
+  seen: Observed[] = []
+  wake: (() => void) | undefined
+  tell(seen: Observed): void {
+    this.seen.push(seen)
+    this.wake?.()
+  }
+  /** How many more volumes there is room for. */
+  full = Number.POSITIVE_INFINITY
+  /** Volumes are copied until this is resolved. */
+  copying: Promise<void> | undefined
+  /** VMs whose adoption goes wrong. */
+  odd = new Set<string>()
 
   snapshot(): unknown {
     return {
@@ -33,18 +48,34 @@ export function fakeMachine(w: FakeWorld): Machine {
   const observed = (vm: string): Observed => ({
     vm,
     at_ms: 1000,
-    ...(w.running.has(vm) ? { state: 'running', pid: 42, accelerator: 'tcg' } : { state: 'stopped' }),
+    ...(w.running.has(vm)
+      ? {
+          ...(w.paused.has(vm) ? { state: 'paused', paused_by: 'user' } : { state: 'running' }),
+          pid: 42,
+          accelerator: 'tcg',
+        }
+      : { state: 'stopped' }),
   })
   const file = (pool: { id: string }, volume: { id: string; format: string }) =>
     `${pool.id}/${volume.id}.${volume.format}`
   const clean = async (vm: string) => {
-    w.running.delete(vm)
+    if (w.running.delete(vm)) w.tell(observed(vm))
     for (const tap of [...w.taps]) if (tap.startsWith(`${vm}/`)) w.taps.delete(tap)
   }
   const machine = {
     facts: async () => ({ memory_mib: 8192, memory_free_mib: 8000, cpus: 2, attention: [], accelerator: 'tcg' }),
     observe: async (vm: string) => observed(vm),
-    observations: async function* () {},
+    async *observations(signal: AbortSignal) {
+      while (!signal.aborted) {
+        const seen = w.seen.shift()
+        if (seen) yield seen
+        else
+          await new Promise<void>((resolve) => {
+            w.wake = resolve
+            signal.addEventListener('abort', () => resolve(), { once: true })
+          })
+      }
+    },
     known: async () => [...w.folders],
     plan: async (request: LaunchRequest) => {
       requests.set(request.vm, request)
@@ -62,20 +93,34 @@ export function fakeMachine(w: FakeWorld): Machine {
       w.running.add(vm)
       return running(vm) as Running
     },
-    attach: async (vm: string) => running(vm),
+    attach: async (vm: string) => {
+      if (w.odd.has(vm)) throw fail('tool_failed', 'its folder cannot be read')
+      return running(vm)
+    },
     running,
     clean,
     forget: async (vm: string) => {
       await clean(vm)
       w.folders.delete(vm)
     },
-    powerDown: async (vm: string) => void w.running.delete(vm),
-    agentPowerDown: async (vm: string) => void w.running.delete(vm),
+    powerDown: async (vm: string) => {
+      if (!w.deaf && w.running.delete(vm)) w.tell({ ...observed(vm), by_guest: true })
+    },
+    agentPowerDown: async (vm: string) => {
+      if (w.deaf === 'wholly') throw fail('agent_silent', 'no agent')
+      if (w.running.delete(vm)) w.tell({ ...observed(vm), by_guest: true })
+    },
     stop: async (vm: string) => clean(vm),
     waitStopped: async (vm: string) => (w.running.has(vm) ? undefined : observed(vm)),
     reset: async () => {},
-    pause: async () => {},
-    resume: async () => {},
+    pause: async (vm: string) => {
+      w.paused.add(vm)
+      w.tell(observed(vm))
+    },
+    resume: async (vm: string) => {
+      w.paused.delete(vm)
+      w.tell(observed(vm))
+    },
     applyLimits: async () => {},
     serialLog: async () => ({ text: '', size_bytes: 0 }),
     check: async () => ({ ok: true, detail: 'HTTP 200', took_ms: 1 }),
@@ -84,13 +129,17 @@ export function fakeMachine(w: FakeWorld): Machine {
       facts: async () => ({ capacity_bytes: 100 * 2 ** 30, free_bytes: 2 ** 36, direct_io: true, file_system: 'ext4' }),
       closePool: async () => {},
       path: (pool: { id: string }, v: { id: string; format: string }) => file(pool, v),
-      create: async (pool: { id: string }, v: { id: string; format: string }) => void w.files.add(file(pool, v)),
+      create: async (pool: { id: string }, v: { id: string; format: string }) => {
+        if (w.full-- <= 0) throw fail('no_room', 'the pool is full')
+        w.files.add(file(pool, v))
+      },
       clone: async (
         pool: { id: string },
         from: { pool: { id: string }; volume: { id: string; format: string } },
         to: { id: string; format: string },
       ) => {
         if (!w.files.has(file(from.pool, from.volume))) throw fail('not_found', 'the source is not there')
+        await w.copying
         w.files.add(file(pool, to))
       },
       adopt: async (pool: { id: string }, _file: string, v: { id: string; format: string }) =>
