@@ -28,6 +28,7 @@ import { claimKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
 import { poolDefinition } from '../resolve.ts'
 import { freeAddress, freeMac, freeUid, inSubnet } from './allocate.ts'
+import { healthTarget } from './view.ts'
 
 export const DEFAULT_POOL = 'default'
 export const DEFAULT_NETWORK = 'default'
@@ -119,6 +120,16 @@ export async function planCreate(
     throw fail('invalid', `The balloon can only take memory away: at most ${spec.memory_mib} MiB.`, {
       field: '/balloon_mib',
     })
+  }
+  if (body.wait_ready && !healthTarget(spec)) {
+    throw fail(
+      'invalid',
+      `Its service (port ${spec.service?.port}) could not be reached from this host to be waited for.`,
+      {
+        field: '/wait_ready',
+        remedy: `give it a NIC on a network of kind "nat", or publish its port: "publish": [{"port": …, "to": ${spec.service?.port}}]`,
+      },
+    )
   }
   const record: VmRecord = {
     schema: 1,

@@ -309,15 +309,17 @@ async function shutdown(ctx: Ctx<ShutdownParams>): Promise<{ how: string }> {
   const { deps, params: p, signal } = ctx
   const begun = deps.clock.monotonic_ms()
   const left = () => p.timeout_s * 1000 - (deps.clock.monotonic_ms() - begun)
+  const agentAt = Math.min(AGENT_AFTER_MS, (p.timeout_s * 1000) / 2)
+  const untilAgent = () => agentAt - (deps.clock.monotonic_ms() - begun)
   let agentAsked = false
   for (let press = 1; left() > 0; press++) {
     if (!deps.machine.running(p.vm)) return { how: agentAsked ? 'guest agent' : 'power button' }
     ctx.log(`power button, press ${press}`)
     await deps.machine.powerDown(p.vm)
-    const wait = Math.max(1, Math.min(left(), PRESS_AGAIN_MS))
+    const wait = Math.max(1, Math.min(left(), PRESS_AGAIN_MS, agentAsked ? PRESS_AGAIN_MS : untilAgent()))
     if (await deps.machine.waitStopped(p.vm, wait, signal)) return { how: agentAsked ? 'guest agent' : 'power button' }
     ctx.progress(Math.min(1, 1 - left() / (p.timeout_s * 1000)))
-    if (!agentAsked && deps.clock.monotonic_ms() - begun >= Math.min(AGENT_AFTER_MS, (p.timeout_s * 1000) / 2)) {
+    if (!agentAsked && untilAgent() <= 0) {
       agentAsked = true
       ctx.log('asking the guest agent')
       await deps.machine

@@ -170,6 +170,12 @@ export class Vms implements VmService {
   async start(caller: Caller, ref: string): Promise<Job> {
     const vm = this.#find(caller, ref)
     this.#allow(caller, vm, 'start')
+    this.#refuseWhileCopied(vm)
+    return this.#lifecycle(caller, vm, startVm, { vm: vm.id, name: vm.value.name }, 'running')
+  }
+
+  /** Whoever copies a disk reads it for a while after the job was asked for. */
+  #refuseWhileCopied(vm: Rec<VmRecord>): void {
     for (const { name, volume } of vm.value.spec.disks) {
       const reader = readerOf(this.#deps, volume)
       if (reader !== undefined)
@@ -177,7 +183,6 @@ export class Vms implements VmService {
           remedy: `wadah job wait ${reader}`,
         })
     }
-    return this.#lifecycle(caller, vm, startVm, { vm: vm.id, name: vm.value.name }, 'running')
   }
 
   async stop(caller: Caller, ref: string): Promise<Job> {
@@ -228,6 +233,7 @@ export class Vms implements VmService {
         remedy: `wadah volume delete ${users[0]?.value.name}`,
       })
     }
+    this.#refuseWhileCopied(vm)
     const params = { vm: vm.id, name: vm.value.name, force, keep_disks: options.keep_disks ?? false }
     return submit(this.#deps, this.#engine, caller, deleteVm, params, target(vm.value))
   }

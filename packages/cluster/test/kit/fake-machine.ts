@@ -23,6 +23,8 @@ export class FakeWorld {
   full = Number.POSITIVE_INFINITY
   /** Volumes are copied until this is resolved. */
   copying: Promise<void> | undefined
+  /** A pool's folder is being removed until this is resolved. */
+  closing: Promise<void> | undefined
   /** VMs whose adoption goes wrong. */
   odd = new Set<string>()
 
@@ -111,7 +113,10 @@ export function fakeMachine(w: FakeWorld): Machine {
       if (w.running.delete(vm)) w.tell({ ...observed(vm), by_guest: true })
     },
     stop: async (vm: string) => clean(vm),
-    waitStopped: async (vm: string) => (w.running.has(vm) ? undefined : observed(vm)),
+    waitStopped: async (vm: string, timeout_ms: number) => {
+      if (w.running.has(vm)) await new Promise((resolve) => setTimeout(resolve, timeout_ms))
+      return w.running.has(vm) ? undefined : observed(vm)
+    },
     reset: async () => {},
     pause: async (vm: string) => {
       w.paused.add(vm)
@@ -127,7 +132,7 @@ export function fakeMachine(w: FakeWorld): Machine {
     volumes: {
       openPool: async () => ({ capacity_bytes: 2 ** 40, free_bytes: 2 ** 40, direct_io: true, file_system: 'ext4' }),
       facts: async () => ({ capacity_bytes: 100 * 2 ** 30, free_bytes: 2 ** 36, direct_io: true, file_system: 'ext4' }),
-      closePool: async () => {},
+      closePool: async () => w.closing,
       path: (pool: { id: string }, v: { id: string; format: string }) => file(pool, v),
       create: async (pool: { id: string }, v: { id: string; format: string }) => {
         if (w.full-- <= 0) throw fail('no_room', 'the pool is full')
@@ -155,7 +160,10 @@ export function fakeMachine(w: FakeWorld): Machine {
     networks: {
       apply: async () => [],
       support: async () => ({ nat: true }),
-      propose: async () => ({ subnet: '10.9.9.0/24', gateway: '10.9.9.1', bridge: 'wbr' }),
+      propose: async (_id: string, taken: readonly string[]) => {
+        const n = Array.from({ length: 9 }, (_, i) => i).find((i) => !taken.includes(`10.9.${i}.0/24`))
+        return { subnet: `10.9.${n}.0/24`, gateway: `10.9.${n}.1`, bridge: `wbr${n}` }
+      },
       portFree: async (_p: string, _a: string, port: number) => port !== 999,
       attach: async () => ({ ifname: 'tap' }),
       detach: async () => {},
@@ -170,6 +178,7 @@ export function fakeMachine(w: FakeWorld): Machine {
       },
       build: async (image: string) => {
         w.builds.add(image)
+        await w.copying
         return {
           kind: 'disk',
           disk: { file: '/x', format: 'qcow2', virtual_size_bytes: 2 ** 30, sha256: 'aa' },
