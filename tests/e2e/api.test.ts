@@ -83,7 +83,7 @@ describe('the API', () => {
       ['POST', '/v1/vms', { name: 'a', nics: [{ address: '9.9.9.9' }] }, 422, 'invalid', '/nics/0/address'],
       ['POST', '/v1/images/build', { recipe: 'web-sever' }, 404, 'not_found', '/recipe'],
       ['POST', '/v1/pools', { name: 'p', path: '/etc' }, 403, 'forbidden', '/path'],
-      ['POST', '/v1/pools', { name: 'p', path: '/mnt/../etc' }, 422, 'invalid', '/path'],
+      ['POST', '/v1/pools', { name: 'p', path: '/mnt/../etc' }, 403, 'forbidden', '/path'],
       ['GET', '/v1/vms/none', undefined, 404, 'not_found'],
       ['GET', '/v1/vms?cursor=%00', undefined, 422, 'invalid', '/cursor'],
       ['GET', '/v1/nothing', undefined, 404, 'not_found'],

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { createClient, type Client, type ClientRequest, type ClientResponse } from '@wadah/api/client'
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { Job } from '@wadah/api/schema/job'
@@ -46,6 +46,7 @@ export class Daemon {
       stream?.on('data', (chunk) => (said = `${said}${chunk}`.slice(-20_000)))
     await until('wadahd to answer', async () => {
       if (child.exitCode !== null) throw new Error(`wadahd ended:\n${said}`)
+      if (!ownPidFile(this.socket, child.pid)) return false
       return this.api.call(endpoints.system.ping).then(
         () => true,
         () => false,
@@ -211,6 +212,15 @@ export class Daemon {
       volumes: list(`${this.data}/pools/default/wadah/volumes`),
       temporary: [...list(`${this.data}/pools/default/wadah/tmp`), ...list(`${this.data}/builds`)],
     }
+  }
+}
+
+/** It is written when everything else is. */
+function ownPidFile(socket: string, pid: number | undefined): boolean {
+  try {
+    return Number.parseInt(readFileSync(join(dirname(socket), 'wadahd.pid'), 'utf8'), 10) === pid
+  } catch {
+    return false
   }
 }
 

@@ -117,9 +117,10 @@ async function main(config: DaemonConfig): Promise<void> {
       socket: { path: config.socket, group: 'wadah' },
     },
   })
+  await announce(config, cluster.view, server)
+  // Last of all: who finds this file finds the others too.
   const pidFile = join(dirname(config.socket), 'wadahd.pid')
   await writeFile(pidFile, `${process.pid} ${await startTicks()}\n`, { mode: 0o644 })
-  await announce(config, cluster.view, server)
   log.info({ url: server.url, fingerprint: server.certificate.fingerprint, socket: config.socket }, 'wadahd listens')
 
   let ending = false
