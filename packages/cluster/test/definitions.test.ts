@@ -2,9 +2,9 @@
 import { describe, expect, test } from 'vitest'
 import type { Store, Write } from '@wadah/store/store'
 import { del, put } from '@wadah/store/store'
-import type { Deps } from '../src/context.ts'
+import { type Deps, forward } from '../src/context.ts'
 import { buildImage, deleteImage } from '../src/images/jobs.ts'
-import { type JobDefinition, defineJob, step } from '../src/jobs/define.ts'
+import { type JobDefinition, defineJob, pivot, step } from '../src/jobs/define.ts'
 import { checkJob } from '../src/jobs/testing.ts'
 import {
   type VmRecord,
@@ -17,7 +17,7 @@ import {
 } from '../src/records.ts'
 import { deleteVolumeJob, makeVolumeJob } from '../src/storage/jobs.ts'
 import { type CreatePlan, assemble } from '../src/vms/create.ts'
-import { createVm, deleteVm, startVm, stopVm } from '../src/vms/jobs.ts'
+import { type ShutdownParams, createVm, deleteVm, shutdownVm, startVm, stopVm } from '../src/vms/jobs.ts'
 import { Pending } from '../src/pending.ts'
 import { BASE, CachedView, IMAGE, POOL, fakeDeps, ground } from './kit/cluster.ts'
 import { FakeWorld } from './kit/fake-machine.ts'
@@ -99,10 +99,14 @@ function withCommit<P>(
   definition: JobDefinition<P, Deps>,
   writes: readonly Write[],
   params: P,
+  before: readonly Write[] = [],
 ): JobDefinition<P, Deps> {
   const first = step<P, Deps>('committed', {
     do: (ctx) => ctx.commit(writes),
-    undo: (ctx) => ctx.commit(writes.map((w) => del({ name: w.kind }, w.id))),
+    undo: (ctx) =>
+      ctx.commit(
+        writes.map((w) => before.find((b) => b.kind === w.kind && b.id === w.id) ?? del({ name: w.kind }, w.id)),
+      ),
   })
   const { name, version, parse, steps, pivotAt: _, ...options } = definition
   // The generic test expects every step to run.
@@ -110,12 +114,14 @@ function withCommit<P>(
   return defineJob<P, Deps>(name, version, parse, [first, ...wanted], options)
 }
 
+const planDeps = {
+  hostId: 'host-aaaaaaaaaa',
+  clock: { now_ms: () => 1000 },
+  view: { get: () => undefined },
+} as unknown as Deps
+
 function plan(start: boolean, wait: boolean): CreatePlan {
-  const deps = {
-    hostId: 'host-aaaaaaaaaa',
-    clock: { now_ms: () => 1000 },
-    view: { get: () => undefined },
-  } as unknown as Deps
+  const deps = planDeps
   const disk = { name: 'root', volume: root(true), limits: {}, from: { volume: BASE, how: 'linked' as const } }
   return assemble(deps, new Pending(), vmRecord(), [disk], 'secret-password', start, wait)
 }
@@ -164,7 +170,55 @@ describe('jobs leave all or nothing', () => {
     })
   }, 60_000)
 
-  // vm.shutdown can be cancelled, and a guest that heard the button goes down all the same: nothing to undo.
+  test.each(['delta', 'full', 'attached'] as const)(
+    'vm.create from disks that are there: %s',
+    async (how) => {
+      const other: VolumeRecord = { ...root(false), id: 'vol-otherothera', name: 'other' }
+      const { vm: _, base: __, ...free } = other
+      const source: VolumeRecord = how === 'delta' ? { ...other, vm: 'vm-otherother' } : free
+      const name = put(indexKind, indexKeys.name('volume', 'default', 'other'), { schema: 1, holder: other.id })
+      const there = how === 'attached' ? [] : [put(volumeKind, source.id, source), name]
+      const record = vmRecord()
+      if (how === 'attached') record.spec.disks = [{ name: 'root', volume: other.id, limits: {} }]
+      const disk =
+        how === 'attached'
+          ? { name: 'root', volume: { ...free, vm: VM }, limits: {} }
+          : { name: 'root', volume: root(true), limits: {}, from: { volume: source.id, how } }
+      const { params, writes } = assemble(planDeps, new Pending(), record, [disk], undefined, true, false)
+      const begin = how === 'attached' ? [put(volumeKind, free.id, free), name] : there
+      await checkJob({
+        definition: withCommit(createVm, writes, params, begin),
+        params: how === 'delta' ? { ...params, source: 'vm-otherother' } : params,
+        target,
+        records,
+        world: world(begin, [`${other.id}.qcow2`]),
+      })
+    },
+    120_000,
+  )
+
+  // vm.shutdown can be cancelled, and a guest that heard the button goes down all the same: nothing to undo. Tried as if it could not.
+  test('vm.shutdown', async () => {
+    const { name, version, parse, steps, pivotAt: _, ...options } = shutdownVm
+    const inner = steps[0]?.do as (ctx: never) => Promise<{ how: string }>
+    const definition = defineJob<ShutdownParams, Deps>(
+      name,
+      version,
+      parse,
+      [pivot('shutdown', { do: (ctx) => forward(() => inner(ctx as never)) })],
+      options,
+    )
+    await checkJob({
+      definition,
+      params: { ...vm, timeout_s: 10, force: true },
+      target,
+      records,
+      world: world(standing(), [`${ROOT}.qcow2`], (w) => {
+        w.folders.add(VM)
+        w.running.add(VM)
+      }),
+    })
+  }, 60_000)
   test('vm.stop', async () => {
     const running = world(standing(), [`${ROOT}.qcow2`], (w) => {
       w.folders.add(VM)

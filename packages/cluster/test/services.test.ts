@@ -151,7 +151,7 @@ describe('what stands on something keeps it', () => {
     await r.done(r.images.delete(caller, 'web', undefined))
   })
 
-  test('a linked clone makes its base read-only, for good', async () => {
+  test('a linked clone makes its base read-only, as long as it is there', async () => {
     await r.done(r.storage.createVolume(caller, { name: 'base', size_mib: 5 }))
     await r.done(r.storage.cloneVolume(caller, 'base', { name: 'top', clone: 'linked' }))
     expect((await r.storage.getVolume(caller, 'base')).read_only).toBe(true)
@@ -160,6 +160,9 @@ describe('what stands on something keeps it', () => {
     })
     await expect(r.storage.deleteVolume(caller, 'base', undefined)).rejects.toMatchObject({ fault: { code: 'in_use' } })
     await r.done(r.storage.deleteVolume(caller, 'top', undefined))
+    await create({ name: 'x', disks: [{ volume: 'base' }] })
+    expect((await r.storage.getVolume(caller, 'base')).read_only).toBe(false)
+    await r.done(r.vms.delete(caller, 'x', { keep_disks: true }, undefined))
     await r.done(r.storage.deleteVolume(caller, 'base', undefined))
   })
 })

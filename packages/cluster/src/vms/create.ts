@@ -425,7 +425,8 @@ export function readerOf(deps: Pick<Deps, 'view'>, volume: string): string | und
 function attachable(deps: Deps, project: string, ref: string, field: string, vm: string): VolumeRecord {
   const { value } = find(deps, 'volume', volumeKind, project, ref, field)
   if (value.making) throw fail('busy', `The volume "${value.name}" is being made.`, { field })
-  if (value.read_only)
+  const stood = value.image !== undefined || deps.view.list(volumeKind).some((v) => v.value.base === value.id)
+  if (stood)
     throw fail('in_use', `The volume "${value.name}" is the base of others and may not be written.`, {
       field,
       remedy: `wadah volume clone ${value.name} NAME`,
@@ -435,7 +436,8 @@ function attachable(deps: Deps, project: string, ref: string, field: string, vm:
   const reader = readerOf(deps, value.id)
   if (reader !== undefined)
     throw fail('busy', `The volume "${value.name}" is being copied.`, { field, remedy: `wadah job wait ${reader}` })
-  return { ...value, vm }
+  // A base whose last clone is gone may be written again.
+  return { ...value, vm, read_only: false }
 }
 
 /** Refuses what the pools may not promise any more. */

@@ -317,7 +317,12 @@ async function shutdown(ctx: Ctx<ShutdownParams>): Promise<{ how: string }> {
     ctx.log(`power button, press ${press}`)
     await deps.machine.powerDown(p.vm)
     const wait = Math.max(1, Math.min(left(), PRESS_AGAIN_MS, agentAsked ? PRESS_AGAIN_MS : untilAgent()))
-    if (await deps.machine.waitStopped(p.vm, wait, signal)) return { how: agentAsked ? 'guest agent' : 'power button' }
+    // The guest has heard the button: from here on nothing is "nothing was changed".
+    const stopped = await forward(() => deps.machine.waitStopped(p.vm, wait, signal)).catch((error: unknown) => {
+      signal.throwIfAborted()
+      throw error
+    })
+    if (stopped) return { how: agentAsked ? 'guest agent' : 'power button' }
     ctx.progress(Math.min(1, 1 - left() / (p.timeout_s * 1000)))
     if (!agentAsked && untilAgent() <= 0) {
       agentAsked = true
@@ -336,7 +341,7 @@ async function shutdown(ctx: Ctx<ShutdownParams>): Promise<{ how: string }> {
     })
   }
   ctx.log('the time is over: ending it')
-  await deps.machine.stop(p.vm)
+  await forward(() => deps.machine.stop(p.vm))
   return { how: 'stopped' }
 }
 
