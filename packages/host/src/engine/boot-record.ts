@@ -20,7 +20,10 @@ const HOTPLUG_FROM_MIB = 256
 /** Slots of pcie.0: 0 is the host bridge, 1f the south bridge; root ports lie eight to a slot from here. */
 const FIRST_PORT_SLOT = 0x10
 
-/** Lays out the machine. PCI addresses depend only on the order of disks and NICs in the spec. */
+/**
+ * Lays out the machine. PCI addresses depend only on the order of NICs and disks in the spec. NICs come first: a guest names them by
+ * their place (`enp2s0`), and a disk more must not rename them.
+ */
 export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootRecord {
   const { spec } = request
   const devices: BootDevice[] = [
@@ -33,6 +36,16 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
   const onPorts = spec.disks.length + spec.nics.length
   for (let i = 0; i < onPorts + SPARE_PORTS; i++) devices.push(rootPort(i))
   let port = 0
+  for (const nic of spec.nics) {
+    devices.push({
+      kind: 'nic',
+      id: `nic-${nic.name}`,
+      bus: `rp${port++}`,
+      name: nic.name,
+      mac: nic.mac,
+      network: nic.network,
+    })
+  }
   spec.disks.forEach((disk, i) => {
     devices.push({
       kind: 'disk',
@@ -44,16 +57,6 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
       ...(spec.boot.kind === 'disk' ? { boot_index: i + 1 } : {}),
     })
   })
-  for (const nic of spec.nics) {
-    devices.push({
-      kind: 'nic',
-      id: `nic-${nic.name}`,
-      bus: `rp${port++}`,
-      name: nic.name,
-      mac: nic.mac,
-      network: nic.network,
-    })
-  }
   return {
     schema: 1,
     vm: request.vm,

@@ -32,52 +32,64 @@ export async function openVnc(path: string): Promise<ConsoleStream> {
   }
 }
 
+type Line = { socket: Socket; viewers: Set<Viewer> }
+
 /** One serial port, shared. Everybody sees what the guest writes; what anybody types goes to the guest. */
 export class SerialHub {
   readonly #path: string
-  readonly #viewers = new Set<Viewer>()
-  #socket: Promise<Socket> | undefined
+  #line: Promise<Line> | undefined
 
   constructor(path: string) {
     this.#path = path
   }
 
   async open(): Promise<ConsoleStream> {
-    const socket = await (this.#socket ??= this.#connect())
+    const opening = (this.#line ??= this.#connect())
+    const line = await opening
+    const { socket, viewers } = line
     const viewer = new Viewer(
       (data) => void socket.write(data),
       () => {
-        this.#viewers.delete(viewer)
-        if (this.#viewers.size === 0) {
-          socket.destroy()
-          this.#socket = undefined
-        }
+        viewers.delete(viewer)
+        if (viewers.size > 0) return
+        socket.destroy()
+        this.#drop(opening)
       },
     )
-    this.#viewers.add(viewer)
+    viewers.add(viewer)
+    if (socket.destroyed) viewer.end()
     return viewer
   }
 
-  async #connect(): Promise<Socket> {
-    try {
-      const socket = await connect(this.#path)
+  /** Another connection may be on its way by now: only this one is let go. */
+  #drop(line: Promise<Line>): void {
+    if (this.#line === line) this.#line = undefined
+  }
+
+  #connect(): Promise<Line> {
+    const opening = connect(this.#path).then((socket) => {
+      const viewers = new Set<Viewer>()
       socket.on('error', () => {})
       socket.on('data', (chunk: Buffer) => {
-        for (const viewer of this.#viewers) viewer.push(chunk)
+        for (const viewer of viewers) viewer.push(chunk)
       })
       socket.on('close', () => {
-        this.#socket = undefined
-        for (const viewer of [...this.#viewers]) viewer.end()
+        this.#drop(opening)
+        for (const viewer of [...viewers]) viewer.end()
       })
-      return socket
-    } catch (error) {
-      this.#socket = undefined
-      throw error
-    }
+      return { socket, viewers }
+    })
+    opening.catch(() => this.#drop(opening))
+    return opening
   }
 
   close(): void {
-    for (const viewer of [...this.#viewers]) viewer.close()
+    void this.#line?.then(
+      ({ viewers }) => {
+        for (const viewer of [...viewers]) viewer.close()
+      },
+      () => undefined,
+    )
   }
 }
 

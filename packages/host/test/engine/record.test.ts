@@ -144,7 +144,7 @@ describe('command lines', () => {
 
 describe('the boot record', () => {
   const counts = fc.record({
-    disks: fc.integer({ min: 0, max: 16 }),
+    disks: fc.integer({ min: 0, max: 15 }),
     nics: fc.integer({ min: 0, max: 8 }),
     memory_mib: fc.integer({ min: 16, max: 65_536 }),
   })
@@ -171,6 +171,14 @@ describe('the boot record', () => {
         expect(new Set(ports.map((p) => p.chassis)).size).toBe(ports.length)
         expect(ports.length).toBe(c.disks + c.nics + 4)
         expect(memory.max_mib).toBeGreaterThanOrEqual(memory.mib)
+      }),
+    )
+  })
+  test('a disk more moves nothing that was there', () => {
+    fc.assert(
+      fc.property(counts, (c) => {
+        const [before, after] = [made(c), made({ ...c, disks: c.disks + 1 })]
+        for (const device of before.devices) expect(after.devices).toContainEqual(device)
       }),
     )
   })
