@@ -41,12 +41,16 @@ const BESIDE: Partial<Record<VmAction, readonly string[]>> = {
   reset: ['vm.shutdown'],
 }
 
+/** The next command to type; never one that would be refused too. */
 function remedy(action: VmAction, name: string, state: VmState): string | undefined {
-  if (action === 'delete' || action === 'clone') return `wadah vm shutdown ${name}`
-  if (state === 'stopped') return `wadah vm start ${name}`
+  if (state === 'unknown') return `wadah vm stop ${name} ends a QEMU that does not answer; its disks are kept`
+  if (action === 'delete' || action === 'clone') {
+    if (state === 'running') return `wadah vm shutdown ${name}`
+    return STATES.stop.includes(state) ? `wadah vm stop ${name}` : undefined
+  }
+  if (state === 'stopped') return action === 'stop' || action === 'shutdown' ? undefined : `wadah vm start ${name}`
   if (state === 'paused')
     return action === 'start' || action === 'shutdown' || action === 'exec' ? `wadah vm resume ${name}` : undefined
-  if (state === 'unknown') return `wadah vm stop ${name} ends a QEMU that does not answer; its disks are kept`
   return undefined
 }
 

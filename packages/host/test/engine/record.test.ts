@@ -2,8 +2,6 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import type { VmSpec } from '@wadah/api/schema/vm'
-import type { LaunchRequest } from '@wadah/ports/machine'
 import { argv } from '../../src/engine/argv.ts'
 import { baselineCpu, bootRecord, uuidOf } from '../../src/engine/boot-record.ts'
 import { layoutOf, settings } from '../../src/engine/cgroup.ts'
@@ -11,120 +9,7 @@ import { parseCpuinfo, parseMachineHelp, parseMeminfo, parseQemuVersion } from '
 import { bootPlan, seedText } from '../../src/engine/plan.ts'
 import { memoryCeiling, stateOf, tbSizeMib } from '../../src/engine/state.ts'
 import { verdict } from '../../src/engine/probe/accelerator.ts'
-
-const POOL = { id: 'pool-aaaaaaaaaa', path: '/pool', direct_io: true }
-const volume = (id: string, format: 'qcow2' | 'raw' = 'qcow2') => ({ id, pool: POOL.id, format, size_bytes: 2 ** 30 })
-
-function request(over: Partial<VmSpec> = {}, more: Partial<LaunchRequest> = {}): LaunchRequest {
-  const spec: VmSpec = {
-    cpus: 2,
-    memory_mib: 512,
-    machine: 'q35',
-    boot: { kind: 'disk' },
-    disks: [],
-    nics: [],
-    limits: {},
-    balloon_mib: null,
-    seed: { hostname: 'web', has_password: false, ssh_keys: [] },
-    uid: 5000,
-    ...over,
-  }
-  return {
-    vm: 'vm-aaaaaaaaaa',
-    name: 'web',
-    epoch: 1,
-    spec,
-    disks: spec.disks.map((d) => ({ name: d.name, chain: [volume(d.volume)], pool: POOL })),
-    nics: spec.nics.map((n) => ({
-      name: n.name,
-      network: n.address
-        ? {
-            id: n.network,
-            name: 'n',
-            kind: 'nat',
-            subnet: '10.1.0.0/24',
-            gateway: '10.1.0.1',
-            bridge: 'b',
-            domain: 'd',
-          }
-        : { id: n.network, name: 'u', kind: 'user' },
-      attachment: {
-        vm: 'vm-aaaaaaaaaa',
-        vm_name: 'web',
-        nic: n.name,
-        network: n.network,
-        uid: 5000,
-        mac: n.mac,
-        publish: n.publish,
-        limits: {},
-      },
-    })),
-    seed: {},
-    ...more,
-  }
-}
-const disk = (i: number) => ({
-  name: `disk${i}`,
-  volume: `vol-${'abcdefghij'.slice(0, 9)}${'abcdefghijklmnop'[i]}`,
-  limits: {},
-})
-const nic = (i: number, over: object = {}) => ({
-  name: `net${i}`,
-  network: 'net-aaaaaaaaaa',
-  mac: `52:54:00:00:00:0${i}`,
-  publish: [],
-  limits: {},
-  ...over,
-})
-const FACTS = { machine: 'pc-q35-7.2', accelerator: 'tcg' as const, cpu: { model: 'qemu64', flags: [] } }
-const LOCAL = {
-  qemu: '/usr/bin/qemu-system-x86_64',
-  directory: '/var/lib/wadah/vms/vm-aaaaaaaaaa/live',
-  cgroup: 'wadah',
-  diskPath: (pool: { path: string }, v: { id: string; format: string }) => `${pool.path}/${v.id}.${v.format}`,
-  tapName: (_vm: string, n: string) => `tap-${n}`,
-}
-
-const MATRIX: Record<string, { request: LaunchRequest; facts?: object; local?: object }> = {
-  'kernel-no-disk': {
-    request: request(
-      { cpus: 1, memory_mib: 96, boot: { kind: 'kernel', image: 'img-aaaaaaaaaa', cmdline: 'console=ttyS0' } },
-      { kernel: { image: 'img-aaaaaaaaaa', cmdline: 'console=ttyS0 quiet', has_initrd: true } },
-    ),
-    local: { kernel: { kernel: '/images/kernel', initrd: '/images/initrd' } },
-  },
-  'linked-chain': {
-    request: request(
-      {
-        disks: [disk(0), disk(1)],
-        nics: [
-          nic(1, { address: '10.1.0.11' }),
-          nic(2, {
-            publish: [
-              { protocol: 'tcp', address: '127.0.0.1', port: 8080, to: 80 },
-              { protocol: 'udp', address: '0.0.0.0', port: 53, to: 53 },
-            ],
-          }),
-        ],
-      },
-      {
-        disks: [
-          { name: 'disk0', chain: [volume('vol-top'), volume('vol-middle'), volume('vol-base', 'raw')], pool: POOL },
-          { name: 'disk1', chain: [volume('vol-raw', 'raw')], pool: { ...POOL, direct_io: false } },
-        ],
-      },
-    ),
-  },
-  'many-disks': { request: request({ disks: Array.from({ length: 9 }, (_, i) => disk(i)) }) },
-  kvm: {
-    request: request({ disks: [disk(0)] }),
-    facts: { accelerator: 'kvm', cpu: { model: 'qemu64', flags: ['+ssse3', '-svm'] } },
-  },
-  commas: {
-    request: request({ disks: [disk(0)] }),
-    local: { directory: '/odd,place/live', diskPath: () => '/a,b/c.qcow2' },
-  },
-}
+import { FACTS, LOCAL, MATRIX, disk, nic, request } from './matrix.ts'
 
 describe('command lines', () => {
   test.each(Object.entries(MATRIX))('%s is as it was', (name, { request: r, facts, local }) => {
