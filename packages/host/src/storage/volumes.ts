@@ -95,7 +95,7 @@ export function createVolumes(options: VolumesOptions): Volumes {
       throw fail('invalid', 'Only a linked clone can be copied by its own layer, in its own pool and format.')
     }
     if (to.size_bytes !== source.size_bytes) throw fail('invalid', 'A copy of a layer has the size of its source.')
-    if (await isThere(pool, { ...to, base: source.base })) return await durable(folders(pool).volumes)
+    if (await isThere(pool, { ...to, base: source.base })) return await settle(pool, to)
     await check(pool, source).catch(missing(source))
     const least = await allocated(from.pool, source)
     if (least > (await facts(pool)).free_bytes) throw await noRoom(pool, least)
@@ -108,6 +108,12 @@ export function createVolumes(options: VolumesOptions): Volumes {
         throw full ? Object.assign(new Error('no space'), { code: 'ENOSPC', cause: error }) : error
       })
     })
+  }
+
+  /** It is there already. A crash between giving it its name and taking away the temporary one left both. */
+  async function settle(pool: PoolDefinition, volume: Name): Promise<void> {
+    await unlink(tmpPath(pool, volume)).catch(ignoreMissing)
+    await durable(folders(pool).volumes)
   }
 
   async function explain(pool: PoolDefinition, error: unknown, wanted_bytes: number): Promise<unknown> {
@@ -215,7 +221,7 @@ export function createVolumes(options: VolumesOptions): Volumes {
         stopIfAborted(work)
         if (!(await isThere(pool, volume))) {
           await publish(pool, volume, volume.size_bytes, async (_tmp, handle) => await fillEmpty(handle, volume))
-        } else await durable(folders(pool).volumes)
+        } else await settle(pool, volume)
       })
     },
 
@@ -238,7 +244,7 @@ export function createVolumes(options: VolumesOptions): Volumes {
             })
           if (to.format !== 'qcow2') throw fail('invalid', 'A linked clone has the format qcow2.', { field: '/format' })
           const linked: VolumeDefinition = { ...to, base: { id: source.id, format: source.format } }
-          if (await isThere(pool, linked)) return await durable(folders(pool).volumes)
+          if (await isThere(pool, linked)) return await settle(pool, to)
           await check(pool, source).catch(missing(source))
           const backing: Overlay = { file: fileName(source), format: source.format }
           await publish(pool, to, 1 << 20, async (_tmp, handle) => await fillEmpty(handle, to, backing))
@@ -246,7 +252,7 @@ export function createVolumes(options: VolumesOptions): Volumes {
         }
         if (how === 'delta') return await copyLayer(pool, from, to, work)
         const { base: _, ...alonestanding } = to
-        if (await isThere(pool, alonestanding)) return await durable(folders(pool).volumes)
+        if (await isThere(pool, alonestanding)) return await settle(pool, to)
         await checkChain(from.pool, source).catch(missing(source))
         const least = await allocated(from.pool, source)
         if (least > (await facts(pool)).free_bytes) throw await noRoom(pool, least)
@@ -273,7 +279,7 @@ export function createVolumes(options: VolumesOptions): Volumes {
         stopIfAborted(work)
         if (await isThere(pool, alonestanding)) {
           await unlink(file).catch(ignoreMissing)
-          return await durable(folders(pool).volumes)
+          return await settle(pool, volume)
         }
         const problem = await fileProblem(file, alonestanding).catch((error: unknown) => {
           throw fail('image_corrupt', `The file ${file} can't become a volume (${errno(error)}).`, { cause: error })
