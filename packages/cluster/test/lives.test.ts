@@ -134,6 +134,62 @@ describe('while a disk is copied', () => {
   })
 })
 
+describe('while an image is copied', () => {
+  test.each([
+    ['by a VM', () => r.vms.create(caller, { name: 'full', image: 'web', clone: 'full' }), 'in_use'],
+    ['by a volume', () => r.storage.cloneVolume(caller, 'image-web', { name: 'full' }), 'busy'],
+  ] as const)('%s, it is not deleted; after that it may go', async (_who, copy, code) => {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    r.world.copying = promise
+    const job = copy()
+    await job
+    await r.view.waitFor(await r.store.current())
+    await refused(r.images.delete(caller, 'web', undefined), { code })
+    expect(r.images.get(caller, 'web').ready).toBe(true)
+    resolve()
+    await r.done(job)
+    await r.done(r.images.delete(caller, 'web', undefined))
+  })
+  test('a clone asked for while it is deleted: one of them wins', async () => {
+    const all = await Promise.allSettled([
+      r.done(r.images.delete(caller, 'web', undefined)),
+      r.done(r.storage.cloneVolume(caller, 'image-web', { name: 'c', clone: 'linked' })),
+    ])
+    expect(all.map((a) => a.status).sort()).toEqual(['fulfilled', 'rejected'])
+  })
+})
+
+describe('somebody edits at the same moment', () => {
+  test('a start and an edit: the VM runs by one of the two specs, and says so', async () => {
+    await create({ name: 'one', disks: [{ size_mib: 5 }] })
+    const all = await Promise.allSettled([
+      r.done(r.vms.start(caller, 'one')),
+      r.vms.edit(caller, 'one', { remove_disks: ['disk1'], cpus: 2 }, undefined),
+    ])
+    expect(all[0].status).toBe('fulfilled')
+    const { spec, status } = r.vms.get(caller, 'one')
+    expect([spec.disks.length, spec.cpus, status.pending_restart]).toEqual(
+      all[1].status === 'fulfilled' ? [0, 2, []] : [1, 1, []],
+    )
+  })
+  test('pause, resume and stop are done all the same', async () => {
+    await create({ name: 'one', start: true })
+    for (const work of [
+      () => r.vms.pause(caller, 'one'),
+      () => r.vms.resume(caller, 'one'),
+      () => r.done(r.vms.stop(caller, 'one')),
+    ]) {
+      const [, done] = await Promise.allSettled([
+        r.vms.edit(caller, 'one', { labels: { n: `${Math.random()}` } }, undefined),
+        work(),
+      ])
+      expect(done).toMatchObject({ status: 'fulfilled' })
+    }
+    await settled('one', 'stopped')
+    expect(r.vms.get(caller, 'one').wanted).toBe('stopped')
+  })
+})
+
 describe('deletion and use at the same moment', () => {
   const both = async (remove: () => Promise<unknown>, use: () => Promise<unknown>) => {
     const [gone, used] = await Promise.allSettled([remove(), use()])
@@ -180,6 +236,7 @@ describe('deletion and use at the same moment', () => {
     await r.view.waitFor(await r.store.current())
     await refused(r.storage.deletePool(caller, 'p', undefined), { code: 'in_use' })
     await refused(r.images.delete(caller, 'i', undefined), { code: 'busy' })
+    expect(r.images.get(caller, 'i').ready).toBe(false)
     resolve()
     await r.done(build)
   })

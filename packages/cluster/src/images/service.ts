@@ -10,7 +10,7 @@ import { claimKind } from '../jobs/record.ts'
 import { type ImageRecord, imageKind, indexKeys, indexKind, poolKind, vmKind, volumeKind } from '../records.ts'
 import type { Caller, IfGeneration, ImageService, ListQuery, PageOf } from '../services.ts'
 import { submit } from '../submit.ts'
-import { DEFAULT_POOL, checkName, poolClosing } from '../vms/create.ts'
+import { DEFAULT_POOL, checkName, poolClosing, readerOf } from '../vms/create.ts'
 import { buildImage, deleteImage } from './jobs.ts'
 
 export class ImageStore implements ImageService {
@@ -48,7 +48,11 @@ export class ImageStore implements ImageService {
   /** A full clone remembers where it came from and stands by itself. */
   #needs(spec: { boot: { kind: string }; disks: { volume: string }[] }, image: ImageRecord): boolean {
     if (spec.boot.kind === 'kernel') return true
-    return spec.disks.some((d) => this.#deps.view.get(volumeKind, d.volume)?.value.base === image.volume)
+    return spec.disks.some((d) => {
+      const volume = this.#deps.view.get(volumeKind, d.volume)?.value
+      // While it is made, a full clone reads the image.
+      return volume !== undefined && (volume.base === image.volume || volume.making === true)
+    })
   }
 
   #view(rec: Rec<ImageRecord>, detail: boolean): Image {
@@ -169,8 +173,10 @@ export class ImageStore implements ImageService {
     }
     if (this.#users(image).length > 0)
       throw fail('in_use', `VMs stand on "${image.name}": ${this.#users(image).slice(0, 3).join(', ')}.`)
+    this.#refuseBusy(image)
     await deps.machine.images.putFile(image.id, file, data, signal)
     const files = await deps.machine.images.files(image.id)
+    this.#refuseBusy(image)
     const again = find(deps, 'image', imageKind, caller.project, image.id)
     await commit(
       deps,
@@ -187,16 +193,23 @@ export class ImageStore implements ImageService {
     )
   }
 
+  #refuseBusy(image: ImageRecord): void {
+    const claim = this.#deps.view.get(claimKind, `image/${image.id}`)?.value
+    if (claim)
+      throw fail('busy', `The job ${claim.job} (${claim.name}) is at work on "${image.name}".`, {
+        remedy: `wadah job cancel ${claim.job}`,
+      })
+    const reader = image.volume === undefined ? undefined : readerOf(this.#deps, image.volume)
+    if (reader !== undefined)
+      throw fail('busy', `The disk of "${image.name}" is being copied.`, { remedy: `wadah job wait ${reader}` })
+  }
+
   async delete(caller: Caller, ref: string, generation: IfGeneration): Promise<Job> {
     const deps = this.#deps
     const rec = find(deps, 'image', imageKind, caller.project, ref)
     checkGeneration(rec, generation)
     const { value: image } = rec
-    const claim = deps.view.get(claimKind, `image/${image.id}`)?.value
-    if (claim)
-      throw fail('busy', `The job ${claim.job} (${claim.name}) is at work on "${image.name}".`, {
-        remedy: `wadah job cancel ${claim.job}`,
-      })
+    this.#refuseBusy(image)
     const refuse = () => {
       const users = this.#users(image)
       if (users.length > 0) {
@@ -214,6 +227,7 @@ export class ImageStore implements ImageService {
     await commit(deps, [unchanged(rec)], [put(imageKind, image.id, { ...image, ready: false })])
     try {
       refuse()
+      this.#refuseBusy(image)
       return await submit(
         deps,
         this.#engine,

@@ -256,6 +256,12 @@ export class Storage implements StorageService {
     const source = find(deps, 'volume', volumeKind, caller.project, ref)
     const how = body.clone ?? 'full'
     this.#readable(source, how)
+    const image = source.value.image === undefined ? undefined : deps.view.get(imageKind, source.value.image)
+    if (image && !image.value.ready)
+      throw fail(
+        'wrong_state',
+        `"${source.value.name}" belongs to the image "${image.value.name}", which is being deleted.`,
+      )
     const pool = find(deps, 'pool', poolKind, caller.project, body.pool ?? source.value.pool, '/pool')
     if (how === 'linked' && pool.id !== source.value.pool) {
       throw fail('invalid', 'A linked clone lies in the pool of its base. Leave out "pool", or ask for a full clone.', {
@@ -272,7 +278,14 @@ export class Storage implements StorageService {
     // From now on nobody may write what the clone stands on.
     const base: Parameters<typeof put>[] =
       how === 'linked' && !source.value.read_only ? [[volumeKind, source.id, { ...source.value, read_only: true }]] : []
-    return this.#submit(caller, volume, { volume: source.id, how }, [pool, source], release, base)
+    return this.#submit(
+      caller,
+      volume,
+      { volume: source.id, how },
+      [pool, source, ...(image ? [image] : [])],
+      release,
+      base,
+    )
   }
 
   /** A source must not be written while it is read, and the base of a linked clone never again. */

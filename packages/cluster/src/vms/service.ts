@@ -206,11 +206,14 @@ export class Vms implements VmService {
     params: P,
     wanted: VmRecord['wanted'],
   ): Promise<Job> {
-    const change =
-      vm.value.wanted === wanted
-        ? {}
-        : { checks: [unchanged(vm)], writes: [put(vmKind, vm.id, { ...vm.value, wanted } satisfies VmRecord)] }
-    return submit(this.#deps, this.#engine, caller, definition, params, target(vm.value), change)
+    return this.#again(() => {
+      const now = this.#find(caller, vm.id)
+      const change =
+        now.value.wanted === wanted
+          ? {}
+          : { checks: [unchanged(now)], writes: [put(vmKind, now.id, { ...now.value, wanted } satisfies VmRecord)] }
+      return submit(this.#deps, this.#engine, caller, definition, params, target(now.value), change)
+    })
   }
 
   async delete(
@@ -335,16 +338,20 @@ export class Vms implements VmService {
     const before = this.#find(caller, ref)
     checkGeneration(before, generation)
     this.#allow(caller, before, 'edit')
-    const state = deps.view.get(statusKind, before.id)?.value.state
-    const live = state !== 'stopped' && state !== 'absent'
+    const isLive = () => {
+      const state = deps.view.get(statusKind, before.id)?.value.state
+      return (state !== 'stopped' && state !== 'absent') || deps.machine.running(before.id) !== undefined
+    }
     // Everything else is judged before a disk is made.
-    if (body.add_disks) await planEdit(deps, this.#pending, before, body, live, [])
+    if (body.add_disks) await planEdit(deps, this.#pending, before, body, isLive(), [])
     const added = body.add_disks ? await this.#newDisks(caller, before.value, body.add_disks) : []
     let plan: EditPlan
     try {
       plan = await this.#pending.alone(async () => {
-        const now = await planEdit(deps, this.#pending, this.#find(caller, before.id), body, live, added)
-        await commit(deps, now.checks, now.writes, indexConflict)
+        const now = await planEdit(deps, this.#pending, this.#find(caller, before.id), body, isLive(), added)
+        // A job that begins at the same moment, a start above all, goes by the spec it found.
+        const checks = [...now.checks, absent(claimKind, `vm/${before.id}`)]
+        await commit(deps, checks, now.writes, indexConflict)
         return now
       })
     } catch (error) {
@@ -352,7 +359,7 @@ export class Vms implements VmService {
       throw error
     }
     if (plan.nats) await deps.syncNetworks()
-    if (live && deps.machine.running(before.id)) await deps.machine.applyLimits(before.id, plan.record.spec)
+    if (deps.machine.running(before.id)) await deps.machine.applyLimits(before.id, plan.record.spec)
     return this.get(caller, before.id)
   }
 
@@ -459,9 +466,12 @@ export class Vms implements VmService {
     const vm = this.#find(caller, ref)
     this.#allow(caller, vm, action)
     await work(vm.id)
-    if (wanted !== undefined && vm.value.wanted !== wanted) {
-      await commit(deps, [unchanged(vm)], [put(vmKind, vm.id, { ...vm.value, wanted } satisfies VmRecord)])
-    }
+    // It is done: whoever writes the record at the same moment must not make it look as if it were not.
+    await this.#again(async () => {
+      const now = deps.view.get(vmKind, vm.id)
+      if (wanted === undefined || !now || now.value.wanted === wanted) return
+      await commit(deps, [unchanged(now)], [put(vmKind, now.id, { ...now.value, wanted } satisfies VmRecord)])
+    })
     const { state } = await deps.machine.observe(vm.id)
     await this.#recorded(vm.id, state)
     return this.get(caller, vm.id)
