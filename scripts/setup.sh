@@ -23,9 +23,9 @@ if command -v dpkg-query >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1; 
       exit 1
     fi
     say "installing$missing"
-    $root apt-get update -qq
+    $root apt-get -o DPkg::Lock::Timeout=300 update -qq
     # shellcheck disable=SC2086
-    $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    $root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends $missing >/dev/null
   fi
 else
   say "this is not a Debian; see to it that these are installed (Debian's names):"
@@ -41,9 +41,13 @@ if ! cmp -s package-lock.json "$stamp"; then
   say "installing npm packages"
   # `npm ci` refuses where a registry lacks packages for other platforms (they are optional, so the lock file can't name them);
   # `npm install` takes the same versions from the lock file. It must not rewrite that.
-  cp package-lock.json "${TMPDIR:-/tmp}/wadah-lock.$$"
+  lock=$(mktemp)
+  cp package-lock.json "$lock"
+  trap 'cat "$lock" >package-lock.json; rm -f "$lock"' EXIT
   npm ci --no-audit --no-fund --loglevel=silent || npm install --no-audit --no-fund --loglevel=error
-  mv "${TMPDIR:-/tmp}/wadah-lock.$$" package-lock.json
+  trap - EXIT
+  cat "$lock" >package-lock.json
+  rm -f "$lock"
   cp package-lock.json "$stamp"
 fi
 if ! node_modules/.bin/node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 24 ? 0 : 1)' 2>/dev/null; then

@@ -1,21 +1,29 @@
 /**
- * Everything that `make test` runs, one after the other: format, lint, rooms, types (the build did those), unit, system and end-to-end
+ * Everything that `make test` runs, one after the other: format, lint, rooms, types, unit, system and end-to-end
  * tests, and in the end a look whether anything was left behind on the machine. Prints one line that counts all tests.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { traces } from './traces.ts'
 
 type Summary = { numPassedTests: number; numFailedTests: number; numPendingTests: number; success: boolean }
 
+/** How long what was ended at last may take to go. */
+const GRACE_MS = 10_000
+// A log in a file is read without its colours.
+const env = process.stdout.isTTY ? process.env : { ...process.env, NO_COLOR: '1', FORCE_COLOR: undefined }
+
 let passed = 0
 let failed = 0
+let skipped = 0
 
 /** A check that counts as one test. */
 function check(name: string, program: string, argv: string[]): void {
   console.log(`\n── ${name}`)
-  const { status } = spawnSync(program, argv, { stdio: 'inherit' })
+  const { status } = spawnSync(program, argv, { stdio: ['ignore', 'inherit', 'inherit'], env })
   if (status === 0) passed++
   else {
     failed++
@@ -28,7 +36,7 @@ function tests(project: string): void {
   const dir = mkdtempSync(join(tmpdir(), 'wadah-test-'))
   const file = join(dir, 'result.json')
   try {
-    const { status } = spawnSync(
+    const { status, signal } = spawnSync(
       'vitest',
       [
         'run',
@@ -39,11 +47,13 @@ function tests(project: string): void {
         '--reporter=json',
         `--outputFile.json=${file}`,
       ],
-      { stdio: ['ignore', 'inherit', 'inherit'] },
+      { stdio: ['ignore', 'inherit', 'inherit'], env },
     )
+    if (!existsSync(file)) throw new Error(`Vitest ended without a result (${signal ?? `exit code ${status}`})`)
     const summary = JSON.parse(readFileSync(file, 'utf8')) as Summary
     passed += summary.numPassedTests
     failed += summary.numFailedTests
+    skipped += summary.numPendingTests
     // A file that could not be loaded has no failed test to count.
     if (status !== 0 && summary.numFailedTests === 0) failed++
   } catch (error) {
@@ -54,37 +64,19 @@ function tests(project: string): void {
   }
 }
 
-/** What belongs to Wadah on this machine, by name. */
-function traces(): Set<string> {
-  const out = (program: string, argv: string[]): string => spawnSync(program, argv, { encoding: 'utf8' }).stdout ?? ''
-  const found: string[] = []
-  for (const line of out('ps', ['-eo', 'pid=,args=']).split('\n')) {
-    if (/wadah-[^ ]*\/|process=wadah:/.test(line) && /qemu-system|dnsmasq|wadahd/.test(line))
-      found.push(`process ${line.trim().slice(0, 120)}`)
-  }
-  for (const line of out('ip', ['-br', 'link']).split('\n'))
-    if (/^w[a-z]*-|^wd|^wt/.test(line)) found.push(`interface ${line.split(' ')[0]}`)
-  for (const line of out('nft', ['list', 'tables']).split('\n')) if (/ wadah/.test(line)) found.push(line)
-  for (const line of out('ip', ['netns', 'list']).split('\n'))
-    if (/wadah|^w[a-z]+-/.test(line)) found.push(`namespace ${line}`)
-  for (const dir of ['/sys/fs/cgroup', '/sys/fs/cgroup/cpu', '/var/lib', '/run', '/var/cache']) {
-    try {
-      for (const name of readdirSync(dir)) if (name.startsWith('wadah')) found.push(`${dir}/${name}`)
-    } catch {
-      // Not on this machine.
-    }
-  }
-  return new Set(found)
-}
-
 const before = traces()
 const began = Date.now()
 check('format', 'biome', ['format', '.'])
 check('lint', 'oxlint', ['--type-aware', '--deny-warnings'])
 check('rooms', 'node', ['scripts/check-rooms.ts'])
+check('types of the tests', 'tsc', ['-p', 'tsconfig.tests.json'])
 for (const project of ['unit', 'system', 'e2e']) tests(project)
 
-const left = [...traces()].filter((t) => !before.has(t))
+let left: string[]
+for (const end = Date.now() + GRACE_MS; ; await delay(500)) {
+  left = [...traces()].filter((trace) => !before.has(trace))
+  if (left.length === 0 || Date.now() > end) break
+}
 console.log('\n── what was left behind')
 if (left.length > 0) {
   failed++
@@ -93,6 +85,10 @@ if (left.length > 0) {
   passed++
   console.log('nothing')
 }
+const summary = `${passed} passed, ${failed} failed`
+if (skipped > 0) console.log(`\n${skipped} skipped`)
 console.log(`\n${Math.round((Date.now() - began) / 1000)} s`)
-console.log(`${passed} passed, ${failed} failed`)
+console.log(summary)
+const file = process.env['WADAH_TEST_SUMMARY']
+if (file !== undefined) writeFileSync(file, `${summary}\n`)
 process.exitCode = failed > 0 ? 1 : 0

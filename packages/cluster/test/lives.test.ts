@@ -331,7 +331,7 @@ describe('statuses', () => {
     await settled('off', 'stopped')
     await settled('killed', 'stopped')
     expect([r.vms.get(caller, 'off').wanted, r.vms.get(caller, 'killed').wanted]).toEqual(['stopped', 'running'])
-    expect((await r.host.get(caller)).attention).toMatchObject([{ about: 'VM killed' }])
+    expect((await r.host.get()).attention).toMatchObject([{ about: 'VM killed' }])
   })
 })
 

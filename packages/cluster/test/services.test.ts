@@ -108,12 +108,12 @@ describe('creating', () => {
   test('thirty at once get uids, MACs and addresses of their own', async () => {
     await Promise.all(Array.from({ length: 30 }, (_, i) => create({ name: `v${i}`, image: 'web', nics: [{}] })))
     const { items } = r.vms.list(caller, { limit: 100 })
-    for (const key of [
-      (v: (typeof items)[0]) => v.spec.uid,
-      (v: (typeof items)[0]) => v.addresses[0]?.address,
-      (v: (typeof items)[0]) => v.spec.nics[0]?.mac,
+    for (const values of [
+      items.map((v) => v.spec.uid),
+      items.map((v) => v.addresses[0]?.address),
+      items.map((v) => v.spec.nics[0]?.mac),
     ]) {
-      expect(new Set(items.map(key)).size).toBe(30)
+      expect(new Set<string | number | undefined>(values).size).toBe(30)
     }
     expect(r.world.files.size).toBe(31)
   })
