@@ -222,6 +222,10 @@ export class HostMachine implements Machine {
   }
 
   async plan(request: LaunchRequest): Promise<BootPlan> {
+    // A daemon that died in the middle of this start may have left a QEMU. One that never ran the guest lacks limits, perhaps
+    // more: it goes, and all is made anew.
+    const there = this.running(request.vm) ?? (await this.attach(request.vm))
+    if (there?.last.state === 'prepared') await this.stop(request.vm)
     const [qemu, cpu, acceleration] = await Promise.all([qemuFacts(this.#o.qemu), cpuFacts(), this.#acceleration])
     const files = request.kernel ? await this.images.files(request.kernel.image) : undefined
     if (request.kernel && !files?.kernel) {
@@ -249,7 +253,8 @@ export class HostMachine implements Machine {
   async prepare(plan: BootPlan, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted()
     const { vm } = plan.record
-    if (this.running(vm)) return
+    // Never under a QEMU that runs: its sockets lie in the folder that is made empty here.
+    if (this.running(vm) ?? (await this.attach(vm))) return
     const prepared = this.#prepared.get(vm)
     if (!prepared) throw fail('internal', `prepare without plan for ${vm}`)
     const directory = new VmDirectory(this.#o.dataDir, vm)

@@ -68,6 +68,30 @@ describe('a real QEMU', () => {
     kit.machine = second
   })
 
+  test.each([
+    ['before the guest ran: it is started anew', 'paused'],
+    ['after the guest began to run: it runs on', 'fresh'],
+  ] as const)('a daemon that died in the middle of a start, %s', async (_what, how) => {
+    const request = kit.request({ disks: [] })
+    const first = await kit.open()
+    const begun = await first.plan(request)
+    await first.prepare(begun, never)
+    const { pid } = await first.launch(begun, how, never)
+    await first.close()
+    // The job goes on in a daemon that has not adopted it: VMs that are still being made are not looked for.
+    const second = await kit.open()
+    const plan = await second.plan(request)
+    await second.prepare(plan, never)
+    const running = await second.launch(plan, 'fresh', never)
+    expect(running.pid === pid).toBe(how === 'fresh')
+    expect(await second.observe(request.vm)).toMatchObject({ state: 'running', pid: running.pid })
+    await running.execute('query-version')
+    await until('the guest', async () => (await second.serialLog(request.vm, 65536)).text.includes('WADAH-TINY-READY'))
+    expect((await processes()).filter((p) => p.uid === request.spec.uid)).toHaveLength(1)
+    await second.stop(request.vm)
+    await second.close()
+  })
+
   test('QEMU killed: the state is true and nothing is left', async () => {
     const { request, running } = await start()
     process.kill(running.pid, 'SIGKILL')
