@@ -5,7 +5,7 @@ import { newId } from '@wadah/api/ids'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
 import type { Job } from '@wadah/api/schema/job'
 import type { DiskInput, DiskLimits, Vm, VmAction, VmCreate, VmEdit, VmState } from '@wadah/api/schema/vm'
-import type { ConsoleStream } from '@wadah/ports/machine'
+import type { ConsoleStream, Observed } from '@wadah/ports/machine'
 import { type Rec, type Write, absent, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
@@ -472,15 +472,17 @@ export class Vms implements VmService {
       if (wanted === undefined || !now || now.value.wanted === wanted) return
       await commit(deps, [unchanged(now)], [put(vmKind, now.id, { ...now.value, wanted } satisfies VmRecord)])
     })
-    const { state } = await deps.machine.observe(vm.id)
-    await this.#recorded(vm.id, state)
+    await this.#recorded(await deps.machine.observe(vm.id))
     return this.get(caller, vm.id)
   }
 
   /** Until the record says what was reached: whoever asks next is judged by it. */
-  async #recorded(vm: string, state: VmState): Promise<void> {
+  async #recorded({ vm, state, agent }: Observed): Promise<void> {
     const { view } = this.#deps
-    const there = () => view.get(statusKind, vm)?.value.state === state
+    const there = () => {
+      const now = view.get(statusKind, vm)?.value
+      return now?.state === state && (agent === undefined || now.agent === agent)
+    }
     if (there()) return
     await new Promise<void>((resolve) => {
       const end = () => {

@@ -478,9 +478,7 @@ export class HostMachine implements Machine {
     await this.#guest(vm).powerDown(signal)
   }
   async reset(vm: string): Promise<void> {
-    const running = this.#need(vm)
-    await running.execute('system_reset')
-    await running.refresh()
+    await this.#need(vm).reset()
   }
   async pause(vm: string, by: PauseReason): Promise<void> {
     await this.#need(vm).pause(by)

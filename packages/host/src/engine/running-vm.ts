@@ -11,6 +11,7 @@ import { isAlive, signalProcess, waitGone } from './process.ts'
 import { STATE_EVENTS, stateOf } from './state.ts'
 
 const QUIT_TIMEOUT_MS = 5_000
+const RESET_TIMEOUT_MS = 10_000
 const RECONNECT_MS = [50, 200, 1000, 5000] as const
 
 export type RunningOptions = {
@@ -148,6 +149,8 @@ export class RunningVm implements Running {
           this.#endedByGuest = data.guest || data.reason === 'guest-shutdown'
           return
         }
+        // Devices were reset too, the agent's port with them; QEMU's own event for that may come a second later.
+        if (event.event === 'RESET') this.#agent = 'absent'
         void this.refresh()
       }
     })
@@ -221,6 +224,15 @@ export class RunningVm implements Running {
   async resume(): Promise<void> {
     await this.execute('cont')
     await this.note(undefined)
+    await this.refresh()
+  }
+
+  /** Resolves when the guest was reset: QEMU answers before it does it, and what was asked of the guest meanwhile would be lost. */
+  async reset(): Promise<void> {
+    const done = this.#monitor().waitFor('RESET', undefined, { timeout_ms: RESET_TIMEOUT_MS })
+    done.catch(() => {})
+    await this.execute('system_reset')
+    await done
     await this.refresh()
   }
 

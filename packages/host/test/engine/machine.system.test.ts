@@ -43,8 +43,12 @@ describe('a real QEMU', () => {
     expect(await kit.machine.observe(request.vm)).toMatchObject({ state: 'paused', paused_by: 'user' })
     await kit.machine.resume(request.vm)
     expect(await kit.machine.observe(request.vm)).toMatchObject({ state: 'running' })
+    const agent = () => kit.machine.observe(request.vm).then((o) => o.agent)
+    await until('the agent', async () => (await agent()) === 'connected')
     await kit.machine.reset(request.vm)
-    expect(await kit.machine.observe(request.vm)).toMatchObject({ state: 'running' })
+    // What ran in the guest is gone by now, its agent with it.
+    expect(await kit.machine.observe(request.vm)).toMatchObject({ state: 'running', agent: 'absent' })
+    await until('the agent again', async () => (await agent()) === 'connected')
     await kit.machine.stop(request.vm)
     expect(await kit.machine.observe(request.vm)).toMatchObject({ state: 'stopped' })
   })
