@@ -8,6 +8,7 @@ import type { Caller, JobService } from '@wadah/cluster/services'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { TSchema } from 'typebox'
 import { digest, parseKey, type Replies, type Reply } from './idempotency.ts'
+import { toJson } from './json.ts'
 import { limited, primed } from './streams.ts'
 import { validator } from './validate.ts'
 
@@ -147,13 +148,13 @@ async function jobAnswer(
 const locationOf = (endpoint: Endpoint, id: string) => `${endpoint.path.split('/').slice(0, 3).join('/')}/${id}`
 
 function asReply({ status, headers, value }: Answered): Reply {
-  return { status, headers, body: value === undefined ? null : JSON.stringify(value) }
+  return { status, headers, body: value === undefined ? null : toJson(value) }
 }
 
 function deliver(a: Answered | Reply, reply: FastifyReply): FastifyReply {
   reply.code(a.status).headers(a.headers)
   if ('stream' in a && a.stream) return reply.send(Readable.from(a.stream, { objectMode: false }))
-  const text = 'body' in a ? a.body : (a as Answered).value === undefined ? null : JSON.stringify((a as Answered).value)
+  const text = 'body' in a ? a.body : (a as Answered).value === undefined ? null : toJson((a as Answered).value)
   if (text === null) return reply.send()
   return reply.header('content-type', 'application/json; charset=utf-8').send(text)
 }
