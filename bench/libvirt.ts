@@ -32,7 +32,7 @@ export async function libvirtGuest(recipe: Recipe, scratch: string): Promise<Gue
 <os><type arch='x86_64' machine='${machine}'>hvm</type><kernel>${folder}/kernel</kernel><initrd>${folder}/initrd</initrd><cmdline>${xml(option('-append'))}</cmdline></os>
 <features><acpi/><apic/></features><cpu mode='custom' match='exact'><model fallback='allow'>qemu64</model></cpu>
 <devices><emulator>${recipe.argv[0]}</emulator><serial type='pty'/><console type='pty'/><channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-<graphics type='vnc' socket='${folder}/vnc.sock'/><video><model type='vga'/></video><memballoon model='virtio'/><rng model='virtio'><backend model='builtin'/></rng></devices></domain>`
+<graphics type='vnc'><listen type='socket'/></graphics><video><model type='vga'/></video><memballoon model='virtio'/><rng model='virtio'><backend model='builtin'/></rng></devices></domain>`
   writeFileSync(`${folder}/domain.xml`, domain)
   await virsh('destroy', NAME).catch(() => undefined)
   await virsh('undefine', NAME).catch(() => undefined)
