@@ -1,7 +1,7 @@
 /** The demo as a user runs it, under another name: three images built, three servers served, real clients, nothing left. */
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { copyFileSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { chmodSync, copyFileSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -9,7 +9,8 @@ import { ROOT, until } from '../kit/daemon.ts'
 
 const instance = `d${randomBytes(3).toString('hex')}`
 const data = `/var/lib/wadah-${instance}`
-const env = { ...process.env, WADAH_DEMO_INSTANCE: instance, WADAH_LANG: 'en' }
+const socket = `/run/wadah-${instance}/wadahd.sock`
+const env = { ...process.env, WADAH_DEMO_INSTANCE: instance, WADAH_SOCKET: socket, WADAH_LANG: 'en' }
 const wadah = (...argv: string[]) =>
   spawnSync(join(ROOT, 'bin/wadah'), argv, { env, encoding: 'utf8', timeout: 580_000 })
 
@@ -47,7 +48,7 @@ describe('the demo', () => {
   test('its disks boot by UEFI, too', { timeout: 300_000 }, async () => {
     const volumes = `${data}/pools/default/wadah/volumes`
     const list = spawnSync(join(ROOT, 'bin/wadah'), ['image', 'show', 'web-server', '--json'], {
-      env: { ...env, WADAH_SOCKET: `/run/wadah-${instance}/wadahd.sock` },
+      env,
       encoding: 'utf8',
     })
     const disk = join(volumes, `${(JSON.parse(list.stdout) as { volume: string }).volume}.qcow2`)
@@ -87,6 +88,54 @@ describe('the demo', () => {
       qemu.kill('SIGKILL')
       rmSync(dir, { recursive: true, force: true })
     }
+  })
+
+  test('another kernel in a guest: it boots that one, and serves', { timeout: 600_000 }, async () => {
+    const inside = (...argv: string[]) => wadah('vm', 'exec', 'ketoprak', '--timeout', '9m', '--', ...argv)
+    const running = inside('uname', '-r').stdout.trim()
+    // The newest of this distribution's that is not the one that runs.
+    const names = spawnSync('apt-cache', ['search', '--names-only', '^linux-image-6[-+.0-9a-z]*-cloud-amd64$'], {
+      encoding: 'utf8',
+    })
+    const others = names.stdout
+      .split('\n')
+      .flatMap((line) => /^linux-image-(\d+\.\d+\.\d+\S+)/.exec(line)?.[1] ?? [])
+      .filter((version) => version !== running)
+      .sort((a, b) => b.localeCompare(a, 'en', { numeric: true }))
+    const other = others[0] as string
+    const dir = mkdtempSync(join(tmpdir(), 'wadah-kernel-'))
+    try {
+      chmodSync(dir, 0o755)
+      const fetched = spawnSync('apt-get', ['-q', 'download', `linux-image-${other}`], { cwd: dir, encoding: 'utf8' })
+      expect(fetched.status, fetched.stderr).toBe(0)
+      const file = readdirSync(dir)[0] as string
+      expect(wadah('vm', 'cp', join(dir, file), 'ketoprak:/tmp/kernel.deb').status).toBe(0)
+    } finally {
+      rmSync(dir, { recursive: true, force: true })
+    }
+    const installed = inside('dpkg', '-i', '/tmp/kernel.deb')
+    expect(installed.status, installed.stdout + installed.stderr).toBe(0)
+    // Of two kernels the higher version boots. Where the distribution has none above ours, ours has to go.
+    if (other.localeCompare(running, 'en', { numeric: true }) < 0) {
+      const removed = inside(
+        ...['env', 'DEBIAN_FRONTEND=noninteractive'],
+        ...['dpkg', '--purge', 'linux-image-cloud-amd64', `linux-image-${running}`],
+      )
+      expect(removed.status, removed.stdout + removed.stderr).toBe(0)
+    }
+    const before = inside('cat', '/proc/sys/kernel/random/boot_id').stdout
+    expect(wadah('vm', 'shutdown', 'ketoprak').status).toBe(0)
+    expect(wadah('vm', 'start', 'ketoprak').status).toBe(0)
+    await until(
+      'the other kernel',
+      () => {
+        const { stdout } = inside('cat', '/proc/sys/kernel/random/boot_id')
+        return stdout !== '' && stdout !== before
+      },
+      240_000,
+    )
+    expect(inside('uname', '-r').stdout.trim()).toBe(other)
+    await until('its service', () => wadah('vm', 'check', 'ketoprak').status === 0, 120_000)
   })
 
   test('goes down and leaves nothing', { timeout: 300_000 }, () => {
