@@ -22,6 +22,8 @@ export class Daemon {
   readonly data: string
   readonly socket: string
   readonly api: Client
+  /** The end of what it wrote to its output since its start. */
+  said = ''
   #child: ChildProcess | undefined
   #config: string
 
@@ -41,11 +43,11 @@ export class Daemon {
     mkdirSync(this.data, { recursive: true, mode: 0o711 })
     const child = spawn(WADAHD, [...this.#argv(), '--listen', '127.0.0.1:0'], { stdio: ['ignore', 'pipe', 'pipe'] })
     this.#child = child
-    let said = ''
+    this.said = ''
     for (const stream of [child.stdout, child.stderr])
-      stream?.on('data', (chunk) => (said = `${said}${chunk}`.slice(-20_000)))
+      stream?.on('data', (chunk) => (this.said = `${this.said}${chunk}`.slice(-20_000)))
     await until('wadahd to answer', async () => {
-      if (child.exitCode !== null) throw new Error(`wadahd ended:\n${said}`)
+      if (child.exitCode !== null) throw new Error(`wadahd ended:\n${this.said}`)
       if (!ownPidFile(this.socket, child.pid)) return false
       return this.api.call(endpoints.system.ping).then(
         () => true,

@@ -2,6 +2,7 @@
 import type { Endpoint } from './endpoint.ts'
 import { allEndpoints } from './endpoints/all.ts'
 import { FAULTS, type FaultCode, FaultSchema } from './fault.ts'
+import { RefSchema } from './ids.ts'
 import { EventSchema } from './schema/host.ts'
 
 type Json = null | boolean | number | string | Json[] | { [key: string]: Json }
@@ -235,20 +236,27 @@ function streamSchema(e: Endpoint, schema: ToSchema): JsonObject {
   return { schema: { type: 'string', description, contentSchema: schema(EventSchema) } }
 }
 
+/** Whether something that is there already is named in it: by a reference, or a recipe by its name. */
+function refersTo(source: object | undefined): boolean {
+  const text = JSON.stringify(source ?? {})
+  return text.includes(JSON.stringify(RefSchema)) || text.includes('"recipe":')
+}
+
 /** Which refusals a client should expect, besides `internal`. */
 function codesOf(e: Endpoint): FaultCode[] {
   const codes = new Set<FaultCode>(['invalid', 'malformed', 'forbidden', 'rate_limited', 'store_failed', 'unavailable'])
   const add = (...more: FaultCode[]) => more.forEach((code) => codes.add(code))
   if (e.needs !== 'none' || e.id === 'access.login') add('unauthenticated')
-  if (e.params) add('not_found')
+  if (e.params || refersTo(e.query) || refersTo(e.body)) add('not_found')
   if (e.if_match) add('precondition_failed')
   if (e.body || e.accepts) add('too_large', 'unsupported_media_type')
   if (e.method !== 'GET' && e.needs !== 'none') add('idempotency_mismatch', 'busy', 'conflict', 'wrong_state', 'in_use')
   if (e.answer === 'job' || e.answer === 'created') add('name_taken', 'no_room', 'host_lacks')
+  if (e.answer === 'created') add('gone')
   if (e.answer === 'job' || e.id === 'vms.edit') add('address_taken', 'port_taken')
   if (/^vms\.(exec|guest|freeze|thaw|getFile|putFile|health)$/.test(e.id))
     add('agent_silent', 'agent_failed', 'wrong_state', 'timeout')
-  if (/^vms\.(reset|pause|resume)$/.test(e.id)) add('qemu_failed', 'monitor_silent')
+  if (/^vms\.(reset|pause|resume|edit)$/.test(e.id)) add('qemu_failed', 'monitor_silent')
   if (e.id === 'jobs.cancel') add('too_late')
   return [...codes]
 }

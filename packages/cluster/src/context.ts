@@ -83,6 +83,17 @@ export async function commit(
   }
 }
 
+/** What was just made, for the answer. @throws WadahError `gone` when somebody deleted it at the same moment */
+export async function made<T>(read: () => T | Promise<T>): Promise<T> {
+  try {
+    return await read()
+  } catch (error) {
+    if (error instanceof WadahError && error.fault.code === 'not_found')
+      throw fail('gone', 'It was made, and deleted again by somebody else at the same moment.', { cause: error })
+    throw error
+  }
+}
+
 export function conflict(failed: Check): WadahError {
   return fail('conflict', `Somebody else changed it at the same moment (${failed.kind}).`, { remedy: 'try again' })
 }

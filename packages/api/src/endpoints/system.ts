@@ -187,6 +187,16 @@ export const tokens = {
     body: TokenCreateSchema,
     response: TokenSchema,
   }),
+  get: endpoint({
+    ...get,
+    needs: 'full',
+    id: 'tokens.get',
+    path: '/v1/tokens/{token}',
+    tag: 'tokens',
+    summary: 'Show a token, without its secret',
+    params: Closed({ token: RefSchema }),
+    response: TokenSchema,
+  }),
   delete: endpoint({
     id: 'tokens.delete',
     method: 'DELETE',

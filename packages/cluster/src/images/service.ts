@@ -4,7 +4,7 @@ import { newId } from '@wadah/api/ids'
 import type { Job } from '@wadah/api/schema/job'
 import type { Image, ImageBuild, Recipe } from '@wadah/api/schema/storage'
 import { type Rec, absent, exists, put, unchanged } from '@wadah/store/store'
-import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
+import { type Deps, checkGeneration, commit, find, indexConflict, made, page } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind } from '../jobs/record.ts'
 import { type ImageRecord, imageKind, indexKeys, indexKind, poolKind, vmKind, volumeKind } from '../records.ts'
@@ -153,7 +153,7 @@ export class ImageStore implements ImageService {
       [put(imageKind, image.id, image), put(indexKind, key, { schema: 1, holder: image.id })],
       indexConflict,
     )
-    return this.get(caller, image.id)
+    return made(() => this.get(caller, image.id))
   }
 
   async upload(

@@ -4,7 +4,7 @@ import { newId } from '@wadah/api/ids'
 import type { Network, NetworkCreate } from '@wadah/api/schema/network'
 import type { NetworkState } from '@wadah/ports/networks'
 import { type Rec, absent, del, put, unchanged } from '@wadah/store/store'
-import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
+import { type Deps, checkGeneration, commit, find, indexConflict, made, page } from '../context.ts'
 import { type NetworkRecord, indexKeys, indexKind, networkKind, vmKind } from '../records.ts'
 import { Pending } from '../pending.ts'
 import { attachments, networkDefinition } from '../resolve.ts'
@@ -64,14 +64,14 @@ export class NetworkStore implements NetworkService {
       return chosen
     })
     await deps.syncNetworks()
-    const made = this.get(caller, record.id)
-    if (made.state === 'down') {
+    const network = await made(() => this.get(caller, record.id))
+    if (network.state === 'down') {
       await this.delete(caller, record.id, undefined)
-      throw fail('host_lacks', `The network could not be brought up: ${made.reason ?? 'no reason given'}.`, {
+      throw fail('host_lacks', `The network could not be brought up: ${network.reason ?? 'no reason given'}.`, {
         remedy: 'wadah host show',
       })
     }
-    return made
+    return network
   }
 
   async delete(caller: Caller, ref: string, generation: IfGeneration): Promise<void> {

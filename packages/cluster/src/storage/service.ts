@@ -5,7 +5,7 @@ import { isId, newId } from '@wadah/api/ids'
 import type { Job } from '@wadah/api/schema/job'
 import type { Pool, PoolCreate, Volume, VolumeClone, VolumeCreate } from '@wadah/api/schema/storage'
 import { type Rec, absent, del, exists, put, unchanged } from '@wadah/store/store'
-import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
+import { type Deps, checkGeneration, commit, find, indexConflict, made, page } from '../context.ts'
 import { type BuildParams, buildImage } from '../images/jobs.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind, hasEnded, jobKind } from '../jobs/record.ts'
@@ -110,7 +110,7 @@ export class Storage implements StorageService {
       await deps.machine.volumes.closePool(poolDefinition(record)).catch(() => undefined)
       throw error
     })
-    return this.getPool(caller, id)
+    return made(() => this.getPool(caller, id))
   }
 
   async editPool(caller: Caller, ref: string, body: { overcommit: number }, generation: IfGeneration): Promise<Pool> {

@@ -6,6 +6,8 @@ import { AgentClient, connectAgent } from '@wadah/qmp/agent'
 import { QmpError } from '@wadah/qmp/errors'
 
 const MAX_THAW_TRIES = 5
+/** An agent that lives answers within this time, also in a guest that is busy. */
+const ANSWER_MS = 10_000
 
 export class VmGuest implements Guest {
   readonly #path: string
@@ -85,6 +87,8 @@ export class VmGuest implements Guest {
       const env = Object.fromEntries(
         (request.env ?? []).map((e) => [e.slice(0, e.indexOf('=')), e.slice(e.indexOf('=') + 1)]),
       )
+      // The time given is for the program: that nobody is there to start it is told sooner.
+      await agent.ping({ timeout_ms: Math.min(request.timeout_ms, ANSWER_MS), signal })
       const result = await agent.exec({
         path,
         args,

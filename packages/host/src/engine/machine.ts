@@ -53,6 +53,8 @@ export type MachineOptions = {
 }
 
 const LOG_CHECK_MS = 5_000
+/** A monitor closes a moment before its process is seen to be gone. */
+const ENDS_MS = 1_000
 const ROOM_CHECK_MS = 2_000
 /** A pool has room again when it has at least this much. */
 const ROOM_BYTES = 64 * 1024 * 1024
@@ -514,6 +516,17 @@ export class HostMachine implements Machine {
 
   async applyLimits(vm: string, spec: VmSpec): Promise<void> {
     const running = this.#need(vm)
+    try {
+      await this.#applyLimits(running, spec)
+    } catch (error) {
+      // Of a VM that ends meanwhile there is nothing left to limit: group and taps go with it.
+      const ended = running.gone.then(() => true)
+      if (!(await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, ENDS_MS, false))]))) throw error
+    }
+  }
+
+  async #applyLimits(running: RunningVm, spec: VmSpec): Promise<void> {
+    const { vm } = running
     const { record } = running
     const tb = record.accelerator === 'tcg' ? (await import('./state.ts')).tbSizeMib('tcg', record.memory.mib) : null
     await this.#cgroups.limit(vm, {

@@ -7,6 +7,7 @@ import { isQmpError } from '@wadah/qmp/errors'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sockets } from './argv.ts'
 import type { LiveRecord, VmDirectory } from './directory.ts'
+import { monitorFault } from './monitor-fault.ts'
 import { isAlive, signalProcess, waitGone } from './process.ts'
 import { STATE_EVENTS, stateOf } from './state.ts'
 
@@ -68,12 +69,17 @@ export class RunningVm implements Running {
     return this.last.paused_by === 'io-error' && this.#ioError?.full === true
   }
 
-  execute(
+  /** @throws WadahError `wrong_state`, `monitor_silent`, `qemu_failed`, `cancelled`; its cause is the QmpError */
+  async execute(
     command: string,
     args?: Record<string, unknown>,
     options: { timeout_ms?: number; signal?: AbortSignal } = {},
-  ) {
-    return this.#monitor().executeAny(command, args, options)
+  ): Promise<unknown> {
+    try {
+      return await this.#monitor().executeAny(command, args, options)
+    } catch (error) {
+      throw monitorFault(error, this.pid)
+    }
   }
 
   #monitor(): Qmp {
@@ -232,7 +238,9 @@ export class RunningVm implements Running {
     const done = this.#monitor().waitFor('RESET', undefined, { timeout_ms: RESET_TIMEOUT_MS })
     done.catch(() => {})
     await this.execute('system_reset')
-    await done
+    await done.catch((error: unknown) => {
+      throw monitorFault(error, this.pid)
+    })
     await this.refresh()
   }
 

@@ -11,6 +11,7 @@ import {
   type Committed,
   type Conflict,
   del,
+  exists,
   put,
   type Rec,
   type Store,
@@ -246,10 +247,25 @@ export class AccessStore {
 
   /** By name or id; it is refused from now on. @throws WadahError `not_found` */
   async deleteToken(ref: string): Promise<void> {
+    const rec = this.#token(ref)
+    // Its name may be another's by the time that a second revocation arrives.
+    const done = await this.#commit(
+      [exists(tokenKind, rec.id)],
+      [del(tokenKind, rec.id), del(tokenNameKind, rec.value.name)],
+    )
+    if (!done.ok) this.#token(ref)
+  }
+
+  /** By name or id. @throws WadahError `not_found` */
+  getToken(ref: string): Token {
+    return shown(this.#token(ref))
+  }
+
+  #token(ref: string): Rec<TokenRecord> {
     const id = isId(ref) ? ref : this.#o.view.get(tokenNameKind, ref)?.value.token
     const rec = id === undefined ? undefined : this.#o.view.get(tokenKind, id)
     if (!rec) throw fail('not_found', `There is no token "${ref}".`, { remedy: 'wadah token list' })
-    await this.#commit([], [del(tokenKind, rec.id), del(tokenNameKind, rec.value.name)])
+    return rec
   }
 
   // ───────────────────────────────────────────────────────────────────────────────────────────────────────────────

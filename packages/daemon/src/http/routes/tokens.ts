@@ -8,6 +8,7 @@ export function tokenRoutes(access: AccessStore): Binding[] {
   return [
     bind(e.list, () => ({ items: access.listTokens() })),
     bind(e.create, ({ caller, body }) => access.createToken(caller.subject, body)),
+    bind(e.get, ({ params }) => access.getToken(params.token)),
     bind(e.delete, ({ params }) => access.deleteToken(params.token)),
   ]
 }
