@@ -1,4 +1,4 @@
-import { readFileSync, statSync } from 'node:fs'
+import { readFileSync, readdirSync, statSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { endpoints } from '@wadah/api/endpoints/all'
 import WebSocket from 'ws'
@@ -101,6 +101,18 @@ describe('the life of a VM', () => {
     const first = await new Promise<Buffer>((resolve, reject) => socket.once('message', resolve).once('error', reject))
     expect(first.toString()).toMatch(/^RFB 003/)
     socket.close()
+  })
+
+  test('a picture of the screen', async () => {
+    const parts: Uint8Array[] = []
+    for await (const part of await d.api.stream(vms.screenshot, params('one'))) parts.push(part)
+    const png = Buffer.concat(parts)
+    expect(png.subarray(1, 4).toString()).toBe('PNG')
+    // Width and height lie at 16 and 20 (PNG, 11.2.2 IHDR): what a BIOS leaves behind is at least 640 × 400.
+    expect(png.readUInt32BE(16)).toBeGreaterThanOrEqual(640)
+    expect(png.readUInt32BE(20)).toBeGreaterThanOrEqual(400)
+    const { id } = await d.vm('one')
+    expect(readdirSync(`${d.data}/vms/${id}/live`).filter((name) => name.endsWith('.png'))).toEqual([])
   })
 
   test('shuts down by the button, starts again with what was edited', async () => {

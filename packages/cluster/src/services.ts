@@ -60,6 +60,7 @@ export interface VmService {
   /** Whether a console may be opened now; the ticket itself is the daemon's. Returns the VM's id. */
   checkConsole(caller: Caller, ref: string, kind: 'serial' | 'vnc'): string
   console(vmId: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream>
+  screenshot(caller: Caller, ref: string, signal: AbortSignal): AsyncIterable<Uint8Array>
   log(caller: Caller, ref: string, bytes: number): Promise<{ text: string; size_bytes: number }>
   health(caller: Caller, ref: string, signal: AbortSignal): Promise<{ ok: boolean; detail: string; took_ms: number }>
 }

@@ -166,6 +166,8 @@ export interface Machine {
   guest(vm: string): Guest
   /** A raw connection to the serial port or VNC server of a VM; several may share the serial one. */
   console(vm: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream>
+  /** The picture on its screen, as PNG. */
+  screenshot(vm: string, signal: AbortSignal): Promise<Uint8Array>
   /** The end of the serial log. */
   serialLog(vm: string, bytes: number): Promise<{ text: string; size_bytes: number }>
   /** Makes a recipe's health check against the guest, once. */

@@ -242,6 +242,17 @@ export const vms = {
     body: ConsoleSchema,
     response: ConsoleTicketSchema,
   }),
+  screenshot: endpoint({
+    id: 'vms.screenshot',
+    method: 'GET',
+    path: '/v1/vms/{vm}/screenshot',
+    summary: 'The picture on its screen, as PNG',
+    tag,
+    needs: 'full',
+    answer: 'stream',
+    produces: 'image/png',
+    params,
+  }),
   log: endpoint({
     id: 'vms.log',
     method: 'GET',

@@ -12,6 +12,7 @@ import { log } from './vm/log.ts'
 import { pause } from './vm/pause.ts'
 import { reset } from './vm/reset.ts'
 import { resume } from './vm/resume.ts'
+import { screenshot } from './vm/screenshot.ts'
 import { show } from './vm/show.ts'
 import { shutdown } from './vm/shutdown.ts'
 import { start } from './vm/start.ts'
@@ -35,6 +36,7 @@ export const register: Register = (group, cli) => {
     cp,
     console_,
     log,
+    screenshot,
     check,
   ]) {
     verb(group, cli)

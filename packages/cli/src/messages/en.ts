@@ -45,6 +45,7 @@ export const en = {
   'cmd.vm.exec': 'run a program in the guest; returns its exit code',
   'cmd.vm.cp': 'copy a file into the guest or out of it',
   'cmd.vm.console': 'serial console (leave with Ctrl-]), or VNC',
+  'cmd.vm.screenshot': 'save what its screen shows as PNG (- writes it to standard output)',
   'cmd.vm.log': 'what the guest wrote to its serial port',
   'cmd.vm.check': 'make the health check of its recipe now',
   'cmd.image.list': 'list images',

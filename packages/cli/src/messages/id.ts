@@ -47,6 +47,7 @@ export const id: Record<MessageKey, string> = {
   'cmd.vm.exec': 'jalankan program di dalam VM; mengembalikan kode keluarnya',
   'cmd.vm.cp': 'salin berkas ke dalam VM atau darinya',
   'cmd.vm.console': 'konsol serial (keluar dengan Ctrl-]), atau VNC',
+  'cmd.vm.screenshot': 'simpan gambar di layarnya sebagai PNG (- menuliskannya ke keluaran standar)',
   'cmd.vm.log': 'yang ditulis VM ke port serialnya',
   'cmd.vm.check': 'lakukan pemeriksaan resepnya sekarang',
   'cmd.image.list': 'daftar image',

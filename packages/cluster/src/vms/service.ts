@@ -545,6 +545,11 @@ export class Vms implements VmService {
   console(vmId: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream> {
     return this.#deps.machine.console(vmId, kind)
   }
+  async *screenshot(caller: Caller, ref: string, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    const vm = this.#find(caller, ref)
+    this.#allow(caller, vm, 'console')
+    yield await this.#deps.machine.screenshot(vm.id, signal)
+  }
   log(caller: Caller, ref: string, bytes: number): Promise<{ text: string; size_bytes: number }> {
     return this.#deps.machine.serialLog(this.#find(caller, ref).id, bytes)
   }

@@ -127,6 +127,7 @@ export function fakeMachine(w: FakeWorld): Machine {
       w.tell(observed(vm))
     },
     applyLimits: async () => {},
+    screenshot: async () => new Uint8Array(),
     serialLog: async () => ({ text: '', size_bytes: 0 }),
     check: async () => ({ ok: true, detail: 'HTTP 200', took_ms: 1 }),
     volumes: {

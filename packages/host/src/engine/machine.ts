@@ -33,6 +33,7 @@ import { bootPlan, seedText } from './plan.ts'
 import { type Acceleration, accelerator } from './probe/accelerator.ts'
 import { processes, qemuOf, signalProcess, waitGone } from './process.ts'
 import { RunningVm } from './running-vm.ts'
+import { screenshot } from './screenshot.ts'
 import { memoryCeiling } from './state.ts'
 import { connectQmp } from '@wadah/qmp/client'
 
@@ -573,6 +574,10 @@ export class HostMachine implements Machine {
     let hub = this.#serial.get(vm)
     if (!hub) this.#serial.set(vm, (hub = new SerialHub(socket.serial)))
     return hub.open()
+  }
+
+  screenshot(vm: string, signal: AbortSignal): Promise<Uint8Array> {
+    return screenshot(this.#need(vm), new VmDirectory(this.#o.dataDir, vm).live, signal)
   }
 
   serialLog(vm: string, bytes: number): Promise<{ text: string; size_bytes: number }> {
