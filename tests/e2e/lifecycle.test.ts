@@ -144,13 +144,18 @@ describe('the life of a VM', () => {
       name: 'disks',
       start: true,
       disks: [
-        { name: 'data', size_mib: 64 },
+        { name: 'data', size_mib: 64, limits: { iops: 500 } },
         { name: 'raw', size_mib: 32, format: 'raw' },
       ],
     })
     await d.booted('disks')
     const sizes = await d.exec('disks', '/bin/busybox', 'cat', '/sys/block/vda/size', '/sys/block/vdb/size')
     expect(sizes.out.trim().split('\n').map(Number)).toEqual([131072, 65536])
+    const edited = await d.api.call(vms.edit, {
+      ...params('disks'),
+      body: { disks: [{ name: 'data', limits: { iops: null, bytes_per_s: 50_000_000 } }] },
+    })
+    expect(edited.spec.disks[0]?.limits).toEqual({ bytes_per_s: 50_000_000 })
     await d.exec('disks', '/bin/busybox', 'sh', '-c', 'echo kept | dd of=/dev/vda conv=notrunc; sync')
     await d.done(await d.api.call(vms.shutdown, { ...params('disks'), body: {} }))
     await until('the state', async () => (await d.vm('disks')).status.state === 'stopped')

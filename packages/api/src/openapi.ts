@@ -256,7 +256,7 @@ function codesOf(e: Endpoint): FaultCode[] {
   if (e.answer === 'job' || e.id === 'vms.edit') add('address_taken', 'port_taken')
   if (/^vms\.(exec|guest|freeze|thaw|getFile|putFile|health)$/.test(e.id))
     add('agent_silent', 'agent_failed', 'wrong_state', 'timeout')
-  if (/^vms\.(reset|pause|resume|edit|screenshot)$/.test(e.id)) add('qemu_failed', 'monitor_silent')
+  if (/^vms\.(reset|pause|resume|edit|screenshot|insert|eject)$/.test(e.id)) add('qemu_failed', 'monitor_silent')
   if (e.id === 'vms.screenshot') add('wrong_state', 'busy', 'host_lacks')
   if (e.id === 'jobs.cancel') add('too_late')
   return [...codes]

@@ -31,7 +31,16 @@ export type StatusRecord = {
   agent?: 'unknown' | 'connected' | 'absent'
   ready_ms?: number
   /** What the running QEMU was started with, to say what waits for a restart. */
-  booted?: { cpus: number; memory_mib: number; cmdline?: string; disks: string[]; nics: string[] }
+  booted?: {
+    cpus: number
+    memory_mib: number
+    cmdline?: string
+    disks: string[]
+    nics: string[]
+    firmware?: string
+    cdroms?: string[]
+    boot_order?: string[]
+  }
 }
 export const statusKind: Kind<StatusRecord> = { name: 'vm/status' }
 

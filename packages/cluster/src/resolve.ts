@@ -117,6 +117,7 @@ export function launchRequest(deps: Pick<Deps, 'view'>, vm: VmRecord): LaunchReq
       if (!network) throw fail('not_found', `The network of ${nic.name} is not there any more.`)
       return { name: nic.name, network: networkDefinition(network), attachment: attachment(vm, nic) }
     }),
+    ...(spec.cdroms ? { cdroms: spec.cdroms.map(({ name, image }) => ({ name, ...(image ? { image } : {}) })) } : {}),
     ...(spec.boot.kind === 'kernel' && kernelImage
       ? {
           kernel: {

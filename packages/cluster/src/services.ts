@@ -60,6 +60,15 @@ export interface VmService {
   /** Whether a console may be opened now; the ticket itself is the daemon's. Returns the VM's id. */
   checkConsole(caller: Caller, ref: string, kind: 'serial' | 'vnc'): string
   console(vmId: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream>
+  /** `image` undefined: takes out what is in the drive. */
+  changeMedium(
+    caller: Caller,
+    ref: string,
+    cdrom: string,
+    image: string | undefined,
+    force: boolean,
+    signal: AbortSignal,
+  ): Promise<Vm>
   screenshot(caller: Caller, ref: string, signal: AbortSignal): AsyncIterable<Uint8Array>
   log(caller: Caller, ref: string, bytes: number): Promise<{ text: string; size_bytes: number }>
   health(caller: Caller, ref: string, signal: AbortSignal): Promise<{ ok: boolean; detail: string; took_ms: number }>
@@ -87,10 +96,11 @@ export interface ImageService {
     caller: Caller,
     body: { name: string; description?: string; cmdline?: string; min_memory_mib?: number },
   ): Promise<Image>
+  createIso(caller: Caller, body: { name: string; description?: string }): Promise<Image>
   upload(
     caller: Caller,
     ref: string,
-    file: 'kernel' | 'initrd',
+    file: 'kernel' | 'initrd' | 'iso',
     data: AsyncIterable<Uint8Array>,
     signal: AbortSignal,
   ): Promise<void>

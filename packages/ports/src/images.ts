@@ -33,14 +33,14 @@ export interface Images {
   ): Promise<BuiltImage>
   /** Removes what a build of this image left, finished or not: work folder, mounts, processes. */
   cleanBuild(image: string): Promise<void>
-  /** Stores one file of a kernel image; `too_large`, `image_corrupt` when it is no Linux kernel. */
+  /** Stores one file of an image; `too_large`, `no_room`, `image_corrupt` when it is no Linux kernel or no CD. */
   putFile(
     image: string,
-    file: 'kernel' | 'initrd',
+    file: 'kernel' | 'initrd' | 'iso',
     data: AsyncIterable<Uint8Array>,
     signal: AbortSignal,
   ): Promise<{ size_bytes: number; sha256: string }>
-  files(image: string): Promise<{ kernel?: string; initrd?: string; size_bytes: number }>
+  files(image: string): Promise<{ kernel?: string; initrd?: string; iso?: string; size_bytes: number }>
   /** Removes the image's own folder. */
   delete(image: string): Promise<void>
 }

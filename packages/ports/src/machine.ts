@@ -19,6 +19,8 @@ export type LaunchRequest = {
   /** `chain`: the volume, then what it stands on, down to one without a base. */
   disks: { name: string; chain: VolumeDefinition[]; pool: PoolDefinition }[]
   nics: { name: string; network: NetworkDefinition; attachment: NetworkAttachment }[]
+  /** Drives, in their order; `image` is one of kind iso. */
+  cdroms?: { name: string; image?: string }[]
   /** Present when `spec.boot.kind` is `kernel`. */
   kernel?: { image: string; cmdline: string; has_initrd: boolean }
   /** Handed to the guest as `opt/wadah/seed`; the password is here and nowhere else. */
@@ -36,7 +38,7 @@ export type BootRecord = {
   cpu: { model: string; flags: string[] }
   cpus: number
   memory: { mib: number; max_mib: number; slots: number }
-  firmware: { kind: 'bios' }
+  firmware: { kind: 'bios' } | { kind: 'uefi'; secure_boot: boolean }
   kernel?: { cmdline: string; has_initrd: boolean }
   devices: BootDevice[]
 }
@@ -45,6 +47,7 @@ export type BootDevice =
   | { kind: 'root-port'; id: string; addr: string; chassis: number; multifunction?: boolean }
   | { kind: 'disk'; id: string; bus: string; name: string; volume: string; boot_index?: number }
   | { kind: 'nic'; id: string; bus: string; name: string; mac: string; network: string }
+  | { kind: 'cdrom'; id: string; bus: string; name: string; boot_index?: number }
   | { kind: 'balloon'; id: string; bus: string; addr: string }
   | { kind: 'rng'; id: string; bus: string; addr: string }
   | { kind: 'agent'; id: string; bus: string; addr: string }
@@ -71,6 +74,10 @@ export type LocalPlan = {
       }
   >
   kernel?: { kernel: string; initrd?: string }
+  /** Drive → file of the CD in it at the start. */
+  cdroms?: Record<string, string>
+  /** UEFI: the code is everybody's, the variables are the VM's own. */
+  firmware?: { code: string; vars: string }
   tb_size_mib: number | null
   qemu: string
 }
@@ -161,6 +168,13 @@ export interface Machine {
   pause(vm: string, by: PauseReason): Promise<void>
   resume(vm: string): Promise<void>
 
+  /**
+   * Changes the CD in a drive of a VM that runs; `undefined` takes it out.
+   * @throws WadahError `busy` when the guest has locked the drive and `force` is not given
+   */
+  setMedium(vm: string, cdrom: string, image: string | undefined, force: boolean, signal: AbortSignal): Promise<void>
+  /** What belongs to a VM beside its disks (UEFI variables) goes over to its clone. */
+  copyState(from: string, to: string, uid: number): Promise<void>
   /** Makes limits hold for a VM that runs. */
   applyLimits(vm: string, spec: VmSpec): Promise<void>
   guest(vm: string): Guest

@@ -20,6 +20,11 @@ const params = Closed({ vm: RefSchema })
 export const WaitQuerySchema = Closed({ wait: Type.Optional(Type.Integer({ minimum: 0, maximum: 600 })) })
 const guestPath = Type.String({ minLength: 1, maxLength: 4096, pattern: '^/', description: 'path inside the guest' })
 
+const cdromParams = Closed({ vm: RefSchema, cdrom: NameSchema })
+const forced = {
+  force: Type.Optional(Type.Boolean({ default: false, description: 'also out of a drive that the guest has locked' })),
+}
+
 const job = (id: string, verb: string, summary: string) =>
   endpoint({
     id: `vms.${id}`,
@@ -241,6 +246,30 @@ export const vms = {
     params,
     body: ConsoleSchema,
     response: ConsoleTicketSchema,
+  }),
+  insert: endpoint({
+    id: 'vms.insert',
+    method: 'POST',
+    path: '/v1/vms/{vm}/cdroms/{cdrom}/insert',
+    summary: 'Put a CD into a drive, in place of the one that is in it; at once when the VM runs',
+    tag,
+    needs: 'full',
+    answer: 'ok',
+    params: cdromParams,
+    body: Closed({ image: RefSchema, ...forced }, { title: 'CdromInsert' }),
+    response: VmSchema,
+  }),
+  eject: endpoint({
+    id: 'vms.eject',
+    method: 'POST',
+    path: '/v1/vms/{vm}/cdroms/{cdrom}/eject',
+    summary: 'Take the CD out of a drive',
+    tag,
+    needs: 'full',
+    answer: 'ok',
+    params: cdromParams,
+    body: Closed({ ...forced }, { title: 'CdromEject' }),
+    response: VmSchema,
   }),
   screenshot: endpoint({
     id: 'vms.screenshot',

@@ -18,6 +18,9 @@ export const HostSchema = Type.Object(
     techniques: Type.Array(Type.Object({ name: Type.String(), available: Type.Boolean(), detail: Type.String() }), {
       description: 'hardware-assisted (KVM), binary translation (TCG), paravirtual devices (virtio)',
     }),
+    firmware: Type.Array(Type.Enum(['bios', 'uefi', 'uefi-secure'] as const), {
+      description: 'what VMs can have; uefi-secure: with Secure Boot',
+    }),
     cgroup: Type.Union([Type.Literal('v1'), Type.Literal('v2'), Type.Literal('none')]),
     root: Type.Boolean(),
     /** What is missing or worse than it could be, each said once with the remedy. */

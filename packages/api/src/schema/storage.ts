@@ -98,7 +98,7 @@ export type ImageBuild = Type.Static<typeof ImageBuildSchema>
 export const ImageSchema = Type.Object(
   {
     ...metaFields,
-    kind: Type.Union([Type.Literal('disk'), Type.Literal('kernel')]),
+    kind: Type.Union([Type.Literal('disk'), Type.Literal('kernel'), Type.Literal('iso')]),
     ready: Type.Boolean({ description: 'false while it is built, or until its kernel is uploaded' }),
     description: DescriptionSchema,
     recipe: Type.Optional(Type.String()),

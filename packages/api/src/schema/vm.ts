@@ -123,6 +123,21 @@ export const SeedInputSchema = Closed({
 })
 export type SeedInput = Type.Static<typeof SeedInputSchema>
 
+/** What runs before the operating system. `secure_boot`: only loaders that Microsoft's keys vouch for. */
+export const FirmwareSchema = Type.Union([
+  Closed({ kind: Type.Literal('bios') }),
+  Closed({ kind: Type.Literal('uefi'), secure_boot: Type.Optional(Type.Boolean({ default: false })) }),
+])
+export type Firmware = Type.Static<typeof FirmwareSchema>
+/** In order: names of disks and CD drives. What is not named comes after, disks first. */
+const bootOrder = Type.Array(NameSchema, { maxItems: 20, description: 'names of disks and CD drives, first one first' })
+export const CdromInputSchema = Closed({
+  name: Type.Optional(NameSchema),
+  image: Type.Optional(RefSchema),
+})
+export type CdromInput = Type.Static<typeof CdromInputSchema>
+const MAX_CDROMS = 4
+
 const cpus = Type.Integer({ minimum: 1, maximum: 256, description: 'virtual CPUs' })
 const memoryMib = Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024, description: 'guest RAM, MiB' })
 const cmdline = Type.String({
@@ -151,6 +166,14 @@ export const VmCreateSchema = Closed(
     cmdline: Type.Optional(cmdline),
     disks: Type.Optional(Type.Array(DiskInputSchema, { maxItems: 16, description: 'further disks' })),
     nics: Type.Optional(Type.Array(NicInputSchema, { maxItems: 8 })),
+    cdroms: Type.Optional(
+      Type.Array(CdromInputSchema, {
+        maxItems: MAX_CDROMS,
+        description: 'CD drives, empty or with an image of kind iso',
+      }),
+    ),
+    boot_order: Type.Optional(bootOrder),
+    firmware: Type.Optional(FirmwareSchema),
     limits: Type.Optional(LimitsSchema),
     balloon_mib: Type.Optional(Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024 })),
     seed: Type.Optional(SeedInputSchema),
@@ -196,6 +219,10 @@ export const VmEditSchema = Closed(
     ),
     add_nics: Type.Optional(Type.Array(NicInputSchema, { maxItems: 8 })),
     remove_nics: Type.Optional(Type.Array(NameSchema, { maxItems: 8 })),
+    add_cdroms: Type.Optional(Type.Array(CdromInputSchema, { maxItems: MAX_CDROMS })),
+    remove_cdroms: Type.Optional(Type.Array(NameSchema, { maxItems: MAX_CDROMS })),
+    boot_order: Type.Optional(bootOrder),
+    firmware: Type.Optional(FirmwareSchema),
   },
   { title: 'VmEdit', minProperties: 1 },
 )
@@ -212,6 +239,12 @@ export const NicSchema = Type.Object({
   limits: NicLimitsSchema,
 })
 export type Nic = Type.Static<typeof NicSchema>
+
+export const CdromSchema = Type.Object({
+  name: NameSchema,
+  image: Type.Optional(IdSchema),
+})
+export type Cdrom = Type.Static<typeof CdromSchema>
 
 export const BootSchema = Type.Union([
   Type.Object({ kind: Type.Literal('disk') }),
@@ -235,6 +268,10 @@ export const VmSpecSchema = Type.Object({
   boot: BootSchema,
   disks: Type.Array(DiskSchema),
   nics: Type.Array(NicSchema),
+  /** Absent in VMs made before there were such: none, disks in their order, BIOS. */
+  cdroms: Type.Optional(Type.Array(CdromSchema)),
+  boot_order: Type.Optional(Type.Array(NameSchema)),
+  firmware: Type.Optional(FirmwareSchema),
   limits: LimitsSchema,
   balloon_mib: Type.Union([Type.Integer(), Type.Null()]),
   seed: Type.Object({

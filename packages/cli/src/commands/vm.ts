@@ -5,6 +5,8 @@ import { console_ } from './vm/console.ts'
 import { cp } from './vm/cp.ts'
 import { create } from './vm/create.ts'
 import { delete_ } from './vm/delete.ts'
+import { eject } from './vm/eject.ts'
+import { insert } from './vm/insert.ts'
 import { edit } from './vm/edit.ts'
 import { exec } from './vm/exec.ts'
 import { list } from './vm/list.ts'
@@ -37,6 +39,8 @@ export const register: Register = (group, cli) => {
     console_,
     log,
     screenshot,
+    insert,
+    eject,
     check,
   ]) {
     verb(group, cli)

@@ -49,6 +49,8 @@ export async function printVm(cli: Cli, vm: Vm): Promise<void> {
     [t('col.agent'), status.agent],
     [t('col.ready'), status.ready_ms === undefined ? '' : formatTook(status.ready_ms)],
     [t('col.limits'), limitsText(spec.limits)],
+    [t('col.firmware'), spec.firmware?.kind === 'uefi' ? (spec.firmware.secure_boot ? 'uefi-secure' : 'uefi') : 'bios'],
+    [t('col.boot_order'), spec.boot_order?.join(', ')],
     [t('col.cmdline'), spec.boot.kind === 'kernel' ? spec.boot.cmdline : ''],
     [
       t('col.labels'),
@@ -72,6 +74,13 @@ export async function printVm(cli: Cli, vm: Vm): Promise<void> {
     await cli.out.table(
       [t('col.disk'), t('col.volume'), t('col.limits')],
       spec.disks.map((d) => [d.name, d.volume, limitsText({}, d.limits)]),
+    )
+  }
+  if (spec.cdroms?.length) {
+    cli.out.line()
+    await cli.out.table(
+      [t('col.cdrom'), t('col.image')],
+      spec.cdroms.map((c) => [c.name, c.image ?? '–']),
     )
   }
   if (spec.nics.length > 0) {

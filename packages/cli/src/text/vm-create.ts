@@ -1,6 +1,6 @@
 /** Options of `vm create` and `vm edit` → request bodies. Pure. */
 import { fail } from '@wadah/api/fault'
-import type { DiskLimits, NicInput, Vm, VmCreate, VmEdit } from '@wadah/api/schema/vm'
+import type { CdromInput, DiskLimits, Firmware, NicInput, Vm, VmCreate, VmEdit } from '@wadah/api/schema/vm'
 import { oneOf } from '../commands/options.ts'
 import { parseInteger, parseMib } from './size.ts'
 import { parseDisk, parseLabels, parseLimits, parsePublish } from './specs.ts'
@@ -23,6 +23,9 @@ export type CreateOptions = {
   seedUser?: string
   sshKey?: string[]
   cmdline?: string
+  cdrom?: string[]
+  bootOrder?: string
+  firmware?: string
   label?: string[]
   description?: string
   start?: boolean
@@ -54,6 +57,10 @@ export function buildCreate(
   if (o.balloon !== undefined) body.balloon_mib = parseMib(o.balloon, '--balloon')
   if (o.cmdline !== undefined) body.cmdline = o.cmdline
   if (o.addDisk) body.disks = [...(base.disks ?? []), ...o.addDisk.map(parseDisk)]
+  if (o.cdrom) body.cdroms = [...(base.cdroms ?? []), ...o.cdrom.map(parseCdrom)]
+  if (o.bootOrder !== undefined) body.boot_order = o.bootOrder.split(',')
+  const firmware = parseFirmware(o.firmware)
+  if (firmware) body.firmware = firmware
   if (Object.keys(limits).length > 0) body.limits = { ...base.limits, ...limits }
   const nics = buildNics(o, base.nics ?? [], nic)
   if (nics.length > 0) body.nics = nics
@@ -119,6 +126,19 @@ export type EditOptions = {
   address?: string
   addNetwork?: string[]
   removeNic?: string[]
+  addCdrom?: string[]
+  removeCdrom?: string[]
+  bootOrder?: string
+  firmware?: string
+}
+
+/** `empty`, or the name of an image. */
+const parseCdrom = (text: string): CdromInput => (text === 'empty' ? {} : { image: text })
+
+function parseFirmware(text: string | undefined): Firmware | undefined {
+  const kind = oneOf(text, '--firmware', ['bios', 'uefi', 'uefi-secure'] as const)
+  if (kind === undefined) return undefined
+  return kind === 'bios' ? { kind } : { kind: 'uefi', secure_boot: kind === 'uefi-secure' }
 }
 
 /** The change, laid over what the VM has now: labels are merged; limits and publishing go to the first disk and NIC unless named. */
@@ -158,6 +178,11 @@ export function buildEdit(vm: Vm, o: EditOptions): VmEdit {
   if (o.removeDisk) body.remove_disks = o.removeDisk
   if (o.addNetwork) body.add_nics = o.addNetwork.map((network) => ({ network }))
   if (o.removeNic) body.remove_nics = o.removeNic
+  if (o.addCdrom) body.add_cdroms = o.addCdrom.map(parseCdrom)
+  if (o.removeCdrom) body.remove_cdroms = o.removeCdrom
+  if (o.bootOrder !== undefined) body.boot_order = o.bootOrder.split(',')
+  const firmware = parseFirmware(o.firmware)
+  if (firmware) body.firmware = firmware
   if (Object.keys(body).length === 0) {
     throw fail('invalid', 'Nothing to change: name at least one option', { remedy: 'wadah help vm edit' })
   }

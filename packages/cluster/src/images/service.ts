@@ -36,7 +36,11 @@ export class ImageStore implements ImageService {
     const { view } = this.#deps
     const vms = view
       .list(vmKind)
-      .filter((vm) => vm.value.spec.image === image.id && this.#needs(vm.value.spec, image))
+      .filter(
+        ({ value: { spec } }) =>
+          (spec.image === image.id && this.#needs(spec, image)) ||
+          spec.cdroms?.some((c) => c.image === image.id) === true,
+      )
       .map((vm) => vm.value.name)
     const clones =
       image.volume === undefined
@@ -84,7 +88,7 @@ export class ImageStore implements ImageService {
     return this.#deps.machine.images.recipes()
   }
 
-  #record(caller: Caller, name: string, kind: 'disk' | 'kernel', more: Partial<ImageRecord> = {}): ImageRecord {
+  #record(caller: Caller, name: string, kind: ImageRecord['kind'], more: Partial<ImageRecord> = {}): ImageRecord {
     const deps = this.#deps
     return {
       schema: 1,
@@ -141,12 +145,26 @@ export class ImageStore implements ImageService {
   ): Promise<Image> {
     const deps = this.#deps
     checkName(deps, 'image', caller.project, body.name)
-    const image = this.#record(caller, body.name, 'kernel', {
-      description: body.description ?? '',
-      cmdline: body.cmdline ?? 'console=ttyS0',
-      min_memory_mib: body.min_memory_mib ?? 64,
-    })
-    const key = indexKeys.name('image', caller.project, body.name)
+    return this.#createEmpty(
+      caller,
+      this.#record(caller, body.name, 'kernel', {
+        description: body.description ?? '',
+        cmdline: body.cmdline ?? 'console=ttyS0',
+        min_memory_mib: body.min_memory_mib ?? 64,
+      }),
+    )
+  }
+
+  async createIso(caller: Caller, body: { name: string; description?: string }): Promise<Image> {
+    checkName(this.#deps, 'image', caller.project, body.name)
+    const more = { description: body.description ?? '', min_memory_mib: 16 }
+    return this.#createEmpty(caller, this.#record(caller, body.name, 'iso', more))
+  }
+
+  /** Its files are uploaded later. */
+  async #createEmpty(caller: Caller, image: ImageRecord): Promise<Image> {
+    const deps = this.#deps
+    const key = indexKeys.name('image', caller.project, image.name)
     await commit(
       deps,
       [absent(indexKind, key)],
@@ -159,22 +177,23 @@ export class ImageStore implements ImageService {
   async upload(
     caller: Caller,
     ref: string,
-    file: 'kernel' | 'initrd',
+    file: 'kernel' | 'initrd' | 'iso',
     data: AsyncIterable<Uint8Array>,
     signal: AbortSignal,
   ): Promise<void> {
     const deps = this.#deps
     const rec = find(deps, 'image', imageKind, caller.project, ref)
     const { value: image } = rec
-    if (image.kind !== 'kernel' || image.recipe !== undefined) {
-      throw fail('wrong_state', `"${image.name}" is not an image whose kernel is uploaded.`, {
-        remedy: 'wadah image add NAME --kernel FILE',
+    const takes = image.recipe !== undefined ? [] : { kernel: ['kernel', 'initrd'], iso: ['iso'], disk: [] }[image.kind]
+    if (!takes.includes(file)) {
+      throw fail('wrong_state', `"${image.name}" is not an image whose ${file} is uploaded.`, {
+        remedy: `wadah image add NAME --${file === 'iso' ? 'iso' : 'kernel'} FILE`,
       })
     }
     if (this.#users(image).length > 0)
       throw fail('in_use', `VMs stand on "${image.name}": ${this.#users(image).slice(0, 3).join(', ')}.`)
     this.#refuseBusy(image)
-    await deps.machine.images.putFile(image.id, file, data, signal)
+    const { sha256 } = await deps.machine.images.putFile(image.id, file, data, signal)
     const files = await deps.machine.images.files(image.id)
     this.#refuseBusy(image)
     const again = find(deps, 'image', imageKind, caller.project, image.id)
@@ -187,7 +206,8 @@ export class ImageStore implements ImageService {
           has_kernel: files.kernel !== undefined,
           has_initrd: files.initrd !== undefined,
           size_bytes: files.size_bytes,
-          ready: files.kernel !== undefined,
+          ready: image.kind === 'iso' ? files.iso !== undefined : files.kernel !== undefined,
+          ...(file === 'iso' ? { sha256 } : {}),
         } satisfies ImageRecord),
       ],
     )

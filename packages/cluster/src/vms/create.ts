@@ -28,6 +28,7 @@ import { claimKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
 import { poolDefinition } from '../resolve.ts'
 import { freeAddress, freeMac, freeUid, inSubnet } from './allocate.ts'
+import { checkBootOrder, checkFirmware, planCdroms } from './drives.ts'
 import { healthTarget } from './view.ts'
 
 export const DEFAULT_POOL = 'default'
@@ -79,6 +80,12 @@ export async function planCreate(
       field: '/image',
       remedy: `wadah image show ${image.name}`,
     })
+  if (image?.kind === 'iso') {
+    throw fail('invalid', `The image "${image.name}" is a CD: no VM is cloned from it.`, {
+      field: '/image',
+      remedy: `wadah vm create NAME --disk 10G --cdrom ${image.name}`,
+    })
+  }
   checkAgainstImage(body, image)
   const memory = body.memory_mib ?? Math.max(512, image?.min_memory_mib ?? 0)
   const smallMemory = image?.kind === 'kernel' && body.memory_mib === undefined ? image.min_memory_mib : memory
@@ -87,6 +94,15 @@ export async function planCreate(
   const vm = newId('vm', deps.randomBytes)
   const now = new Date(deps.clock.now_ms()).toISOString()
   const disks = await planDisks(deps, pending, project, { vm, name: body.name, now }, body, image)
+  const cdroms = planCdroms(
+    deps,
+    project,
+    body.cdroms ?? [],
+    [],
+    disks.map((d) => d.name),
+    '/cdroms',
+  )
+  if (body.firmware) await checkFirmware(deps, body.firmware, image)
   const nics = await planNics(deps, pending, project, body.nics ?? [{}], [])
   const uid = freeUid(
     (n) => deps.view.get(indexKind, indexKeys.uid(n)) !== undefined || pending.has(indexKeys.uid(n)),
@@ -97,6 +113,9 @@ export async function planCreate(
     cpus: body.cpus ?? 1,
     memory_mib: smallMemory,
     machine: 'q35',
+    ...(body.firmware === undefined ? {} : { firmware: body.firmware }),
+    ...(cdroms.length === 0 ? {} : { cdroms }),
+    ...(body.boot_order === undefined ? {} : { boot_order: body.boot_order }),
     boot:
       image?.kind === 'kernel'
         ? { kind: 'kernel', image: image.id, cmdline: body.cmdline ?? image.cmdline ?? '' }
@@ -116,6 +135,7 @@ export async function planCreate(
     ...(image?.service === undefined ? {} : { service: image.service }),
     uid,
   }
+  checkBootOrder(body.boot_order ?? [], spec)
   if (body.balloon_mib !== undefined && body.balloon_mib > spec.memory_mib) {
     throw fail('invalid', `The balloon can only take memory away: at most ${spec.memory_mib} MiB.`, {
       field: '/balloon_mib',
@@ -167,6 +187,7 @@ export function assemble(
   const standsOn = [
     ...record.spec.nics.map((nic) => deps.view.get(networkKind, nic.network)),
     record.spec.image === undefined ? undefined : deps.view.get(imageKind, record.spec.image),
+    ...(record.spec.cdroms ?? []).map((c) => (c.image === undefined ? undefined : deps.view.get(imageKind, c.image))),
     ...disks.flatMap((d) => [
       deps.view.get(poolKind, d.volume.pool),
       d.from ? deps.view.get(volumeKind, d.from.volume) : undefined,

@@ -14,6 +14,7 @@ import {
   vmKind,
   volumeKind,
 } from '../records.ts'
+import { checkBootOrder, checkFirmware, planCdroms } from './drives.ts'
 import { checkMemory, checkName, chooseAddress, nicKeys, planNics, planPublish, portKey } from './create.ts'
 
 /** `null` takes a limit away; what is not named stays. */
@@ -99,6 +100,46 @@ export async function planEdit(
     const stored = deps.view.get(volumeKind, volume.id)
     if (stored) checks.push(unchanged(stored))
     writes.push(put(volumeKind, volume.id, { ...(stored?.value ?? volume), vm: vm.id }))
+  }
+
+  for (const [i, name] of (body.remove_cdroms ?? []).entries()) {
+    const drive = spec.cdroms?.find((c) => c.name === name)
+    if (!drive) throw noSuch('CD drive', name, spec.cdroms ?? [], `/remove_cdroms/${i}`)
+    if (live)
+      throw fail('wrong_state', 'A CD drive can be taken away from a stopped VM only.', {
+        field: `/remove_cdroms/${i}`,
+        remedy: `wadah vm eject ${vm.name} takes the CD out of it`,
+      })
+    spec.cdroms = (spec.cdroms ?? []).filter((c) => c !== drive)
+  }
+  if (body.add_cdroms) {
+    const there = spec.cdroms ?? []
+    const disks = spec.disks.map((d) => d.name)
+    const fresh = planCdroms(deps, vm.project, body.add_cdroms, there, disks, '/add_cdroms')
+    spec.cdroms = [...there, ...fresh]
+    for (const { image } of fresh) {
+      // Whoever deletes an image touches it first, and looks for users after.
+      const rec = image === undefined ? undefined : deps.view.get(imageKind, image)
+      if (rec && !checks.some((c) => c.kind === imageKind.name && c.id === rec.id)) checks.push(unchanged(rec))
+    }
+  }
+  const clash = added.find(({ name }) => spec.cdroms?.some((c) => c.name === name))
+  if (clash) throw fail('invalid', `There is a CD drive "${clash.name}" already.`, { field: '/add_disks' })
+  if (body.boot_order) {
+    checkBootOrder(body.boot_order, spec)
+    spec.boot_order = body.boot_order
+  } else if (spec.boot_order) {
+    // What was taken away is no choice any more.
+    const there = [...spec.disks, ...(spec.cdroms ?? [])]
+    spec.boot_order = spec.boot_order.filter((name) => there.some((d) => d.name === name))
+  }
+  if (body.firmware) {
+    await checkFirmware(
+      deps,
+      body.firmware,
+      spec.image === undefined ? undefined : deps.view.get(imageKind, spec.image)?.value,
+    )
+    spec.firmware = body.firmware
   }
 
   const used = (key: string) => deps.view.get(indexKind, key) !== undefined || pending.has(key)

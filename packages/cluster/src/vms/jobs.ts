@@ -136,6 +136,17 @@ export const createVm = defineJob<CreateParams, Deps>(
       weight: 3,
       volatile: true,
     }),
+    step('state', {
+      do: async ({ deps, params: p }) => {
+        if (p.source !== undefined) await deps.machine.copyState(p.source, p.vm, (await current(deps, p.vm)).spec.uid)
+      },
+      undo: async ({ deps, params: p }) => {
+        await deps.machine.forget(p.vm)
+      },
+      when: (p) => p.source !== undefined,
+      weight: 0.1,
+      volatile: true,
+    }),
     step('names', {
       do: async ({ deps, params: p }) => {
         if (usesNat(deps, await current(deps, p.vm))) await deps.syncNetworks()

@@ -43,6 +43,7 @@ import {
   volumeName,
 } from './create.ts'
 import { type EditPlan, planEdit } from './edit.ts'
+import { isoImage } from './drives.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './jobs.ts'
 import { healthTarget, viewVm } from './view.ts'
 
@@ -545,6 +546,46 @@ export class Vms implements VmService {
   console(vmId: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream> {
     return this.#deps.machine.console(vmId, kind)
   }
+  async changeMedium(
+    caller: Caller,
+    ref: string,
+    cdrom: string,
+    ref_image: string | undefined,
+    force: boolean,
+    signal: AbortSignal,
+  ): Promise<Vm> {
+    const deps = this.#deps
+    const vm = this.#find(caller, ref)
+    this.#allow(caller, vm, 'edit')
+    const { cdroms = [] } = vm.value.spec
+    if (!cdroms.some((c) => c.name === cdrom)) {
+      throw fail(
+        'not_found',
+        `"${vm.value.name}" has no CD drive "${cdrom}"; it has ${cdroms.map((c) => c.name).join(', ') || 'none'}.`,
+        {
+          field: '/cdrom',
+          remedy: `wadah vm edit ${vm.value.name} --add-cdrom`,
+        },
+      )
+    }
+    const image = ref_image === undefined ? undefined : isoImage(deps, caller.project, ref_image, '/image')
+    // The drive first: a guest that does not let go of its CD keeps it, in the record too.
+    if (deps.machine.running(vm.id)) await deps.machine.setMedium(vm.id, cdrom, image?.id, force, signal)
+    await this.#again(async () => {
+      const now = this.#find(caller, vm.id)
+      const changed = (now.value.spec.cdroms ?? []).map((c) =>
+        c.name === cdrom ? { name: c.name, ...(image ? { image: image.id } : {}) } : c,
+      )
+      const held = image ? deps.view.get(imageKind, image.id) : undefined
+      await commit(
+        deps,
+        [unchanged(now), ...(held ? [unchanged(held)] : [])],
+        [put(vmKind, now.id, { ...now.value, spec: { ...now.value.spec, cdroms: changed } } satisfies VmRecord)],
+      )
+    })
+    return this.get(caller, vm.id)
+  }
+
   async *screenshot(caller: Caller, ref: string, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     const vm = this.#find(caller, ref)
     this.#allow(caller, vm, 'console')

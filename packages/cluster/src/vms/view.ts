@@ -20,11 +20,16 @@ export function pendingRestart(spec: VmSpec, booted: StatusRecord['booted']): st
   if (spec.cpus !== booted.cpus) out.push('cpus')
   if (spec.memory_mib !== booted.memory_mib) out.push('memory_mib')
   if ((spec.boot.kind === 'kernel' ? spec.boot.cmdline : undefined) !== booted.cmdline) out.push('cmdline')
+  if (firmwareKey(spec) !== (booted.firmware ?? 'bios')) out.push('firmware')
+  if ((spec.cdroms ?? []).map((c) => c.name).join() !== (booted.cdroms ?? []).join()) out.push('cdroms')
+  if ((spec.boot_order ?? []).join() !== (booted.boot_order ?? []).join()) out.push('boot_order')
   if (spec.disks.map((d) => d.volume).join() !== booted.disks.join()) out.push('disks')
   if (spec.nics.map((n) => nicKey(n)).join() !== booted.nics.join()) out.push('nics')
   return out
 }
 
+const firmwareKey = ({ firmware }: VmSpec): string =>
+  firmware?.kind === 'uefi' ? (firmware.secure_boot ? 'uefi-secure' : 'uefi') : 'bios'
 const nicKey = (n: VmSpec['nics'][number]): string => `${n.name}/${n.network}/${n.mac}/${n.address ?? ''}`
 
 export function bootedOf(spec: VmSpec): NonNullable<StatusRecord['booted']> {
@@ -34,6 +39,9 @@ export function bootedOf(spec: VmSpec): NonNullable<StatusRecord['booted']> {
     ...(spec.boot.kind === 'kernel' ? { cmdline: spec.boot.cmdline } : {}),
     disks: spec.disks.map((d) => d.volume),
     nics: spec.nics.map(nicKey),
+    firmware: firmwareKey(spec),
+    cdroms: (spec.cdroms ?? []).map((c) => c.name),
+    boot_order: spec.boot_order ?? [],
   }
 }
 

@@ -65,7 +65,14 @@ export function fakeMachine(w: FakeWorld): Machine {
     for (const tap of [...w.taps]) if (tap.startsWith(`${vm}/`)) w.taps.delete(tap)
   }
   const machine = {
-    facts: async () => ({ memory_mib: 8192, memory_free_mib: 8000, cpus: 2, attention: [], accelerator: 'tcg' }),
+    facts: async () => ({
+      memory_mib: 8192,
+      memory_free_mib: 8000,
+      cpus: 2,
+      attention: [],
+      accelerator: 'tcg',
+      firmware: ['bios', 'uefi'],
+    }),
     observe: async (vm: string) => observed(vm),
     async *observations(signal: AbortSignal) {
       while (!signal.aborted) {
@@ -127,6 +134,8 @@ export function fakeMachine(w: FakeWorld): Machine {
       w.tell(observed(vm))
     },
     applyLimits: async () => {},
+    setMedium: async () => {},
+    copyState: async (_from: string, to: string) => void w.folders.add(to),
     screenshot: async () => new Uint8Array(),
     serialLog: async () => ({ text: '', size_bytes: 0 }),
     check: async () => ({ ok: true, detail: 'HTTP 200', took_ms: 1 }),

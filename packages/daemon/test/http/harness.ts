@@ -49,7 +49,7 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
             if (name === 'jobs.subscribe') return () => undefined
             if (service === 'jobs' && method !== 'list' && method !== 'log') return JOB
             if (method === 'checkConsole') return 'vm-aaaaaaaaaa'
-            if (method === 'readFile') return pieces('content')
+            if (method === 'readFile' || method === 'screenshot') return pieces('content')
             if (method.startsWith('list') || method === 'recipes') return method === 'recipes' ? [] : { items: [] }
             if (/^(writeFile|upload)$/.test(method)) return drain(args.find(isIterable))
             if (/^networks\.delete$|deletePool/.test(name)) return Promise.resolve()
@@ -195,6 +195,8 @@ export const BODIES: Record<string, unknown> = {
   'vms.console': { kind: 'serial' },
   'images.build': { recipe: 'web-server' },
   'images.createKernel': { name: 'tiny' },
+  'images.createIso': { name: 'debian' },
+  'vms.insert': { image: 'debian' },
   'pools.create': { name: 'fast', path: '/srv/fast' },
   'pools.edit': { overcommit: 3 },
   'volumes.create': { name: 'data', size_mib: 10 },

@@ -191,7 +191,7 @@ describe('streams', () => {
     const type = { 'content-type': 'application/octet-stream' }
     const request = open(server, '/v1/images/tiny/files/kernel', {
       method: 'PUT',
-      headers: { ...type, 'content-length': String(2 * 1024 ** 3) },
+      headers: { ...type, 'content-length': String(64 * 1024 ** 3) },
     })
     const answer = await new Promise<Answer>((resolve, reject) => {
       request.once('response', (r) => readAll(r).then(resolve, reject)).once('error', reject)

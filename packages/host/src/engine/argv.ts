@@ -36,8 +36,17 @@ export function argv(plan: BootPlan): string[] {
     ['-pidfile', `${local.directory}/qemu.pid`],
     [
       '-machine',
-      `${opt(record.machine, { 'memory-backend': 'ram0', 'dump-guest-core': 'off', usb: 'off', vmport: 'off' })}`,
+      `${opt(record.machine, {
+        'memory-backend': 'ram0',
+        'dump-guest-core': 'off',
+        usb: 'off',
+        vmport: 'off',
+        ...(record.firmware.kind === 'uefi' ? { pflash0: 'fw-code', pflash1: 'fw-vars' } : {}),
+        // Secure Boot stands on it: without it a guest could write to its own keys.
+        ...(record.firmware.kind === 'uefi' && record.firmware.secure_boot ? { smm: 'on' } : {}),
+      })}`,
     ],
+    ...firmware(plan),
     ['-accel', accelerator(plan)],
     ['-cpu', [record.cpu.model, ...record.cpu.flags].join(',')],
     ['-smp', opt('', { cpus: record.cpus, sockets: 1, cores: record.cpus, threads: 1 })],
@@ -66,6 +75,31 @@ const json = (value: unknown): string => JSON.stringify(value)
 function accelerator({ record, local }: BootPlan): string {
   if (record.accelerator === 'kvm') return 'kvm'
   return opt('tcg', { 'tb-size': local.tb_size_mib ?? undefined })
+}
+
+function firmware({ record, local }: BootPlan): string[][] {
+  if (record.firmware.kind === 'bios') return []
+  if (!local.firmware) throw new Error('no firmware files for a UEFI')
+  const flash = (node: string, filename: string, readOnly: boolean) => [
+    '-blockdev',
+    json({
+      driver: 'raw',
+      'node-name': node,
+      'read-only': readOnly,
+      file: { driver: 'file', 'node-name': `${node}-file`, filename, 'read-only': readOnly },
+    }),
+  ]
+  return [
+    flash('fw-code', local.firmware.code, true),
+    flash('fw-vars', local.firmware.vars, false),
+    ...(record.firmware.secure_boot
+      ? [
+          ['-global', 'driver=cfi.pflash01,property=secure,value=on'],
+          // OVMF's System Management Mode and suspend to RAM do not go together.
+          ['-global', 'ICH9-LPC.disable_s3=1'],
+        ]
+      : []),
+  ]
 }
 
 function boot({ record, local }: BootPlan): string[][] {
@@ -152,6 +186,8 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
       return diskArgs(device, plan.local)
     case 'nic':
       return nicArgs(device, plan.local)
+    case 'cdrom':
+      return cdromArgs(device, plan.local)
   }
 }
 
@@ -203,6 +239,34 @@ function diskArgs(device: BootDevice & { kind: 'disk' }, local: LocalPlan): stri
         werror: 'stop',
         rerror: 'report',
         'write-cache': 'on',
+        ...(device.boot_index === undefined ? {} : { bootindex: device.boot_index }),
+      }),
+    ],
+  ]
+}
+
+/** A CD is never written, and nothing in it chooses a format or another file. */
+export function medium(node: string, filename: string): Json {
+  return {
+    driver: 'raw',
+    'node-name': node,
+    'read-only': true,
+    file: { driver: 'file', 'node-name': `${node}-file`, filename, 'read-only': true },
+  }
+}
+
+function cdromArgs(device: BootDevice & { kind: 'cdrom' }, local: LocalPlan): string[][] {
+  const file = local.cdroms?.[device.name]
+  const node = `cdm-${device.name}`
+  return [
+    ...(file === undefined ? [] : [['-blockdev', json(medium(node, file))]]),
+    [
+      '-device',
+      json({
+        driver: 'ide-cd',
+        id: device.id,
+        bus: device.bus,
+        ...(file === undefined ? {} : { drive: node }),
         ...(device.boot_index === undefined ? {} : { bootindex: device.boot_index }),
       }),
     ],

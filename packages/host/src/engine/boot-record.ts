@@ -1,6 +1,7 @@
 /** What a guest sees, decided once at its start. Pure: the same request and facts give the same record. */
 import { createHash } from 'node:crypto'
 import type { BootDevice, BootRecord, LaunchRequest } from '@wadah/ports/machine'
+import { firmwareOf } from './firmware.ts'
 
 export type RecordFacts = {
   /** Pinned machine type, e.g. `pc-q35-7.2`. */
@@ -35,6 +36,7 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
   ]
   const onPorts = spec.disks.length + spec.nics.length
   for (let i = 0; i < onPorts + SPARE_PORTS; i++) devices.push(rootPort(i))
+  const order = bootOrder(spec)
   let port = 0
   for (const nic of spec.nics) {
     devices.push({
@@ -46,7 +48,7 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
       network: nic.network,
     })
   }
-  spec.disks.forEach((disk, i) => {
+  spec.disks.forEach((disk) => {
     devices.push({
       kind: 'disk',
       id: `disk-${disk.name}`,
@@ -54,7 +56,17 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
       name: disk.name,
       volume: disk.volume,
       // With -kernel no device may claim index 0, and none needs one.
-      ...(spec.boot.kind === 'disk' ? { boot_index: i + 1 } : {}),
+      ...(spec.boot.kind === 'disk' ? { boot_index: order.indexOf(disk.name) + 1 } : {}),
+    })
+  })
+  // The chipset's own SATA controller: every firmware and every installer can read it.
+  ;(spec.cdroms ?? []).forEach((cdrom, i) => {
+    devices.push({
+      kind: 'cdrom',
+      id: `cd-${cdrom.name}`,
+      bus: `ide.${i}`,
+      name: cdrom.name,
+      ...(spec.boot.kind === 'disk' ? { boot_index: order.indexOf(cdrom.name) + 1 } : {}),
     })
   })
   return {
@@ -67,10 +79,17 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
     cpu: facts.cpu,
     cpus: spec.cpus,
     memory: memoryLayout(spec.memory_mib),
-    firmware: { kind: 'bios' },
+    firmware: firmwareOf(spec.firmware),
     ...(request.kernel ? { kernel: { cmdline: request.kernel.cmdline, has_initrd: request.kernel.has_initrd } } : {}),
     devices,
   }
+}
+
+/** Names in the order in which the firmware tries them: those that were named, then disks, then CD drives. */
+export function bootOrder(spec: Pick<LaunchRequest['spec'], 'disks' | 'cdroms' | 'boot_order'>): string[] {
+  const there = [...spec.disks, ...(spec.cdroms ?? [])].map((d) => d.name)
+  const named = (spec.boot_order ?? []).filter((name) => there.includes(name))
+  return [...new Set([...named, ...there])]
 }
 
 function rootPort(i: number): BootDevice {

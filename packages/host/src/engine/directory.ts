@@ -2,13 +2,15 @@
  * A VM's folder on this host:
  *
  *   vms/<id>/            root, 0711: boot.json, live.json, serial.log, qemu.log (0600)
- *   vms/<id>/live/       the VM's uid, 0700: sockets, pid file, seed: all that QEMU itself can touch
+ *   vms/<id>/live/       the VM's uid, 0700: sockets, pid file, seed; made anew at each start
+ *   vms/<id>/state/      the VM's uid, 0700: what is the machine's own and stays, such as UEFI variables
  *
  * What the daemon trusts lies where an escaped QEMU cannot write.
  */
 import { constants } from 'node:fs'
 import { chmod, chown, lchown, lstat, mkdir, open, readFile, readdir, rename, rm } from 'node:fs/promises'
 import { isId } from '@wadah/api/ids'
+import { errno } from '../system/files.ts'
 import type { BootRecord } from '@wadah/ports/machine'
 import type { ProcessId } from './process.ts'
 
@@ -30,6 +32,7 @@ export type LiveRecord = {
 export class VmDirectory {
   readonly root: string
   readonly live: string
+  readonly state: string
   readonly serialLog: string
   readonly qemuLog: string
 
@@ -37,12 +40,26 @@ export class VmDirectory {
     if (!isId(vm)) throw new Error(`not an id: ${vm}`)
     this.root = `${dataDir}/vms/${vm}`
     this.live = `${this.root}/live`
+    this.state = `${this.root}/state`
     this.serialLog = `${this.root}/serial.log`
     this.qemuLog = `${this.root}/qemu.log`
   }
 
   static async list(dataDir: string): Promise<string[]> {
     return (await readdir(`${dataDir}/vms`).catch(() => [] as string[])).filter(isId)
+  }
+
+  /** Makes the folder of what stays; done twice is done once. Call it only while no QEMU of this VM runs. */
+  async makeState(uid: number | null): Promise<void> {
+    await mkdir(this.root, { recursive: true, mode: 0o711 })
+    const made = await mkdir(this.state, { mode: 0o700 }).then(
+      () => true,
+      (error: unknown) => {
+        if (errno(error) !== 'EEXIST') throw error
+        return false
+      },
+    )
+    if (made && uid !== null) await lchown(this.state, uid, uid)
   }
 
   /** Makes both folders, empty of what an earlier QEMU left. `uid` null: the daemon's own user. */
@@ -99,6 +116,7 @@ export class VmDirectory {
 
   async removeAll(): Promise<void> {
     await this.dropLive()
+    await lchown(this.state, process.getuid?.() ?? 0, process.getgid?.() ?? 0).catch(() => {})
     await rm(this.root, { recursive: true, force: true })
   }
 

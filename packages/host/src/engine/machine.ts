@@ -23,8 +23,10 @@ import { Cgroups, type CgroupLimits } from './cgroup.ts'
 import { Channel } from './channel.ts'
 import { SerialHub, openVnc } from './console.ts'
 import { type LiveRecord, VmDirectory } from './directory.ts'
+import { setMedium } from './cdrom.ts'
 import { Exclusive, Slots } from './exclusive.ts'
 import { cpuFacts, memoryFacts, qemuFacts } from './facts.ts'
+import { copyFirmwareState, firmwareFiles, firmwareKinds, firmwareOf } from './firmware.ts'
 import { VmGuest } from './guest.ts'
 import { checkService } from './health.ts'
 import { spawnQemu } from './launch.ts'
@@ -126,12 +128,13 @@ export class HostMachine implements Machine {
   }
 
   async facts(): Promise<HostFacts> {
-    const [cpu, memory, qemu, acceleration, nat] = await Promise.all([
+    const [cpu, memory, qemu, acceleration, nat, firmware] = await Promise.all([
       cpuFacts(),
       memoryFacts(),
       qemuFacts(this.#o.qemu),
       this.#acceleration,
       this.networks.support(),
+      firmwareKinds(),
     ])
     const layout = this.#cgroups.layout
     const kvm = acceleration.accelerator === 'kvm'
@@ -156,6 +159,7 @@ export class HostMachine implements Machine {
           detail: 'disk, network, memory balloon, console, entropy',
         },
       ],
+      firmware,
       cgroup: layout.version,
       root: this.#root,
       attention: [
@@ -234,6 +238,13 @@ export class HostMachine implements Machine {
     if (request.kernel && !files?.kernel) {
       throw fail('wrong_state', 'The kernel image has no kernel yet.', { remedy: 'wadah image add NAME --kernel FILE' })
     }
+    const uid = this.#root ? request.spec.uid : null
+    const directory = new VmDirectory(this.#o.dataDir, request.vm)
+    const firmware = await firmwareFiles(firmwareOf(request.spec.firmware), directory, uid)
+    const cdroms: Record<string, string> = {}
+    for (const { name, image } of request.cdroms ?? []) {
+      if (image !== undefined) cdroms[name] = await this.#iso(image)
+    }
     const taps = new Map<string, string>()
     for (const { name, network, attachment } of request.nics) {
       if (network.kind === 'user') continue
@@ -245,7 +256,9 @@ export class HostMachine implements Machine {
       accelerator: acceleration.accelerator,
       cpu: baselineCpu(acceleration.accelerator, cpu.flags),
       qemu: qemu.path,
-      directory: new VmDirectory(this.#o.dataDir, request.vm).live,
+      directory: directory.live,
+      cdroms,
+      firmware,
       cgroup: this.#cgroups.layout.version === 'none' ? null : this.#o.cgroup,
       diskPath: (pool, volume) => this.volumes.path(pool, volume),
       tapName: (_vm, nic) => taps.get(nic) ?? '',
@@ -389,7 +402,8 @@ export class HostMachine implements Machine {
   async #setThrottle(running: RunningVm, disk: string, limits: { iops?: number; bytes_per_s?: number }): Promise<void> {
     const zero = { bps_rd: 0, bps_wr: 0, iops_rd: 0, iops_wr: 0 }
     await running.execute('block_set_io_throttle', {
-      id: `disk-${disk}`,
+      // The PCI device is a shell; the disk is what sits in it (QEMU, hw/virtio/virtio-blk-pci.c).
+      id: `/machine/peripheral/disk-${disk}/virtio-backend`,
       bps: limits.bytes_per_s ?? 0,
       iops: limits.iops ?? 0,
       ...zero,
@@ -513,6 +527,26 @@ export class HostMachine implements Machine {
       directory.dropLive(),
       directory.dropLiveRecord(),
     ])
+  }
+
+  async #iso(image: string): Promise<string> {
+    const { iso } = await this.images.files(image)
+    if (iso === undefined) {
+      throw fail('wrong_state', 'The file of this CD is not uploaded yet.', {
+        remedy: 'wadah image add NAME --iso FILE',
+      })
+    }
+    return iso
+  }
+
+  async setMedium(vm: string, cdrom: string, image: string | undefined, force: boolean, signal: AbortSignal) {
+    const file = image === undefined ? undefined : await this.#iso(image)
+    await this.#one.run(vm, () => setMedium(this.#need(vm), cdrom, file, force, signal))
+  }
+
+  async copyState(from: string, to: string, uid: number): Promise<void> {
+    const [source, target] = [from, to].map((vm) => new VmDirectory(this.#o.dataDir, vm)) as [VmDirectory, VmDirectory]
+    await copyFirmwareState(source, target, this.#root ? uid : null)
   }
 
   async applyLimits(vm: string, spec: VmSpec): Promise<void> {

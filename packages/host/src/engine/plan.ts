@@ -10,6 +10,8 @@ export type PlanFacts = RecordFacts & {
   diskPath: (pool: LaunchRequest['disks'][number]['pool'], volume: { id: string; format: 'qcow2' | 'raw' }) => string
   tapName: (vm: string, nic: string) => string
   kernel?: { kernel: string; initrd?: string } | undefined
+  cdroms?: Record<string, string>
+  firmware?: { code: string; vars: string } | undefined
 }
 
 /** slirp's addresses; the guest is told its own by DHCP. */
@@ -47,6 +49,8 @@ export function bootPlan(request: LaunchRequest, facts: PlanFacts): BootPlan {
       disks,
       nics,
       ...(facts.kernel ? { kernel: facts.kernel } : {}),
+      ...(facts.cdroms && Object.keys(facts.cdroms).length > 0 ? { cdroms: facts.cdroms } : {}),
+      ...(facts.firmware ? { firmware: facts.firmware } : {}),
       tb_size_mib: tbSizeMib(record.accelerator, record.memory.mib),
       qemu: facts.qemu,
     },

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
 import type { BuiltImage, Images } from '@wadah/ports/images'
+import { errno } from '../system/files.ts'
 import { BUILD_STEPS, buildImage, checkBuild } from './build.ts'
 import { cleanBuildLeftovers } from './leftovers.ts'
 import { apiService } from './recipe.ts'
@@ -25,6 +26,10 @@ export type ImagesOptions = {
 
 const MAX_KERNEL_BYTES = 256 * 1024 * 1024
 const MAX_INITRD_BYTES = 1024 * 1024 * 1024
+const MAX_ISO_BYTES = 32 * 1024 * 1024 * 1024
+/** The volume descriptors of a CD begin at sector 16 of 2048 bytes (ECMA-119, 7.2). */
+const ISO_DESCRIPTOR = 16 * 2048
+const HEAD_BYTES = ISO_DESCRIPTOR + 8
 
 export function createImages(options: ImagesOptions): Images {
   const folder = (image: string): string => join(options.dataDir, 'images', checked(image))
@@ -107,7 +112,7 @@ export function createImages(options: ImagesOptions): Images {
       const dir = folder(image)
       await mkdir(dir, { recursive: true, mode: 0o711 })
       const part = join(dir, `${file}.part`)
-      const limit = file === 'kernel' ? MAX_KERNEL_BYTES : MAX_INITRD_BYTES
+      const limit = { kernel: MAX_KERNEL_BYTES, initrd: MAX_INITRD_BYTES, iso: MAX_ISO_BYTES }[file]
       const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW
       const handle = await open(part, flags, 0o444)
       try {
@@ -117,11 +122,21 @@ export function createImages(options: ImagesOptions): Images {
             remedy: 'take /boot/vmlinuz-… of a distribution',
           })
         }
+        if (file === 'iso' && !isIso(head)) {
+          throw fail('image_corrupt', 'This is no image of a CD or DVD: it has no ISO 9660 or UDF descriptor.', {
+            remedy: 'take the .iso file as it was downloaded',
+          })
+        }
         await handle.sync()
         await rename(part, join(dir, file))
         return { size_bytes, sha256 }
       } catch (error) {
         await rm(part, { force: true })
+        if (errno(error) === 'ENOSPC')
+          throw fail('no_room', `There is no room for the ${file} on the file system of ${options.dataDir}.`, {
+            cause: error,
+            remedy: `df -h ${options.dataDir}`,
+          })
         throw error
       } finally {
         await handle.close()
@@ -131,11 +146,12 @@ export function createImages(options: ImagesOptions): Images {
     async files(image) {
       const dir = folder(image)
       const size = async (path: string) => (await stat(path).catch(() => undefined))?.size
-      const [kernel, initrd] = await Promise.all([size(join(dir, 'kernel')), size(join(dir, 'initrd'))])
+      const [kernel, initrd, iso] = await Promise.all(['kernel', 'initrd', 'iso'].map((name) => size(join(dir, name))))
       return {
         ...(kernel === undefined ? {} : { kernel: join(dir, 'kernel') }),
         ...(initrd === undefined ? {} : { initrd: join(dir, 'initrd') }),
-        size_bytes: (kernel ?? 0) + (initrd ?? 0),
+        ...(iso === undefined ? {} : { iso: join(dir, 'iso') }),
+        size_bytes: (kernel ?? 0) + (initrd ?? 0) + (iso ?? 0),
       }
     },
 
@@ -204,6 +220,12 @@ export function isKernel(head: Uint8Array): boolean {
   )
 }
 
+/** ISO 9660: `CD001` in the first descriptor; a CD of UDF alone has `BEA01` there (ECMA-167, 2/9.2). */
+export function isIso(head: Uint8Array): boolean {
+  const mark = Buffer.from(head).toString('latin1', ISO_DESCRIPTOR + 1, ISO_DESCRIPTOR + 6)
+  return mark === 'CD001' || mark === 'BEA01'
+}
+
 async function receive(
   handle: FileHandle,
   data: AsyncIterable<Uint8Array>,
@@ -218,7 +240,7 @@ async function receive(
     signal.throwIfAborted()
     size_bytes += chunk.length
     if (size_bytes > limit) throw fail('too_large', `The ${what} is larger than ${limit / 1024 / 1024} MiB.`)
-    if (head.length < 1024) head = Buffer.concat([head, chunk]).subarray(0, 1024)
+    if (head.length < HEAD_BYTES) head = Buffer.concat([head, chunk]).subarray(0, HEAD_BYTES)
     hash.update(chunk)
     await handle.write(chunk)
   }

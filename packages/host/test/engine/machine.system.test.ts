@@ -1,3 +1,7 @@
+import { randomBytes } from 'node:crypto'
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { newId } from '@wadah/api/ids'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { processes } from '../../src/engine/process.ts'
 import { machineKit, until } from './kit.ts'
@@ -94,6 +98,27 @@ describe('a real QEMU', () => {
     expect((await processes()).filter((p) => p.uid === request.spec.uid)).toHaveLength(1)
     await second.stop(request.vm)
     await second.close()
+  })
+
+  test('limits of a disk are those QEMU has, from the start and when they change', async () => {
+    const pool = { id: newId('pool', randomBytes), path: join(kit.dir, 'pool'), direct_io: false }
+    await mkdir(pool.path)
+    await kit.machine.volumes.openPool(pool)
+    const id = newId('volume', randomBytes)
+    const volume = { id, pool: pool.id, format: 'qcow2' as const, size_bytes: 2 ** 24 }
+    const disk = (iops: number) => ({ name: 'root', volume: id, limits: { iops, bytes_per_s: 1_000_000 } })
+    const base = kit.request({ disks: [disk(77)] })
+    await kit.machine.volumes.create(pool, volume, { signal: never })
+    await kit.machine.volumes.grant(pool, volume, { uid: base.spec.uid })
+    const { request, running } = await start({ ...base, disks: [{ name: 'root', chain: [volume], pool }] })
+    const limits = async () => {
+      const all = (await running.execute('query-block')) as { inserted?: { iops: number; bps: number } }[]
+      return all.flatMap(({ inserted }) => (inserted ? [[inserted.iops, inserted.bps]] : []))
+    }
+    expect(await limits()).toEqual([[77, 1_000_000]])
+    await kit.machine.applyLimits(request.vm, { ...request.spec, disks: [disk(55)] })
+    expect(await limits()).toEqual([[55, 1_000_000]])
+    await kit.machine.stop(request.vm)
   })
 
   test('QEMU killed: the state is true and nothing is left', async () => {

@@ -115,6 +115,25 @@ export const MATRIX: Record<string, { request: LaunchRequest; facts?: object; lo
     request: request({ disks: [disk(0)] }),
     facts: { accelerator: 'kvm', cpu: { model: 'qemu64', flags: ['+ssse3', '-svm'] } },
   },
+  'uefi-cdroms': {
+    request: request(
+      {
+        disks: [disk(0)],
+        cdroms: [{ name: 'cd0', image: 'img-bbbbbbbbbb' }, { name: 'cd1' }],
+        boot_order: ['cd0'],
+        firmware: { kind: 'uefi' },
+      },
+      { cdroms: [{ name: 'cd0', image: 'img-bbbbbbbbbb' }, { name: 'cd1' }] },
+    ),
+    local: {
+      cdroms: { cd0: '/images/iso' },
+      firmware: { code: '/usr/share/OVMF/OVMF_CODE_4M.fd', vars: '/state/nvram.fd' },
+    },
+  },
+  'secure-boot': {
+    request: request({ disks: [disk(0)], firmware: { kind: 'uefi', secure_boot: true } }),
+    local: { firmware: { code: '/usr/share/OVMF/OVMF_CODE_4M.secboot.fd', vars: '/state/nvram-secure.fd' } },
+  },
   commas: {
     request: request({ disks: [disk(0)] }),
     local: { directory: '/odd,place/live', diskPath: () => '/a,b/c.qcow2' },

@@ -25,6 +25,10 @@ export const edit: Register = (group, cli) => {
     .option('--address <ip>', t('opt.address'))
     .option('--add-network <network>', t('opt.edit.add_network'), collect)
     .option('--remove-nic <nic>', t('opt.edit.remove_nic'), collect)
+    .option('--add-cdrom <image>', t('opt.cdrom'), collect)
+    .option('--remove-cdrom <drive>', t('opt.edit.remove_cdrom'), collect)
+    .option('--boot-order <names>', t('opt.boot_order'))
+    .option('--firmware <kind>', t('opt.firmware'))
     .action(async (ref: string, options: EditOptions) => {
       const api = await cli.api()
       const before = await api.call(endpoints.vms.get, { params: { vm: ref } })

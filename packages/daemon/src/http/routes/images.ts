@@ -10,6 +10,7 @@ export function imageRoutes({ images }: Services): Binding[] {
     bind(e.recipes, async () => ({ items: await images.recipes() })),
     bind(e.build, ({ caller, body }) => images.build(caller, body)),
     bind(e.createKernel, ({ caller, body }) => images.createKernel(caller, body)),
+    bind(e.createIso, ({ caller, body }) => images.createIso(caller, body)),
     bind(e.upload, ({ caller, params, data, signal }) =>
       images.upload(caller, params.image, params.file, data, signal),
     ),

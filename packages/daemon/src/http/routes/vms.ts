@@ -33,6 +33,12 @@ export function vmRoutes({ vms }: Services, consoles: Consoles): Binding[] {
     bind(e.console, ({ caller, params, body, request }) =>
       consoles.ticket(vms.checkConsole(caller, params.vm, body.kind), body.kind, request.identity),
     ),
+    bind(e.insert, ({ caller, params, body, signal }) =>
+      vms.changeMedium(caller, params.vm, params.cdrom, body.image, body.force ?? false, signal),
+    ),
+    bind(e.eject, ({ caller, params, body, signal }) =>
+      vms.changeMedium(caller, params.vm, params.cdrom, undefined, body.force ?? false, signal),
+    ),
     bind(e.screenshot, ({ caller, params, signal }) => vms.screenshot(caller, params.vm, signal)),
     bind(e.log, ({ caller, params, query }) => vms.log(caller, params.vm, query.bytes ?? 65_536)),
     bind(e.health, ({ caller, params, signal }) => vms.health(caller, params.vm, signal)),
