@@ -80,6 +80,30 @@ describe('networks', () => {
     expect(await page(`http://127.0.0.1:${port}/`)).toContain('alone')
   })
 
+  test('guests reach the DNS of the host and no program of it, on both kinds', async () => {
+    const server = createServer((socket) => socket.resume().end('HTTP/1.0 200 OK\r\n\r\nof the host'))
+    await new Promise<void>((resolve) => server.listen(0, '0.0.0.0', resolve))
+    const { port } = server.address() as { port: number }
+    try {
+      await d.create({ name: 'insider', start: true, nics: [{}, { network: 'user' }] })
+      await d.booted('insider')
+      const { gateway } = await d.api.call(endpoints.networks.get, { params: { network: 'default' } })
+      const ask = async (...argv: string[]) => (await d.exec('insider', '/bin/busybox', ...argv)).out
+      const has = async (address: string) => (await ask('ip', 'addr')).includes(address)
+      await until(
+        'both addresses',
+        async () => (await has('10.0.2.15')) && has(`${gateway?.replace(/\.1$/, '.')}`),
+        60_000,
+      )
+      for (const address of [gateway, '10.0.2.2'])
+        expect(await ask('wget', '-T', '3', '-qO-', `http://${address}:${port}/`)).toBe('')
+      expect(await ask('nslookup', 'insider.wadah.internal', gateway ?? '')).toContain('Address')
+      expect(await page(`http://127.0.0.1:${port}/`)).toBe('of the host')
+    } finally {
+      await new Promise((resolve) => server.close(resolve))
+    }
+  })
+
   test('a network that is used is not deleted', async () => {
     await expect(d.api.call(endpoints.networks.delete, { params: { network: 'default' } })).rejects.toMatchObject({
       fault: { code: 'in_use' },

@@ -90,7 +90,10 @@ export type ImageRecord = Named &
 export const imageKind: Kind<ImageRecord> = { name: 'image' }
 
 export type NetworkRecord = Named &
-  Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'domain'> & { state: 'up' | 'down'; reason?: string }
+  Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'domain' | 'host_access'> & {
+    state: 'up' | 'down'
+    reason?: string
+  }
 export const networkKind: Kind<NetworkRecord> = { name: 'network' }
 
 export type HostRecord = { schema: 1; id: string; name: string; created_at: string }

@@ -56,8 +56,8 @@ export function chainOf(deps: Pick<Deps, 'view'>, id: string): VolumeRecord[] {
 export function networkDefinition(network: NetworkRecord): NetworkDefinition {
   const { id, name } = network
   if (network.kind === 'user') return { id, name, kind: 'user' }
-  const { subnet = '', gateway = '', bridge = '', domain = '' } = network
-  return { id, name, kind: 'nat', subnet, gateway, bridge, domain }
+  const { subnet = '', gateway = '', bridge = '', domain = '', host_access = false } = network
+  return { id, name, kind: 'nat', subnet, gateway, bridge, domain, ...(host_access ? { host_access } : {}) }
 }
 
 export function attachment(vm: VmRecord, nic: Nic): NetworkAttachment {

@@ -63,6 +63,7 @@ async function main(config: DaemonConfig): Promise<void> {
   const networks = createNetworks({
     instance: config.instance,
     dataDir: config.data,
+    uids: [config.uid_base, config.uid_base + config.uid_count - 1],
     log: line,
     on_states: (states) => news.record?.(states),
   })

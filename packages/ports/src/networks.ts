@@ -1,7 +1,16 @@
 /** Networks and the NICs on them, as the cluster asks for them. */
 export type NetworkDefinition =
   | { id: string; name: string; kind: 'user' }
-  | { id: string; name: string; kind: 'nat'; subnet: string; gateway: string; bridge: string; domain: string }
+  | {
+      id: string
+      name: string
+      kind: 'nat'
+      subnet: string
+      gateway: string
+      bridge: string
+      domain: string /** Guests reach what listens on the host, not DHCP and DNS alone. */
+      host_access?: boolean
+    }
 
 /** One NIC of a VM on a network. */
 export type NetworkAttachment = {

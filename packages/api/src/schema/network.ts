@@ -19,6 +19,12 @@ export const NetworkCreateSchema = Closed(
     kind: Type.Union([Type.Literal('user'), Type.Literal('nat')]),
     subnet: Type.Optional(CidrSchema),
     domain: Type.Optional(domain),
+    host_access: Type.Optional(
+      Type.Boolean({
+        default: false,
+        description: 'guests reach whatever listens on the host; otherwise its DHCP and DNS alone',
+      }),
+    ),
   },
   { title: 'NetworkCreate' },
 )
@@ -31,6 +37,7 @@ export const NetworkSchema = Type.Object(
     gateway: Type.Optional(Ipv4Schema),
     bridge: Type.Optional(Type.String()),
     domain: Type.Optional(Type.String()),
+    host_access: Type.Optional(Type.Boolean()),
     state: Type.Union([Type.Literal('up'), Type.Literal('down')]),
     reason: Type.Optional(Type.String({ description: 'why it is down' })),
     /** Addresses that are promised to a NIC. */

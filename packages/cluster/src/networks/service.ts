@@ -111,8 +111,8 @@ export async function newNetwork(deps: Deps, project: string, body: NetworkCreat
     state: 'up' as const,
   }
   if (body.kind === 'user') {
-    for (const field of ['subnet', 'domain'] as const) {
-      if (body[field] !== undefined)
+    for (const field of ['subnet', 'domain', 'host_access'] as const) {
+      if (body[field] !== undefined && body[field] !== false)
         throw fail('invalid', `A network of kind "user" has no ${field}.`, { field: `/${field}` })
     }
     return { ...base, kind: 'user' }
@@ -125,12 +125,18 @@ export async function newNetwork(deps: Deps, project: string, body: NetworkCreat
     })
   const others = deps.view.list(networkKind).flatMap((n) => (n.value.subnet === undefined ? [] : [n.value.subnet]))
   const proposal = await deps.machine.networks.propose(id, others)
-  if (body.subnet === undefined) return { ...base, kind: 'nat', ...proposal, domain: body.domain ?? 'wadah.internal' }
+  const nat = {
+    ...base,
+    kind: 'nat' as const,
+    domain: body.domain ?? 'wadah.internal',
+    ...(body.host_access ? { host_access: true } : {}),
+  }
+  if (body.subnet === undefined) return { ...nat, ...proposal }
   const { subnet, gateway } = normalise(body.subnet)
   const clash = others.find((other) => overlap(other, subnet))
   if (clash !== undefined)
     throw fail('address_taken', `${subnet} overlaps ${clash}, the subnet of another network.`, { field: '/subnet' })
-  return { ...base, kind: 'nat', subnet, gateway, bridge: proposal.bridge, domain: body.domain ?? 'wadah.internal' }
+  return { ...nat, subnet, gateway, bridge: proposal.bridge }
 }
 
 /** `10.1.2.3/24` → its first address as gateway. */

@@ -6,6 +6,7 @@ import { checkAttachment, checkNetwork, usable } from './check.ts'
 import { createDnsmasqs } from './dnsmasq-process.ts'
 import { bridgesInRules, obstacles, parseChains, parseLegacy } from './firewalls.ts'
 import { formatAddress, parseSubnet } from './ipv4.ts'
+import { type UidRange, renderBridgeGuard } from './guard.ts'
 import { parseLinks, planBridge, planTap, planTaps, strayBridges, type NatNetwork } from './links.ts'
 import { bridgeName, parseAlias, tableName, tapName } from './naming.ts'
 import { renderFromGuest, renderNft, renderRemoval, renderToGuest } from './nft.ts'
@@ -22,6 +23,8 @@ export type NetworksOptions = {
   dataDir: string
   /** Everything is done in this named network namespace instead of the host's. */
   netns?: string
+  /** User ids that VMs of this instance can have: what their QEMUs send is told by it. */
+  uids?: UidRange
   /** Told what was changed on the host beyond our own things, and what was found dead. */
   log?: (line: string) => void
   /** Told the states when looking after things has changed something. */
@@ -81,7 +84,6 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     const down = (network: NatNetwork, reason: string): void => {
       states.set(network.id, { id: network.id, state: 'down', reason })
     }
-    if (nats.length === 0 && process.geteuid?.() !== 0) return [...states.values()]
     if (process.geteuid?.() !== 0) {
       for (const n of nats) down(n, 'nat networks need wadahd to run as root.')
       return [...states.values()]
@@ -113,8 +115,11 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     }
     const up = good.map(({ network }) => network)
     // The rules before the bridges: no moment in which a guest can do what it may not.
-    if (up.length > 0) await shell.nft(renderNft(table, up, attachments), signal)
-    else if (stray.length > 0 || (await dnsmasqs.known()).length > 0) await shell.nft(renderRemoval(table), signal)
+    const users = options.uids !== undefined && networks.some((n) => n.kind === 'user')
+    if (up.length > 0 || users) {
+      await shell.nft(renderNft(table, up, attachments, options.uids), signal)
+      await guardBridges(attachments, signal)
+    } else if (stray.length > 0 || (await dnsmasqs.known()).length > 0) await shell.nft(renderRemoval(table), signal)
     await shell.ip([...good.flatMap(({ plan }) => plan.configure), ...planTaps(instance, links, up)], signal)
 
     for (const id of await dnsmasqs.known()) if (!nats.some((n) => n.id === id)) await dnsmasqs.remove(id)
@@ -128,6 +133,20 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
       }
     }
     return [...states.values()]
+  }
+
+  /** Where a kernel has no such rules it is said once; the rest works all the same. */
+  async function guardBridges(attachments: NetworkAttachment[], signal: AbortSignal): Promise<void> {
+    try {
+      await shell.nft(renderBridgeGuard(table, attachments), signal)
+    } catch (error) {
+      if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') throw error
+      note(
+        'bridge_guard',
+        'This kernel has no nftables rules for bridges: a guest can pretend to be another on its network.',
+        'a kernel with CONFIG_NF_TABLES_BRIDGE',
+      )
+    }
   }
 
   let round = 0

@@ -3,6 +3,7 @@
  * Every rule names one of our bridges; policies are `accept`: what is not ours passes untouched. Pure.
  */
 import type { NetworkAttachment } from '@wadah/ports/networks'
+import { type UidRange, inputRules, ownRules } from './guard.ts'
 import type { NatNetwork } from './links.ts'
 
 const isLoopback = (address: string): boolean => address.startsWith('127.')
@@ -15,7 +16,12 @@ function destination(publish: Publish): string {
 }
 
 /** The table for these networks and attachments, ready for `nft -f -`. */
-export function renderNft(table: string, networks: NatNetwork[], attachments: NetworkAttachment[]): string {
+export function renderNft(
+  table: string,
+  networks: NatNetwork[],
+  attachments: NetworkAttachment[],
+  uids?: UidRange,
+): string {
   const sorted = [...networks].sort((a, b) => (a.id < b.id ? -1 : 1))
   const published = (network: NatNetwork) =>
     attachments
@@ -86,6 +92,8 @@ export function renderNft(table: string, networks: NatNetwork[], attachments: Ne
     ),
     chain('output', 'type nat hook output priority -100', all.map(dnat)),
     chain('postrouting', 'type nat hook postrouting priority srcnat', source),
+    chain('input', 'type filter hook input priority filter', inputRules(sorted)),
+    ...(uids === undefined ? [] : [chain('own', 'type filter hook output priority filter', ownRules(uids))]),
     chain('forward', 'type filter hook forward priority filter', forward),
     '}',
     '',
@@ -94,7 +102,9 @@ export function renderNft(table: string, networks: NatNetwork[], attachments: Ne
 
 /** Takes our tables away, whether they are there or not. */
 export function renderRemoval(table: string): string {
-  return ['ip', 'netdev'].map((family) => `add table ${family} ${table}\ndelete table ${family} ${table}\n`).join('')
+  return ['ip', 'netdev', 'bridge']
+    .map((family) => `add table ${family} ${table}\ndelete table ${family} ${table}\n`)
+    .join('')
 }
 
 /** Bytes that may come at once above the rate: at least two of the largest packets a guest hands over (64 KiB, segmented later). */

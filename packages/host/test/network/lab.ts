@@ -86,10 +86,9 @@ export class Lab {
     return (await exec('ip', ['netns', 'exec', ns, ...argv], { timeout: 30_000 })).stdout
   }
 
-  /** A namespace with `eth0` of this MAC plugged into `bridge`. */
-  async guest(bridge: string, mac: string): Promise<string> {
+  /** A namespace with `eth0` of this MAC plugged into `bridge`; `port` is what the host calls its end. */
+  async guest(bridge: string, mac: string, port = `veth${this.guests.length}`): Promise<string> {
     const ns = `wt${this.tag}g${this.guests.length}`
-    const port = `veth${this.guests.length}`
     this.guests.push(ns)
     await this.namespace(ns)
     await exec('ip', ['link', 'add', port, 'netns', this.host, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', ns])

@@ -44,8 +44,9 @@ function vm(name: string, n: number, extra: Partial<NetworkAttachment> = {}): Ne
     ...extra,
   }
 }
-const open = (): HostNetworks =>
+const open = (uids?: readonly [number, number]): HostNetworks =>
   createNetworks({
+    ...(uids ? { uids } : {}),
     instance: 'default',
     dataDir: lab.dir,
     netns: lab.host,
@@ -65,6 +66,91 @@ afterEach(async () => {
   } finally {
     await lab.close()
   }
+})
+
+test('a guest reaches DHCP and DNS of the host and nothing else of it, and can be nobody but itself', async () => {
+  const [web, db, eve] = [vm('web', 1), vm('db', 2), vm('eve', 3)] as const
+  await networks.apply([net], [web, db, eve], signal)
+  const plug = (a: NetworkAttachment) => lab.guest(net.bridge, a.mac, tapName(a.vm, a.nic))
+  const [g1, g2, ge] = [await plug(web), await plug(db), await plug(eve)]
+  for (const [ns, a] of [
+    [g1, web],
+    [g2, db],
+    [ge, eve],
+  ] as const)
+    expect(await lab.dhcp(ns)).toContain(`ip=${a.address}`)
+  await lab.serve(g1, 80)
+  await lab.serve(g2, 80)
+  expect(await lab.tcp(ge, web.address ?? '', 80)).toBe(`from ${eve.address}`)
+
+  // The host: names yes, its programs no, by none of its addresses; others and the host itself are not concerned.
+  await lab.serve(lab.host, 7443)
+  expect(await lab.resolve(ge, net.gateway, 'web')).toBe(web.address)
+  for (const address of [net.gateway, HOST]) {
+    expect(await lab.tcp(ge, address, 7443)).toMatch(/^error/)
+    expect(await lab.udp(ge, address, 7443)).toMatch(/^error/)
+  }
+  expect(await lab.tcp(lab.lan, HOST, 7443)).toBe(`from ${LAN}`)
+  expect(await lab.tcp(lab.host, web.address ?? '', 80)).toBe(`from ${net.gateway}`)
+  await networks.apply([{ ...net, host_access: true }], [web, db, eve], signal)
+  expect(await lab.tcp(ge, net.gateway, 7443)).toBe(`from ${eve.address}`)
+
+  // Another's address in ARP: who knows better keeps what it knows.
+  const known = async () =>
+    (JSON.parse(await lab.in(g1, 'ip', '-json', 'neigh', 'show', db.address ?? '')) as { lladdr?: string }[])[0]?.lladdr
+  expect(await lab.tcp(g1, db.address ?? '', 80)).toBe(`from ${web.address}`)
+  expect(await known()).toBe(db.mac)
+  const shout = ['arping', '-U', '-c', '2', '-w', '2', '-I', 'eth0', '-s', db.address ?? '', db.address ?? '']
+  await lab.in(ge, 'busybox', ...shout).catch(() => '')
+  expect(await known()).toBe(db.mac)
+
+  // A DHCP answer: from the port of servers nothing leaves a guest; from another port it does.
+  await lab.serve(g1, 68)
+  const from = (port: number) =>
+    lab.node(
+      ge,
+      `new Promise((ok, no) => { const u = require('dgram').createSocket('udp4'); u.on('message', (m) => ok(String(m)))
+        u.bind(${port}, () => u.send('offer', 68, '${web.address}')); setTimeout(() => no({ code: 'SILENT' }), 1500) })`,
+    )
+  expect(await from(6767)).toBe(`from ${eve.address}`)
+  expect(await from(67)).toBe('error SILENT')
+
+  // Another's address in packets, another's MAC.
+  await lab.in(ge, 'ip', 'addr', 'flush', 'dev', 'eth0')
+  await lab.in(ge, 'ip', 'addr', 'add', `10.77.1.77/24`, 'dev', 'eth0')
+  expect(await lab.tcp(ge, web.address ?? '', 80)).toMatch(/^error/)
+  await lab.in(ge, 'ip', 'addr', 'flush', 'dev', 'eth0')
+  await lab.in(ge, 'ip', 'addr', 'add', `${eve.address}/24`, 'dev', 'eth0')
+  expect(await lab.tcp(ge, web.address ?? '', 80)).toBe(`from ${eve.address}`)
+  await lab.in(ge, 'ip', 'link', 'set', 'eth0', 'address', '02:00:00:00:00:77')
+  expect(await lab.tcp(ge, web.address ?? '', 80)).toMatch(/^error/)
+})
+
+test('what a VM on a network of kind user sends comes to no program of the host', async () => {
+  networks = open([70_000, 79_999])
+  const web = vm('web', 1, { publish: [{ protocol: 'tcp', address: '127.0.0.1', port: 8081, to: 80 }] })
+  await networks.apply([net, { id: 'net-cccccccccc', name: 'user', kind: 'user' }], [web], signal)
+  await lab.serve(lab.host, 7443)
+  await lab.serve(lab.lan, 7443)
+  const g1 = await lab.guest(net.bridge, web.mac)
+  await lab.dhcp(g1)
+  await lab.serve(g1, 80)
+  const ask = async (uid: number, address: string, port: number) =>
+    (
+      await lab
+        .in(
+          lab.host,
+          ...['setpriv', `--reuid=${uid}`, '--clear-groups', 'busybox', 'nc', '-w', '2', address, String(port)],
+        )
+        .catch(() => 'error')
+    ).trim()
+  for (const address of ['127.0.0.1', HOST, net.gateway]) {
+    expect(await ask(70_001, address, 7443)).toBe('error')
+    expect(await ask(80_000, address, 7443)).toContain('from')
+  }
+  // The world, and what is published.
+  expect(await ask(70_001, LAN, 7443)).toBe(`from ${HOST}`)
+  expect(await ask(70_001, '127.0.0.1', 8081)).toContain('from')
 })
 
 test('a guest gets its promised address, names, a way out, and is reached by published ports', async () => {
@@ -129,6 +215,7 @@ test('a guest gets its promised address, names, a way out, and is reached by pub
   expect(await lab.tcp(lab.host, '127.0.0.1', 7001)).toBe('0')
   // The same without the guard arrives: it is the guard that holds.
   await lab.in(lab.host, 'nft', 'flush', 'chain', 'ip', 'wadah', 'guard')
+  await lab.in(lab.host, 'nft', 'flush', 'chain', 'ip', 'wadah', 'input')
   await lab.udp(g1, '127.0.0.1', 7000)
   expect(await lab.tcp(lab.host, '127.0.0.1', 7001)).toBe('1')
 

@@ -22,6 +22,7 @@ import {
   type Link,
   type NatNetwork,
 } from '@wadah/host/network/links'
+import { renderBridgeGuard } from '@wadah/host/network/guard'
 import { aliasOf, bridgeMac, bridgeName, parseAlias, tableName, tapName } from '@wadah/host/network/naming'
 import { burstBytes, renderFromGuest, renderNft, renderRemoval, renderToGuest } from '@wadah/host/network/nft'
 import { chooseSubnet, routedSubnets } from '@wadah/host/network/propose'
@@ -91,9 +92,16 @@ describe('nft', () => {
     for (const rule of rules) expect(rule).toMatch(/wbr-|dport/)
     expect(text).not.toContain('policy drop')
   })
+  test('the guard of bridges names only taps with an address of ours', () => {
+    const { address: _, ...withoutAddress } = { ...web, vm: 'vm-bbbbbbbbbb' }
+    const text = renderBridgeGuard('wadah', [{ ...web, vm: 'vm-aaaaaaaaaa' }, withoutAddress])
+    expect(text.match(/chain from-/g)).toHaveLength(1)
+    expect(text).toContain(`iifname vmap { "${tapName('vm-aaaaaaaaaa', web.nic)}" : jump`)
+    expect(renderBridgeGuard('wadah', [])).not.toContain('iifname')
+  })
   test('removal works whether the tables are there or not', () => {
     expect(renderRemoval('wadah')).toBe(
-      'add table ip wadah\ndelete table ip wadah\nadd table netdev wadah\ndelete table netdev wadah\n',
+      ['ip', 'netdev', 'bridge'].map((f) => `add table ${f} wadah\ndelete table ${f} wadah\n`).join(''),
     )
   })
   test('limits', () => {

@@ -20,6 +20,10 @@ export const show: Register = (group, cli) => {
         [t('col.gateway'), n.gateway],
         [t('col.bridge'), n.bridge],
         [t('col.domain'), n.domain],
+        [
+          t('col.host_access'),
+          n.kind === 'nat' ? t(n.host_access ? 'network.host_all' : 'network.host_dns') : undefined,
+        ],
         [t('col.created'), n.created_at],
       ])
       if (n.reservations.length === 0) return
