@@ -82,21 +82,32 @@ export function parseListen(text: string): { host: string; port: number } {
   return { host: (match[1] ?? match[2]) as string, port }
 }
 
+const OPTIONS = {
+  instance: { type: 'string', default: 'default' },
+  data: { type: 'string' },
+  socket: { type: 'string' },
+  listen: { type: 'string', default: '127.0.0.1:7443' },
+  config: { type: 'string' },
+  purge: { type: 'boolean', default: false },
+  help: { type: 'boolean', default: false },
+} as const
+
+const dataOf = (instance: string, data: string | undefined): string =>
+  data ?? (instance === 'default' ? '/var/lib/wadah' : `/var/lib/wadah-${instance}`)
+
+/** The data folder of the daemon with this command line, as another process sees it; undefined when it is no daemon's. Pure. */
+export function servedBy(argv: readonly string[]): string | undefined {
+  const at = argv.findIndex((a) => /(^|\/)wadahd(\.mjs)?$|daemon\/dist\/main\.js$/.test(a))
+  if (at < 0) return undefined
+  const { values } = parseArgs({ args: argv.slice(at + 1), strict: false, options: OPTIONS })
+  if (values.purge === true || values.help === true) return undefined
+  const { instance, data } = values
+  return dataOf(typeof instance === 'string' ? instance : 'default', typeof data === 'string' ? data : undefined)
+}
+
 /** @throws WadahError `invalid`, naming the option or the setting; undefined when only help was wanted */
 export async function readConfig(argv: string[]): Promise<DaemonConfig | undefined> {
-  const { values } = parseArgs({
-    args: argv,
-    strict: true,
-    options: {
-      instance: { type: 'string', default: 'default' },
-      data: { type: 'string' },
-      socket: { type: 'string' },
-      listen: { type: 'string', default: '127.0.0.1:7443' },
-      config: { type: 'string' },
-      purge: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  })
+  const { values } = parseArgs({ args: argv, strict: true, options: OPTIONS })
   if (values.help) return undefined
   const { instance } = values
   if (!/^[a-z][a-z0-9-]{0,15}$/.test(instance)) {
@@ -110,7 +121,7 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
   const file = await settings(values.config)
   const text = (key: string, otherwise: string) => (file[key] as string | undefined) ?? otherwise
   const number = (key: string, otherwise: number) => (file[key] as number | undefined) ?? otherwise
-  const data = values.data ?? `/var/lib/wadah${suffix}`
+  const data = dataOf(instance, values.data)
   for (const [name, path] of [
     ['--data', data],
     ['--socket', values.socket ?? '/'],

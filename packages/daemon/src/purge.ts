@@ -7,19 +7,13 @@ import { Cgroups } from '@wadah/host/engine/cgroup'
 import { VmDirectory } from '@wadah/host/engine/directory'
 import { processes, signalProcess, waitGone } from '@wadah/host/engine/process'
 import { createNetworks } from '@wadah/host/network/networks'
-import type { DaemonConfig } from './config.ts'
+import { type DaemonConfig, servedBy } from './config.ts'
 
 /** Ends QEMUs (found by their pid file inside our folder), networks, control groups; then removes the folders. */
 export async function purge(config: DaemonConfig): Promise<void> {
   const own = `${config.data}/vms/`
   const list = await processes()
-  const daemon = list.find(
-    (p) =>
-      p.pid !== process.pid &&
-      p.argv.some((a, i) => a === '--data' && p.argv[i + 1] === config.data) &&
-      p.argv.some((a) => /wadahd(\.mjs)?$|daemon\/dist\/main\.js$/.test(a)) &&
-      !p.argv.includes('--purge'),
-  )
+  const daemon = list.find((p) => p.pid !== process.pid && servedBy(p.argv) === config.data)
   if (daemon) {
     signalProcess(daemon, 'SIGTERM')
     if (!(await waitGone(daemon, 20_000)))
