@@ -1,7 +1,7 @@
 /** What the store keeps. Every value carries `schema`; unknown fields are kept. Keys are ids; names are index records. */
 import type { Image, Volume } from '@wadah/api/schema/storage'
 import type { Network } from '@wadah/api/schema/network'
-import type { PausedBy, Placement, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
+import type { Autostart, PausedBy, Placement, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
 import type { Kind } from '@wadah/store/store'
 
 type Named = { schema: 1; id: string; name: string; project: string; created_at: string }
@@ -9,6 +9,9 @@ type Named = { schema: 1; id: string; name: string; project: string; created_at:
 export type VmRecord = Named & {
   description: string
   labels: Record<string, string>
+  /** Absent in records of before: not protected, not started with the host. */
+  protected?: boolean
+  autostart?: Autostart
   wanted: Wanted
   spec: VmSpec
 }

@@ -27,7 +27,14 @@ export type IfGeneration = number | undefined
 export interface VmService {
   list(
     caller: Caller,
-    q: ListQuery & { name?: string; state?: VmState; image?: string; network?: string; label?: string },
+    q: ListQuery & {
+      name?: string
+      state?: VmState
+      image?: string
+      network?: string
+      label?: string
+      selector?: string
+    },
   ): PageOf<Vm>
   get(caller: Caller, ref: string): Vm
   create(caller: Caller, body: VmCreate): Promise<Job>
