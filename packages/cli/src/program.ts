@@ -9,6 +9,7 @@ type Group = { name: string; summary: MessageKey; heading: MessageKey; load: () 
 
 export const GROUPS: readonly Group[] = [
   { name: 'vm', summary: 'cmd.vm', heading: 'help.servers', load: () => import('./commands/vm.ts') },
+  { name: 'apply', summary: 'cmd.apply', heading: 'help.servers', load: () => import('./commands/apply.ts') },
   { name: 'image', summary: 'cmd.image', heading: 'help.servers', load: () => import('./commands/image.ts') },
   { name: 'network', summary: 'cmd.network', heading: 'help.servers', load: () => import('./commands/network.ts') },
   { name: 'pool', summary: 'cmd.pool', heading: 'help.servers', load: () => import('./commands/pool.ts') },
