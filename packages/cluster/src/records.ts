@@ -96,7 +96,14 @@ export type NetworkRecord = Named &
   Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'domain'> & { state: 'up' | 'down'; reason?: string }
 export const networkKind: Kind<NetworkRecord> = { name: 'network' }
 
-export type HostRecord = { schema: 1; id: string; name: string; created_at: string }
+export type HostRecord = {
+  schema: 1
+  id: string
+  name: string
+  created_at: string
+  /** The boot that VMs were last started with. */
+  boot_id?: string
+}
 export const hostKind: Kind<HostRecord> = { name: 'host' }
 
 /** `<what>/<key>` → who holds it: written in the same transaction as the holder, so two can never have the same. */

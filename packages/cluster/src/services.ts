@@ -137,6 +137,8 @@ export interface JobService {
 
 export interface HostService {
   get(): Promise<Host>
+  /** Shuts down every guest, in the reverse of the order they start in; what is wanted of them stays. */
+  stopGuests(caller: Caller, body: { timeout_s?: number; total_s?: number }): Promise<Job>
 }
 
 export type Services = {

@@ -136,6 +136,8 @@ export interface Guest {
 
 export interface Machine {
   facts(): Promise<HostFacts>
+  /** Another one after every start of the machine; the same when only the daemon was started anew. */
+  bootId(): Promise<string>
   /** Looks at this host's directory, cgroup, pid and start time, and asks QMP; never by UUID alone, never a guess. */
   observe(vm: string): Promise<Observed>
   /** Every change of state that was seen, as it is seen. One consumer. */

@@ -218,6 +218,34 @@ export const system = {
     summary: 'This host: what it can do, what needs attention',
     response: HostSchema,
   }),
+  stopGuests: endpoint({
+    id: 'system.stopGuests',
+    method: 'POST',
+    path: '/v1/host/stop-guests',
+    tag: 'system',
+    summary:
+      'Shut down every guest before the host ends; they are still wanted, so those that start with the host come back',
+    needs: 'full',
+    answer: 'job',
+    query: Closed({ wait: Type.Optional(Type.Integer({ minimum: 0, maximum: 600 })) }),
+    body: Closed(
+      {
+        timeout_s: Type.Optional(
+          Type.Integer({
+            minimum: 1,
+            maximum: 3600,
+            default: 120,
+            description: 'for each guest; then it loses its plug',
+          }),
+        ),
+        total_s: Type.Optional(
+          Type.Integer({ minimum: 1, maximum: 7200, default: 300, description: 'for all of them' }),
+        ),
+      },
+      { title: 'StopGuests' },
+    ),
+    response: JobSchema,
+  }),
   ping: endpoint({
     ...get,
     needs: 'none',

@@ -50,9 +50,7 @@ export const register: Register = (group, cli) => {
         const texts = obstacles.map(obstacleText)
         for (const text of texts.slice(1)) cli.out.warn(text)
         throw new WadahError(
-          fault('wrong_state', cli.out.isJson ? texts.join('\n') : (texts[0] ?? ''), {
-            remedy: t('apply.nothing_done'),
-          }),
+          fault('wrong_state', cli.out.isJson ? texts.join('\n') : `${texts[0]}. ${t('bulk.refused')}.`),
         )
       }
       for (const note of plan.notes) cli.out.note(note)

@@ -1,6 +1,8 @@
 import type { Register } from '../program.ts'
 import { show } from './host/show.ts'
+import { stopGuests } from './host/stop-guests.ts'
 
 export const register: Register = (group, cli) => {
   show(group, cli)
+  stopGuests(group, cli)
 }

@@ -30,7 +30,6 @@ export const life = {
   'opt.apply.prune': 'delete VMs of this set that are no more in the file',
   'apply.no_file': 'Name the file: wadah apply -f servers.yaml',
   'apply.no_set': '--prune needs the name of the set: --set NAME',
-  'apply.nothing_done': 'nothing was done',
   'apply.nothing': 'Nothing to do: everything is as the file says',
   'apply.ask': 'Do these things ({n})? [y/N]',
   'apply.started': 'started',
@@ -51,4 +50,9 @@ export const life = {
   'apply.pending': '{name}: at its next start takes hold: {fields} (--restart does it now)',
   'apply.summary': 'done: {done}, failed: {failed}',
   'export.no_password': 'Passwords are not exported; add seed/password_file for: {names}',
+  'cmd.host.stop_guests': 'shut down every guest before the host ends; they come back with it',
+  'opt.stop_guests.grace': 'seconds for each guest (120); then it loses its plug',
+  'opt.stop_guests.total': 'seconds for all of them (300)',
+  'stop_guests.ask': 'All guests of this host are shut down. Go on? [y/N]',
+  'stop_guests.done': 'Guests that were shut down: {n}',
 } as const

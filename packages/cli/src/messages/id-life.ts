@@ -32,7 +32,6 @@ export const life: Record<keyof typeof en, string> = {
   'opt.apply.prune': 'hapus VM kumpulan ini yang tidak ada lagi di berkas',
   'apply.no_file': 'Sebutkan berkasnya: wadah apply -f servers.yaml',
   'apply.no_set': '--prune memerlukan nama kumpulan: --set NAMA',
-  'apply.nothing_done': 'tidak ada yang dilakukan',
   'apply.nothing': 'Tidak ada yang perlu dilakukan: semua sudah seperti di berkas',
   'apply.ask': 'Lakukan semua ini ({n})? [y/N]',
   'apply.started': 'dijalankan',
@@ -53,4 +52,9 @@ export const life: Record<keyof typeof en, string> = {
   'apply.pending': '{name}: berlaku saat dijalankan ulang: {fields} (--restart melakukannya sekarang)',
   'apply.summary': 'selesai: {done}, gagal: {failed}',
   'export.no_password': 'Kata sandi tidak diekspor; tambahkan seed/password_file untuk: {names}',
+  'cmd.host.stop_guests': 'matikan semua VM sebelum mesin berakhir; mereka kembali bersamanya',
+  'opt.stop_guests.grace': 'detik untuk tiap VM (120); lalu kabelnya dicabut',
+  'opt.stop_guests.total': 'detik untuk semuanya (300)',
+  'stop_guests.ask': 'Semua VM di mesin ini akan dimatikan. Lanjutkan? [y/N]',
+  'stop_guests.done': 'VM yang dimatikan: {n}',
 }

@@ -1,18 +1,27 @@
 /** This host as the API shows it. */
 import type { Host } from '@wadah/api/schema/host'
+import type { Job } from '@wadah/api/schema/job'
 import type { Deps } from '../context.ts'
+import type { JobEngine } from '../jobs/engine.ts'
 import { networkKind, statusKind, vmKind } from '../records.ts'
-import type { HostService } from '../services.ts'
+import { stopAllGuests } from './power.ts'
+import type { Caller, HostService } from '../services.ts'
 
 export class HostView implements HostService {
   readonly #deps: Deps
+  readonly #engine: JobEngine<Deps>
   readonly #name: string
   readonly #version: string
 
-  constructor(deps: Deps, name: string, version: string) {
+  constructor(deps: Deps, engine: JobEngine<Deps>, name: string, version: string) {
     this.#deps = deps
+    this.#engine = engine
     this.#name = name
     this.#version = version
+  }
+
+  stopGuests(caller: Caller, body: { timeout_s?: number; total_s?: number }): Promise<Job> {
+    return stopAllGuests(this.#deps, this.#engine, caller, body)
   }
 
   async get(): Promise<Host> {
@@ -28,7 +37,9 @@ export class HostView implements HostService {
         attention.push({
           about: `VM ${vm.name}`,
           detail: `It should run and is stopped${status.reason ? `: ${status.reason}` : ''}.`,
-          remedy: `wadah vm start ${vm.name}`,
+          remedy: vm.autostart?.enabled
+            ? `wadah vm start ${vm.name}`
+            : `wadah vm start ${vm.name}; to start it with the host: wadah vm edit ${vm.name} --autostart`,
         })
       } else if (
         status?.paused_by === 'io-error' ||

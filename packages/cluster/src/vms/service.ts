@@ -210,6 +210,21 @@ export class Vms implements VmService {
     return this.#lifecycle(caller, vm, shutdownVm, params, 'stopped')
   }
 
+  /** For the host's own end: in order, then by the plug; what is wanted stays. */
+  async shutdownWithHost(caller: Caller, ref: string, timeout_s: number): Promise<Job> {
+    const vm = this.#find(caller, ref)
+    const status = this.#deps.view.get(statusKind, vm.id)?.value
+    // A guest that stands still does not hear the button.
+    if (status?.state === 'paused' && status.paused_by === 'user') await this.#deps.machine.resume(vm.id)
+    else if (status?.state !== 'running') return this.stopWithHost(caller, vm.id)
+    const params = { vm: vm.id, name: vm.value.name, timeout_s, force: true, keep_wanted: true }
+    return submit(this.#deps, this.#engine, caller, shutdownVm, params, target(vm.value))
+  }
+  async stopWithHost(caller: Caller, ref: string): Promise<Job> {
+    const vm = this.#find(caller, ref)
+    return submit(this.#deps, this.#engine, caller, stopVm, { vm: vm.id, name: vm.value.name }, target(vm.value))
+  }
+
   /** What is wanted changes in the same commit that makes the job. */
   #lifecycle<P>(
     caller: Caller,

@@ -1,6 +1,6 @@
 /** This machine's VMs: what `Machine` of @wadah/ports promises, over QEMU. */
 import { existsSync } from 'node:fs'
-import { mkdir, statfs } from 'node:fs/promises'
+import { mkdir, readFile, statfs } from 'node:fs/promises'
 import { fail } from '@wadah/api/fault'
 import type { Service, VmSpec } from '@wadah/api/schema/vm'
 import type { Images } from '@wadah/ports/images'
@@ -192,6 +192,11 @@ export class HostMachine implements Machine {
           : [{ about: 'networks', detail: nat.reason, ...(nat.remedy === undefined ? {} : { remedy: nat.remedy }) }]),
       ],
     }
+  }
+
+  /** random(4): a new one at every boot. */
+  async bootId(): Promise<string> {
+    return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim()
   }
 
   async known(): Promise<string[]> {
