@@ -249,6 +249,9 @@ describe('a plan', () => {
       { nics: [{ name: 'nic0', publish: [{ port: 8080, to: 81 }] }] },
       [],
     ],
+    ['firmware: {kind: uefi, secure_boot: true}', { firmware: { kind: 'uefi', secure_boot: true } }, ['firmware']],
+    ['boot_order: [root]', { boot_order: ['root'] }, ['boot_order']],
+    ['cdroms: [{}]', { add_cdroms: [{ name: 'cd0' }] }, ['cdroms']],
     ['nics: [{name: nic0}, {network: office}]', { add_nics: [{ network: 'office', name: 'net1' }] }, ['nics']],
   ])('%s is one edit', (field, body, later) => {
     const current = { ...ground(), vms: [vm({ labels: { team: 'a', 'wadah.apply': 'f' } })] }
@@ -267,6 +270,9 @@ describe('a plan', () => {
     'nics: [{name: nic0, network: default, publish: [{port: 8080, to: 80}]}]',
     'state: running',
     'protected: false',
+    'firmware: {kind: bios}',
+    'boot_order: []',
+    'cdroms: []',
     'seed: {hostname: web}',
   ])('of what is so already is empty: %s', (field) => {
     const current = { ...ground(), vms: [vm({ labels: { team: 'a', 'wadah.apply': 'f' } })] }

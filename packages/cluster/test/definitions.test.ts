@@ -231,7 +231,11 @@ describe('jobs leave all or nothing', () => {
         id: VM,
         value: { schema: 1, state: starts ? 'stopped' : 'running', since_ms: 0 },
       }
-      const made = world([...standing().filter((w) => w.kind !== running.kind), running], [`${ROOT}.qcow2`], (w) => void (starts || w.running.add(VM)))
+      const made = world(
+        [...standing().filter((w) => w.kind !== running.kind), running],
+        [`${ROOT}.qcow2`],
+        (w) => void (starts || w.running.add(VM)),
+      )
       const whole = async (store: Store) => {
         const w = await made(store)
         return {

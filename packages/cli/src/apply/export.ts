@@ -58,6 +58,16 @@ export function documentOf(vm: Vm, current: Omit<Current, 'vms'>): Record<string
       ...(n.publish.length === 0 ? {} : { publish: n.publish }),
       ...some('limits', n.limits),
     })),
+    ...(spec.cdroms?.length
+      ? {
+          cdroms: spec.cdroms.map((c) => ({
+            name: c.name,
+            ...(c.image === undefined ? {} : { image: nameOf(current.images, c.image) }),
+          })),
+        }
+      : {}),
+    ...(spec.boot_order?.length ? { boot_order: spec.boot_order } : {}),
+    ...(spec.firmware === undefined ? {} : { firmware: spec.firmware }),
     seed: { hostname, ...(user === undefined ? {} : { user }), ...(ssh_keys.length === 0 ? {} : { ssh_keys }) },
     state: vm.status.state === 'stopped' ? 'stopped' : 'running',
   }

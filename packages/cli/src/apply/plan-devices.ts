@@ -9,11 +9,12 @@ function named<T extends { name?: string }>(
   inputs: readonly T[],
   stem: string,
   taken: readonly string[],
+  first = 1,
 ): (T & { name: string })[] {
   const out: (T & { name: string })[] = []
   for (const input of inputs) {
     const used = [...taken, ...out.map((o) => o.name)]
-    let n = 1
+    let n = first
     while (used.includes(`${stem}${n}`)) n += 1
     out.push({ ...input, name: input.name ?? `${stem}${n}` })
   }
@@ -128,4 +129,28 @@ function samePublished(wanted: readonly PublishInput[], nic: Nic): boolean {
       ),
     )
   )
+}
+
+/** What lies in a drive is put in and taken out by hand, also while it runs: a file says it for a new drive only. */
+export function diffCdroms(inputs: readonly Fields[], vm: Vm, current: Current, d: Draft): void {
+  const there = vm.spec.cdroms ?? []
+  const disks = vm.spec.disks.map((x) => x.name)
+  const wanted = named(inputs as { name?: string }[], 'cd', disks, 0) as (Fields & { name: string })[]
+  const adds = wanted.filter((w) => !there.some((c) => c.name === w.name))
+  const gone = there.filter((c) => !wanted.some((w) => w.name === c.name))
+  for (const [i, w] of wanted.entries()) {
+    const drive = there.find((c) => c.name === w.name)
+    const image = current.images.find((x) => x.id === drive?.image)
+    if (!drive || w['image'] === undefined || w['image'] === drive.image || w['image'] === image?.name) continue
+    const has = image === undefined ? 'it is empty' : `"${image.name}" lies in it`
+    d.refuse(['cdroms', i, 'image'], `${has}`, `wadah vm insert ${vm.name} ${String(w['image'])}`)
+  }
+  for (const w of adds) d.changes.push({ field: `cdroms/${w.name}`, from: undefined, to: w })
+  for (const c of gone) d.changes.push({ field: `cdroms/${c.name}`, from: 'there', to: 'taken away' })
+  if (adds.length + gone.length > 0) d.later.push('cdroms')
+  if (adds.length > 0) d.body['add_cdroms'] = adds
+  if (gone.length > 0) {
+    d.body['remove_cdroms'] = gone.map((c) => c.name)
+    d.stop = true
+  }
 }

@@ -7,7 +7,7 @@ import type { Image, Pool, Volume } from '@wadah/api/schema/storage'
 import type { Network } from '@wadah/api/schema/network'
 import type { Path } from './check.ts'
 import type { Doc } from './documents.ts'
-import { diffDisks, diffNics } from './plan-devices.ts'
+import { diffCdroms, diffDisks, diffNics } from './plan-devices.ts'
 import type { Kind } from './shape.ts'
 
 export const SET_LABEL = 'wadah.apply'
@@ -52,7 +52,11 @@ export type Draft = {
 /** Only these mean anything when it is made: nothing can be compared later. */
 const AT_CREATION = new Set(['name', 'clone', 'pool', 'seed'])
 /** Taken over by a running VM at its next start. */
-const AT_START = new Set(['cpus', 'memory_mib', 'cmdline'])
+const AT_START = new Set(['cpus', 'memory_mib', 'cmdline', 'firmware', 'boot_order'])
+/** Mappings whose edit takes single keys; others are sent as a whole. */
+const BY_KEY = new Set(['limits', 'autostart'])
+/** What is meant where the daemon's record has nothing. */
+const UNSET: Fields = { firmware: { kind: 'bios' }, boot_order: [] }
 
 export function makePlan(docs: readonly Doc[], current: Current, o: PlanOptions): Plan {
   const plan: Plan = { actions: [], obstacles: [], notes: [] }
@@ -163,6 +167,8 @@ function checkReferences(doc: Doc, docs: readonly Doc[], current: Current, plan:
   need('pool', doc.body['pool'], ['pool'])
   for (const [i, nic] of ((doc.body['nics'] ?? []) as Fields[]).entries())
     need('network', nic['network'], ['nics', i, 'network'])
+  for (const [i, drive] of ((doc.body['cdroms'] ?? []) as Fields[]).entries())
+    need('image', drive['image'], ['cdroms', i, 'image'])
   for (const [i, disk] of ((doc.body['disks'] ?? []) as Fields[]).entries())
     need('pool', disk['pool'], ['disks', i, 'pool'])
 }
@@ -188,6 +194,7 @@ function planVm(doc: Doc, vm: Vm, current: Current, o: PlanOptions, plan: Plan):
   const live = isLive(vm)
   if (doc.body['disks'] !== undefined) diffDisks(doc.body['disks'] as Fields[], vm, current, draft)
   if (doc.body['nics'] !== undefined) diffNics(doc.body['nics'] as Fields[], vm, current, draft)
+  if (doc.body['cdroms'] !== undefined) diffCdroms(doc.body['cdroms'] as Fields[], vm, current, draft)
   diffSeed(doc, vm, plan)
   const stop = live && draft.stop
   if (stop && !o.restart && doc.state !== 'stopped')
@@ -234,7 +241,7 @@ function diffFields(doc: Doc, vm: Vm, current: Current, set: string | undefined,
   const merged = withoutNulls({ ...vm.labels, ...labels })
   if (!same(merged, vm.labels)) change('labels', vm.labels, merged)
   for (const [field, wanted] of Object.entries(doc.body)) {
-    if (AT_CREATION.has(field) || ['labels', 'disks', 'nics'].includes(field)) continue
+    if (AT_CREATION.has(field) || ['labels', 'disks', 'nics', 'cdroms'].includes(field)) continue
     if (field === 'image') {
       const image = current.images.find((i) => i.id === vm.spec.image)
       if (wanted !== vm.spec.image && wanted !== image?.name)
@@ -252,12 +259,13 @@ function diffFields(doc: Doc, vm: Vm, current: Current, set: string | undefined,
       const now = vm.spec.boot.kind === 'kernel' ? vm.spec.boot.cmdline : undefined
       if (now !== wanted) change(field, now, wanted)
     } else {
-      const now = (vm as unknown as Fields)[field] ?? (vm.spec as unknown as Fields)[field]
+      const now = (vm as unknown as Fields)[field] ?? (vm.spec as unknown as Fields)[field] ?? UNSET[field]
       if (isMap(wanted)) {
         const differing = Object.fromEntries(
           Object.entries(wanted).filter(([k, v]) => !same((now as Fields | undefined)?.[k] ?? null, v)),
         )
-        if (Object.keys(differing).length > 0 && editable(field, d)) change(field, pick(now, differing), differing)
+        if (Object.keys(differing).length > 0 && editable(field, d))
+          change(field, pick(now, differing), differing, BY_KEY.has(field) ? differing : wanted)
       } else if (!same(now, wanted) && editable(field, d)) change(field, now, wanted)
     }
   }
