@@ -1,7 +1,7 @@
 /** What routes call: one function for each thing the API can do. Types only; the implementations lie beside. */
 import type { Subject } from '@wadah/api/schema/access'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
-import type { Host } from '@wadah/api/schema/host'
+import type { Host, HostCheck } from '@wadah/api/schema/host'
 import type { Job } from '@wadah/api/schema/job'
 import type { Network, NetworkCreate } from '@wadah/api/schema/network'
 import type {
@@ -137,6 +137,7 @@ export interface JobService {
 
 export interface HostService {
   get(): Promise<Host>
+  check(): Promise<HostCheck>
   /** Shuts down every guest, in the reverse of the order they start in; what is wanted of them stays. */
   stopGuests(caller: Caller, body: { timeout_s?: number; total_s?: number }): Promise<Job>
 }

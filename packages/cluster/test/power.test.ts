@@ -96,7 +96,11 @@ describe('when the host goes down', () => {
     const order: string[] = []
     r.view.subscribe((changes) => {
       for (const c of changes)
-        if (c.kind === statusKind.name && c.type === 'put' && (c.rec?.value as { state: string }).state === 'stopped')
+        if (
+          c.kind === statusKind.name &&
+          c.type === 'put' &&
+          (c.rec?.value as { state?: string } | undefined)?.state === 'stopped'
+        )
           order.push(r.vms.get(caller, c.id).name)
     })
     const record = await stop()

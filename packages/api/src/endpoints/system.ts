@@ -11,7 +11,7 @@ import {
   TokenSchema,
 } from '../schema/access.ts'
 import { Closed, PageOf, PageQuerySchema } from '../schema/common.ts'
-import { HostSchema } from '../schema/host.ts'
+import { HostCheckSchema, HostSchema } from '../schema/host.ts'
 import { JOB_STATES, JobLogSchema, JobSchema } from '../schema/job.ts'
 import { NetworkCreateSchema, NetworkSchema } from '../schema/network.ts'
 
@@ -217,6 +217,15 @@ export const system = {
     tag: 'system',
     summary: 'This host: what it can do, what needs attention',
     response: HostSchema,
+  }),
+  check: endpoint({
+    ...get,
+    id: 'system.check',
+    path: '/v1/host/check',
+    tag: 'system',
+    summary:
+      'Look at this host anew: what it can do, what it lacks and how to get it, and which VMs run an outdated QEMU',
+    response: HostCheckSchema,
   }),
   stopGuests: endpoint({
     id: 'system.stopGuests',

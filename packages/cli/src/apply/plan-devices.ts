@@ -143,7 +143,7 @@ export function diffCdroms(inputs: readonly Fields[], vm: Vm, current: Current, 
     const image = current.images.find((x) => x.id === drive?.image)
     if (!drive || w['image'] === undefined || w['image'] === drive.image || w['image'] === image?.name) continue
     const has = image === undefined ? 'it is empty' : `"${image.name}" lies in it`
-    d.refuse(['cdroms', i, 'image'], `${has}`, `wadah vm insert ${vm.name} ${String(w['image'])}`)
+    d.refuse(['cdroms', i, 'image'], `${has}`, `wadah vm insert ${vm.name} ${w['image'] as string}`)
   }
   for (const w of adds) d.changes.push({ field: `cdroms/${w.name}`, from: undefined, to: w })
   for (const c of gone) d.changes.push({ field: `cdroms/${c.name}`, from: 'there', to: 'taken away' })

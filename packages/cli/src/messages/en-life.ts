@@ -55,4 +55,11 @@ export const life = {
   'opt.stop_guests.total': 'seconds for all of them (300)',
   'stop_guests.ask': 'All guests of this host are shut down. Go on? [y/N]',
   'stop_guests.done': 'Guests that were shut down: {n}',
+  'cmd.host.check': 'what this machine can do, what it lacks, and how to get it',
+  'check.ok': 'ok',
+  'check.warn': 'warn',
+  'check.lack': 'lack',
+  'check.outdated': 'These VMs run an older QEMU than is installed; a shutdown and start gives them the new one',
+  'col.qemu_running': 'running',
+  'col.qemu_installed': 'installed',
 } as const

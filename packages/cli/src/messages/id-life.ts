@@ -57,4 +57,12 @@ export const life: Record<keyof typeof en, string> = {
   'opt.stop_guests.total': 'detik untuk semuanya (300)',
   'stop_guests.ask': 'Semua VM di mesin ini akan dimatikan. Lanjutkan? [y/N]',
   'stop_guests.done': 'VM yang dimatikan: {n}',
+  'cmd.host.check': 'kemampuan mesin ini, kekurangannya, dan cara melengkapinya',
+  'check.ok': 'baik',
+  'check.warn': 'awas',
+  'check.lack': 'tak ada',
+  'check.outdated':
+    'VM ini memakai QEMU yang lebih lama dari yang terpasang; matikan lalu jalankan untuk memakai yang baru',
+  'col.qemu_running': 'berjalan',
+  'col.qemu_installed': 'terpasang',
 }

@@ -74,6 +74,8 @@ export function fakeMachine(w: FakeWorld): Machine {
       accelerator: 'tcg',
       firmware: ['bios', 'uefi'],
     }),
+    inspect: async () => [],
+    outdated: async () => [],
     bootId: async () => w.boot,
     observe: async (vm: string) => observed(vm),
     async *observations(signal: AbortSignal) {

@@ -9,6 +9,7 @@ const e = endpoints.system
 export function systemRoutes({ host }: Services, version: string, events: EventStreams): Binding[] {
   return [
     bind(e.host, () => host.get()),
+    bind(e.check, () => host.check()),
     bind(e.stopGuests, ({ caller, body }) => host.stopGuests(caller, body)),
     bind(e.ping, () => ({ ok: true as const, version })),
     bind(e.openapi, () => openapiDocument(version)),
