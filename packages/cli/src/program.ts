@@ -17,6 +17,7 @@ export const GROUPS: readonly Group[] = [
   { name: 'job', summary: 'cmd.job', heading: 'help.work', load: () => import('./commands/job.ts') },
   { name: 'events', summary: 'cmd.events', heading: 'help.work', load: () => import('./commands/events.ts') },
   { name: 'host', summary: 'cmd.host', heading: 'help.work', load: () => import('./commands/host.ts') },
+  { name: 'store', summary: 'cmd.store', heading: 'help.daemon', load: () => import('./commands/store.ts') },
   { name: 'up', summary: 'cmd.up', heading: 'help.daemon', load: () => import('./commands/up.ts') },
   { name: 'down', summary: 'cmd.down', heading: 'help.daemon', load: () => import('./commands/down.ts') },
   { name: 'demo', summary: 'cmd.demo', heading: 'help.daemon', load: () => import('./commands/demo.ts') },

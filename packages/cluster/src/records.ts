@@ -101,8 +101,8 @@ export type HostRecord = {
   id: string
   name: string
   created_at: string
-  /** The boot that VMs were last started with. */
-  boot_id?: string
+  /** The boot that VMs were last started with, as seen by this store: a copy that was put back has seen none. */
+  boot?: { id: string; store: string }
 }
 export const hostKind: Kind<HostRecord> = { name: 'host' }
 

@@ -67,7 +67,7 @@ describe('when the host has come up', () => {
     expect([states(), jobs('host.autostart').length]).toEqual([{ one: 'running' }, 2])
   })
   test('a host that is seen for the first time starts nothing', async () => {
-    expect(r.view.get(hostKind, r.cluster.hostId)?.value.boot_id).toBe('boot-1')
+    expect(r.view.get(hostKind, r.cluster.hostId)?.value.boot).toEqual({ id: 'boot-1', store: r.store.id })
     expect(jobs('host.autostart')).toEqual([])
   })
   test('one that fails keeps no other', async () => {

@@ -26,6 +26,8 @@ export type DaemonConfig = {
   starts_at_once: number
   builds_at_once: number
   purge: boolean
+  /** A copy of the store to put in place. */
+  restore?: string
 }
 
 export const HELP = `wadahd: the daemon of Wadah
@@ -36,6 +38,7 @@ export const HELP = `wadahd: the daemon of Wadah
   --listen ADDR:PORT   HTTPS (default: 127.0.0.1:7443)
   --config FILE        TOML; default: /etc/wadah/wadahd.toml where there is one
   --purge              end this instance's VMs and remove everything of it, then exit
+  --restore FILE       put a copy of the store in place (made by: wadah store backup), then exit
   --help               this text
 
   Settings of the file: ${'pool_dirs, recipe_dirs, cache, mirror, names, qemu, uid_base, uid_count, memory_overcommit,'}
@@ -94,6 +97,7 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
       listen: { type: 'string', default: '127.0.0.1:7443' },
       config: { type: 'string' },
       purge: { type: 'boolean', default: false },
+      restore: { type: 'string' },
       help: { type: 'boolean', default: false },
     },
   })
@@ -146,6 +150,7 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
     starts_at_once: number('starts_at_once', 3),
     builds_at_once: number('builds_at_once', 2),
     purge: values.purge,
+    ...(values.restore === undefined ? {} : { restore: values.restore }),
   }
 }
 

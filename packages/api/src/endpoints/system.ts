@@ -255,6 +255,16 @@ export const system = {
     ),
     response: JobSchema,
   }),
+  backup: endpoint({
+    id: 'system.backup',
+    method: 'POST',
+    path: '/v1/store/backup',
+    tag: 'system',
+    summary: 'A consistent copy of the record store, for `wadahd --restore`. It holds secrets: keep it safe',
+    needs: 'full',
+    answer: 'stream',
+    produces: 'application/vnd.sqlite3',
+  }),
   ping: endpoint({
     ...get,
     needs: 'none',

@@ -65,4 +65,15 @@ export const life: Record<keyof typeof en, string> = {
     'VM ini memakai QEMU yang lebih lama dari yang terpasang; matikan lalu jalankan untuk memakai yang baru',
   'col.qemu_running': 'berjalan',
   'col.qemu_installed': 'terpasang',
+  'cmd.store': 'penyimpanan catatan: cadangkan, kembalikan salinannya',
+  'cmd.store.backup': 'salin penyimpanan catatan ke berkas, sementara daemon terus bekerja',
+  'cmd.store.restore': 'kembalikan salinan, selagi tidak ada daemon di mesin ini',
+  'store.no_tty': 'Salinan ini bukan teks: arahkan ke berkas atau pipa',
+  'store.saved': '{file}: {size}. Berisi rahasia; disk tidak termasuk',
+  'store.running': 'Daemon sedang berjalan; penyimpanannya hanya dapat dikembalikan selagi ia berhenti',
+  'store.ask': 'Penyimpanan di {data} diganti dengan {file}; yang lama disimpan di sampingnya. Lanjutkan? [y/N]',
+  'store.restored': 'Penyimpanan dikembalikan: {records} catatan per revisi {revision}',
+  'store.kept': 'Yang ada sebelumnya: {file}',
+  'store.next':
+    'Sekarang: systemctl start wadahd, atau wadah up; lalu wadah host check menyebut VM yang tidak ada di salinan ini',
 }

@@ -16,9 +16,15 @@ const CANCEL_MS = 30_000
 const EACH_S = 120
 const TOTAL_S = 300
 
+/** Another store id means that an older copy was put back: what it saw is no measure. */
+function seenBoot(deps: Deps): string | undefined {
+  const seen = deps.view.get(hostKind, deps.hostId)?.value.boot
+  return seen?.store === deps.store.id ? seen.id : undefined
+}
+
 /** Whether the machine was started anew since the store last saw it. */
 export function hasRebooted(deps: Deps, boot: string): boolean {
-  return rebooted(deps.view.get(hostKind, deps.hostId)?.value.boot_id, boot)
+  return rebooted(seenBoot(deps), boot)
 }
 
 /**
@@ -27,13 +33,14 @@ export function hasRebooted(deps: Deps, boot: string): boolean {
  */
 export async function onDaemonStart(deps: Deps, engine: JobEngine<Deps>, boot: string): Promise<void> {
   const host = deps.view.get(hostKind, deps.hostId)
-  if (!host || host.value.boot_id === boot) return
-  const note = put(hostKind, host.id, { ...host.value, boot_id: boot } satisfies HostRecord)
+  const seen = seenBoot(deps)
+  if (!host || seen === boot) return
+  const note = put(hostKind, host.id, { ...host.value, boot: { id: boot, store: deps.store.id } } satisfies HostRecord)
   const vms = deps.view.list(vmKind).flatMap(({ id, value }) => {
     const here = deps.view.get(placementKind, id)?.value.host === deps.hostId
     return here && value.autostart?.enabled ? [orderedOf({ ...value, id })] : []
   })
-  if (!rebooted(host.value.boot_id, boot) || vms.length === 0) {
+  if (!rebooted(seen, boot) || vms.length === 0) {
     await commit(deps, [unchanged(host)], [note])
     return
   }

@@ -110,6 +110,7 @@ async function prepare({ overrides, clock = systemClock, options, level = 'silen
     log: createLog({ level, destination: { write: (line: string) => void logged.push(line) } }),
     version: '0.0.0-test',
     auditFile: join(directory, 'audit.log'),
+    backup: () => pieces('a copy'),
     ...options,
   }
   const clean = async () => {
