@@ -79,9 +79,10 @@ async function record(deps: Deps, seen: Observed): Promise<void> {
   ])
   // Only the host that runs it writes its status; a VM that is being deleted has none any more.
   if (!vm || !status || placement?.value.host !== deps.hostId) return
-  const next = statusAfter(status.value, seen)
+  const with_host = seen.by_guest === true && (await goesDownWithHost(deps, seen.vm))
+  const by_guest = seen.by_guest === true && !with_host
+  const next = statusAfter(status.value, with_host ? { ...seen, reason: 'it was shut down with the host' } : seen)
   const writes: Write[] = next ? [put(statusKind, seen.vm, next)] : []
-  const by_guest = seen.by_guest === true && !(await goesDownWithHost(deps, seen.vm))
   if (by_guest && vm.value.wanted !== 'stopped') {
     writes.push(put(vmKind, seen.vm, { ...vm.value, wanted: 'stopped' } satisfies VmRecord))
   }

@@ -39,7 +39,10 @@ export async function restoreStore(o: { file: string; from: string; stamp: strin
         kept = `${file}.before-restore-${o.stamp}`
         renameSync(file, kept)
         // Where the old store could not be opened its log may still hold what is not in it.
-        for (const side of ['-wal', '-shm']) if (existsSync(file + side)) renameSync(file + side, kept + side)
+        for (const side of ['-wal', '-shm']) {
+          if (held) rmSync(file + side, { force: true })
+          else if (existsSync(file + side)) renameSync(file + side, kept + side)
+        }
       }
       renameSync(part, file)
       syncFolder(dirname(file))
