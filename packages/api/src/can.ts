@@ -9,6 +9,7 @@ export type CanContext = {
     state: VmState
     paused_by?: PausedBy | undefined
     agent?: 'unknown' | 'connected' | 'absent' | undefined
+    protected?: boolean | undefined
   }
   scope: Scope
   /** The job that is at work on the VM. */
@@ -54,6 +55,12 @@ function remedy(action: VmAction, name: string, state: VmState): string | undefi
   return undefined
 }
 
+export function protectedFault(name: string): Fault {
+  return fault('protected', `"${name}" is protected against being deleted.`, {
+    remedy: `wadah vm edit ${name} --unprotect`,
+  })
+}
+
 /** Pure. */
 export function can(action: VmAction, { vm, scope, job }: CanContext): Verdict {
   const no = (why: Fault): Verdict => ({ ok: false, why })
@@ -64,6 +71,7 @@ export function can(action: VmAction, { vm, scope, job }: CanContext): Verdict {
       }),
     )
   }
+  if (action === 'delete' && vm.protected) return no(protectedFault(vm.name))
   if (job && !BESIDE[action]?.includes(job.kind)) {
     return no(
       fault('busy', `The job ${job.id} (${job.kind}) is at work on "${vm.name}".`, {

@@ -16,6 +16,7 @@ export const FAULTS = {
   address_taken: { status: 409, retryable: false, title: 'The address is in use' },
   port_taken: { status: 409, retryable: false, title: 'The port is in use' },
   in_use: { status: 409, retryable: false, title: 'Something else needs it' },
+  protected: { status: 409, retryable: false, title: 'It is protected against this' },
   wrong_state: { status: 409, retryable: false, title: 'Not possible in the present state' },
   busy: { status: 409, retryable: true, title: 'Another job is at work on it' },
   too_late: { status: 409, retryable: false, title: 'The point of no return has passed' },

@@ -60,6 +60,16 @@ describe('while a job is at work', () => {
   })
 })
 
+describe('a protected VM', () => {
+  test('is not deleted, and the refusal says how it could be', () => {
+    expect(can('delete', ctx('stopped', {}, { protected: true }))).toMatchObject({
+      ok: false,
+      why: { code: 'protected', status: 409, remedy: 'wadah vm edit web --unprotect' },
+    })
+    expect(possible(ctx('stopped', {}, { protected: true }))).toEqual(['clone', 'edit', 'start'])
+  })
+})
+
 describe('who asks', () => {
   test('may only look: nothing, with the reason, whatever the state', () => {
     for (const state of VM_STATES) {

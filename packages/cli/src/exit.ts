@@ -31,6 +31,7 @@ const CLASSES: Record<FaultCode, ExitName> = {
   address_taken: 'refused',
   port_taken: 'refused',
   in_use: 'refused',
+  protected: 'refused',
   wrong_state: 'refused',
   busy: 'refused',
   too_late: 'refused',

@@ -9,6 +9,7 @@ type Group = { name: string; summary: MessageKey; heading: MessageKey; load: () 
 
 export const GROUPS: readonly Group[] = [
   { name: 'vm', summary: 'cmd.vm', heading: 'help.servers', load: () => import('./commands/vm.ts') },
+  { name: 'apply', summary: 'cmd.apply', heading: 'help.servers', load: () => import('./commands/apply.ts') },
   { name: 'image', summary: 'cmd.image', heading: 'help.servers', load: () => import('./commands/image.ts') },
   { name: 'network', summary: 'cmd.network', heading: 'help.servers', load: () => import('./commands/network.ts') },
   { name: 'pool', summary: 'cmd.pool', heading: 'help.servers', load: () => import('./commands/pool.ts') },
@@ -16,6 +17,7 @@ export const GROUPS: readonly Group[] = [
   { name: 'job', summary: 'cmd.job', heading: 'help.work', load: () => import('./commands/job.ts') },
   { name: 'events', summary: 'cmd.events', heading: 'help.work', load: () => import('./commands/events.ts') },
   { name: 'host', summary: 'cmd.host', heading: 'help.work', load: () => import('./commands/host.ts') },
+  { name: 'store', summary: 'cmd.store', heading: 'help.daemon', load: () => import('./commands/store.ts') },
   { name: 'up', summary: 'cmd.up', heading: 'help.daemon', load: () => import('./commands/up.ts') },
   { name: 'down', summary: 'cmd.down', heading: 'help.daemon', load: () => import('./commands/down.ts') },
   { name: 'demo', summary: 'cmd.demo', heading: 'help.daemon', load: () => import('./commands/demo.ts') },

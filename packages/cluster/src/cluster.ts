@@ -6,6 +6,9 @@ import { CachedView } from '@wadah/store/cache'
 import type { Clock } from '@wadah/store/clock'
 import { type Store, absent, put } from '@wadah/store/store'
 import { type Config, type Deps, commit } from './context.ts'
+import { childrenOf } from './host/children.ts'
+import { autostartJob, stopGuestsJob } from './host/jobs.ts'
+import { hasRebooted, onDaemonStart } from './host/power.ts'
 import { HostView } from './host/service.ts'
 import { buildImage, deleteImage } from './images/jobs.ts'
 import { ImageStore } from './images/service.ts'
@@ -80,6 +83,8 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       deleteVolumeJob,
       buildImage,
       deleteImage,
+      autostartJob,
+      stopGuestsJob,
     ],
     deps,
     logDir: o.jobLogs,
@@ -93,19 +98,24 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   await firstThings(o, deps)
   // Observed before jobs go on: a step looks at what is there.
   void keepStatuses(deps, ending.signal).catch((error: unknown) => o.onUnforeseen(error, 'statuses'))
-  await adoptAll(deps)
+  const boot = await o.machine.bootId()
+  await adoptAll(deps, hasRebooted(deps, boot) ? 'the host was started anew' : undefined)
   await deps.syncNetworks().catch((error: unknown) => o.onUnforeseen(error, 'networks'))
+  const vms = new Vms(deps, engine, pending)
+  deps.children = childrenOf(deps, engine, vms)
   await engine.resume()
+  // A host that cannot start its VMs must still let itself be looked at.
+  await onDaemonStart(deps, engine, boot).catch((error: unknown) => o.onUnforeseen(error, 'starting VMs with the host'))
   void engine.prune()
   const followed = followNetworks(deps, ending.signal)
   return {
     services: {
-      vms: new Vms(deps, engine, pending),
+      vms,
       storage: new Storage(deps, engine, pending),
       images: new ImageStore(deps, engine),
       networks: new NetworkStore(deps),
       jobs: new Jobs(view, engine),
-      host: new HostView(deps, hostname(), o.version),
+      host: new HostView(deps, engine, hostname(), o.version),
     },
     view,
     hostId,

@@ -8,6 +8,7 @@ import type { Clock } from '@wadah/store/clock'
 import { StoreError } from '@wadah/store/errors'
 import { type Check, type Kind, type Rec, type Store, type Write } from '@wadah/store/store'
 import { storeFault } from './jobs/faults.ts'
+import type { Children } from './host/children.ts'
 import { indexKeys, indexKind } from './records.ts'
 
 export type Config = {
@@ -33,6 +34,8 @@ export type Deps = {
   log: (line: string) => void
   /** Brings bridges, names and published ports in line with the records. */
   syncNetworks: () => Promise<void>
+  /** Jobs of VMs that jobs of the host ask for; there once the services are. */
+  children?: Children
 }
 
 type NamedKind = 'vm' | 'pool' | 'volume' | 'image' | 'network'

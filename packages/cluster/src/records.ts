@@ -1,7 +1,7 @@
 /** What the store keeps. Every value carries `schema`; unknown fields are kept. Keys are ids; names are index records. */
 import type { Image, Volume } from '@wadah/api/schema/storage'
 import type { Network } from '@wadah/api/schema/network'
-import type { PausedBy, Placement, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
+import type { Autostart, PausedBy, Placement, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
 import type { Kind } from '@wadah/store/store'
 
 type Named = { schema: 1; id: string; name: string; project: string; created_at: string }
@@ -9,6 +9,9 @@ type Named = { schema: 1; id: string; name: string; project: string; created_at:
 export type VmRecord = Named & {
   description: string
   labels: Record<string, string>
+  /** Absent in records of before: not protected, not started with the host. */
+  protected?: boolean
+  autostart?: Autostart
   wanted: Wanted
   spec: VmSpec
 }
@@ -96,7 +99,14 @@ export type NetworkRecord = Named &
   }
 export const networkKind: Kind<NetworkRecord> = { name: 'network' }
 
-export type HostRecord = { schema: 1; id: string; name: string; created_at: string }
+export type HostRecord = {
+  schema: 1
+  id: string
+  name: string
+  created_at: string
+  /** The boot that VMs were last started with, as seen by this store: a copy that was put back has seen none. */
+  boot?: { id: string; store: string }
+}
 export const hostKind: Kind<HostRecord> = { name: 'host' }
 
 /** `<what>/<key>` → who holds it: written in the same transaction as the holder, so two can never have the same. */

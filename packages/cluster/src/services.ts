@@ -1,7 +1,7 @@
 /** What routes call: one function for each thing the API can do. Types only; the implementations lie beside. */
 import type { Subject } from '@wadah/api/schema/access'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
-import type { Host } from '@wadah/api/schema/host'
+import type { Host, HostCheck } from '@wadah/api/schema/host'
 import type { Job } from '@wadah/api/schema/job'
 import type { Network, NetworkCreate } from '@wadah/api/schema/network'
 import type {
@@ -27,7 +27,14 @@ export type IfGeneration = number | undefined
 export interface VmService {
   list(
     caller: Caller,
-    q: ListQuery & { name?: string; state?: VmState; image?: string; network?: string; label?: string },
+    q: ListQuery & {
+      name?: string
+      state?: VmState
+      image?: string
+      network?: string
+      label?: string
+      selector?: string
+    },
   ): PageOf<Vm>
   get(caller: Caller, ref: string): Vm
   create(caller: Caller, body: VmCreate): Promise<Job>
@@ -130,6 +137,9 @@ export interface JobService {
 
 export interface HostService {
   get(): Promise<Host>
+  check(): Promise<HostCheck>
+  /** Shuts down every guest, in the reverse of the order they start in; what is wanted of them stays. */
+  stopGuests(caller: Caller, body: { timeout_s?: number; total_s?: number }): Promise<Job>
 }
 
 export type Services = {

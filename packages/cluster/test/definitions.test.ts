@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest'
 import type { Store, Write } from '@wadah/store/store'
 import { del, put } from '@wadah/store/store'
 import { type Deps, forward } from '../src/context.ts'
+import { autostartJob, stopGuestsJob } from '../src/host/jobs.ts'
 import { buildImage, deleteImage } from '../src/images/jobs.ts'
 import { type JobDefinition, defineJob, pivot, step } from '../src/jobs/define.ts'
 import { checkJob } from '../src/jobs/testing.ts'
@@ -19,7 +20,7 @@ import { deleteVolumeJob, makeVolumeJob } from '../src/storage/jobs.ts'
 import { type CreatePlan, assemble } from '../src/vms/create.ts'
 import { type ShutdownParams, createVm, deleteVm, shutdownVm, startVm, stopVm } from '../src/vms/jobs.ts'
 import { Pending } from '../src/pending.ts'
-import { BASE, CachedView, IMAGE, POOL, fakeDeps, ground } from './kit/cluster.ts'
+import { BASE, CachedView, HOST, IMAGE, POOL, fakeDeps, ground } from './kit/cluster.ts'
 import { FakeWorld } from './kit/fake-machine.ts'
 
 const VM = 'vm-aaaaaaaaaa'
@@ -219,6 +220,63 @@ describe('jobs leave all or nothing', () => {
       }),
     })
   }, 60_000)
+  // The host's own: each asks for jobs of VMs, which stand for themselves. Nothing to undo, so tried as if they could not be.
+  test.each(['host.autostart', 'host.stop-guests'] as const)(
+    '%s',
+    async (which) => {
+      const starts = which === 'host.autostart'
+      const running: Write = {
+        op: 'put',
+        kind: 'vm/status',
+        id: VM,
+        value: { schema: 1, state: starts ? 'stopped' : 'running', since_ms: 0 },
+      }
+      const made = world(
+        [...standing().filter((w) => w.kind !== running.kind), running],
+        [`${ROOT}.qcow2`],
+        (w) => void (starts || w.running.add(VM)),
+      )
+      const whole = async (store: Store) => {
+        const w = await made(store)
+        return {
+          ...w,
+          deps: (s: Store) => {
+            const deps = w.deps(s)
+            const end = async (id: string) => {
+              await deps.machine.clean(id)
+              return { before: false }
+            }
+            const start = async (id: string) => {
+              await deps.machine.launch({ record: { vm: id } } as never, 'fresh', new AbortController().signal)
+              return { before: false }
+            }
+            deps.children = { start, stop: end, shutdown: end }
+            return deps
+          },
+        }
+      }
+      const asPivot = <P>(d: JobDefinition<P, Deps>) => {
+        const { name, version, parse, steps, pivotAt: _, onCrash: __, ...options } = d
+        const inner = steps[0]?.do as (ctx: never) => Promise<unknown>
+        return defineJob<P, Deps>(
+          name,
+          version,
+          parse,
+          [pivot(steps[0]?.name ?? '', { do: (ctx) => forward(() => inner(ctx as never)) })],
+          options,
+        )
+      }
+      const host = { kind: 'host', id: HOST }
+      if (starts) {
+        const params = { host: HOST, boot: 'b', vms: [{ vm: VM, name: 'one', order: 1, delay_s: 0 }] }
+        await checkJob({ definition: asPivot(autostartJob), params, target: host, records, world: whole })
+      } else {
+        const params = { host: HOST, each_s: 1, total_s: 1 }
+        await checkJob({ definition: asPivot(stopGuestsJob), params, target: host, records, world: whole })
+      }
+    },
+    60_000,
+  )
   test('vm.stop', async () => {
     const running = world(standing(), [`${ROOT}.qcow2`], (w) => {
       w.folders.add(VM)

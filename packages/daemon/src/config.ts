@@ -26,6 +26,8 @@ export type DaemonConfig = {
   starts_at_once: number
   builds_at_once: number
   purge: boolean
+  /** A copy of the store to put in place. */
+  restore?: string
 }
 
 export const HELP = `wadahd: the daemon of Wadah
@@ -36,6 +38,7 @@ export const HELP = `wadahd: the daemon of Wadah
   --listen ADDR:PORT   HTTPS (default: 127.0.0.1:7443)
   --config FILE        TOML; default: /etc/wadah/wadahd.toml where there is one
   --purge              end this instance's VMs and remove everything of it, then exit
+  --restore FILE       put a copy of the store in place (made by: wadah store backup), then exit
   --help               this text
 
   Settings of the file: ${'pool_dirs, recipe_dirs, cache, mirror, names, qemu, uid_base, uid_count, memory_overcommit,'}
@@ -89,6 +92,7 @@ const OPTIONS = {
   listen: { type: 'string', default: '127.0.0.1:7443' },
   config: { type: 'string' },
   purge: { type: 'boolean', default: false },
+  restore: { type: 'string' },
   help: { type: 'boolean', default: false },
 } as const
 
@@ -100,7 +104,7 @@ export function servedBy(argv: readonly string[]): string | undefined {
   const at = argv.findIndex((a) => /(^|\/)wadahd(\.mjs)?$|daemon\/dist\/main\.js$/.test(a))
   if (at < 0) return undefined
   const { values } = parseArgs({ args: argv.slice(at + 1), strict: false, options: OPTIONS })
-  if (values.purge === true || values.help === true) return undefined
+  if (values.purge === true || values.restore !== undefined || values.help === true) return undefined
   const { instance, data } = values
   return dataOf(typeof instance === 'string' ? instance : 'default', typeof data === 'string' ? data : undefined)
 }
@@ -157,6 +161,7 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
     starts_at_once: number('starts_at_once', 3),
     builds_at_once: number('builds_at_once', 2),
     purge: values.purge,
+    ...(values.restore === undefined ? {} : { restore: values.restore }),
   }
 }
 

@@ -19,7 +19,9 @@ import type { MapEvent } from './http/events.ts'
 import { startServer } from './http/listen.ts'
 import { createLog } from './http/log.ts'
 import { type DaemonConfig, HELP, readConfig } from './config.ts'
+import { backupStream, dropOldCopies } from './backup.ts'
 import { purge } from './purge.ts'
+import { restore } from './restore.ts'
 import { VERSION } from './version.ts'
 
 const mapEvent: MapEvent = (change: Change) => {
@@ -58,6 +60,7 @@ async function main(config: DaemonConfig): Promise<void> {
   await mkdir(dirname(config.socket), { recursive: true, mode: 0o755 })
 
   const store = await openSqliteStore({ file: join(config.data, 'store.db'), ...workerUrl() })
+  await dropOldCopies(config.data)
   // The machine looks after its networks from the start; their records are there once the cluster is.
   const news: { record?: (states: NetworkState[]) => void } = {}
   const networks = createNetworks({
@@ -111,6 +114,7 @@ async function main(config: DaemonConfig): Promise<void> {
     version: VERSION,
     auditFile: join(config.data, 'audit.log'),
     names: config.names,
+    backup: () => backupStream(store, config.data),
     listen: {
       host: config.listen.host,
       port: config.listen.port,
@@ -177,6 +181,7 @@ try {
   const config = await readConfig(process.argv.slice(2))
   if (!config) process.stdout.write(HELP)
   else if (config.purge) await purge(config)
+  else if (config.restore !== undefined) await restore(config, config.restore)
   else await main(config)
 } catch (error) {
   const fault = toFault(error)

@@ -3,7 +3,7 @@
  * Plain data and async iterables, so that the implementation can one day be a small privileged process of its own.
  */
 import type { ExecResult, GuestInfo } from '@wadah/api/schema/guest'
-import type { Host } from '@wadah/api/schema/host'
+import type { CheckItem, Host } from '@wadah/api/schema/host'
 import type { PausedBy, Service, VmSpec, VmState } from '@wadah/api/schema/vm'
 import type { NetworkAttachment, NetworkDefinition, Networks } from './networks.ts'
 import type { Images } from './images.ts'
@@ -136,6 +136,12 @@ export interface Guest {
 
 export interface Machine {
   facts(): Promise<HostFacts>
+  /** What this machine has and lacks, looked at anew. */
+  inspect(): Promise<CheckItem[]>
+  /** VMs that run another QEMU than the one installed now: of another version, or replaced by an upgrade. */
+  outdated(): Promise<{ vm: string; running: string; installed: string }[]>
+  /** Another one after every start of the machine; the same when only the daemon was started anew. */
+  bootId(): Promise<string>
   /** Looks at this host's directory, cgroup, pid and start time, and asks QMP; never by UUID alone, never a guess. */
   observe(vm: string): Promise<Observed>
   /** Every change of state that was seen, as it is seen. One consumer. */

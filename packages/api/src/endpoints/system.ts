@@ -11,7 +11,7 @@ import {
   TokenSchema,
 } from '../schema/access.ts'
 import { Closed, PageOf, PageQuerySchema } from '../schema/common.ts'
-import { HostSchema } from '../schema/host.ts'
+import { HostCheckSchema, HostSchema } from '../schema/host.ts'
 import { JOB_STATES, JobLogSchema, JobSchema } from '../schema/job.ts'
 import { NetworkCreateSchema, NetworkSchema } from '../schema/network.ts'
 
@@ -217,6 +217,53 @@ export const system = {
     tag: 'system',
     summary: 'This host: what it can do, what needs attention',
     response: HostSchema,
+  }),
+  check: endpoint({
+    ...get,
+    id: 'system.check',
+    path: '/v1/host/check',
+    tag: 'system',
+    summary:
+      'Look at this host anew: what it can do, what it lacks and how to get it, and which VMs run an outdated QEMU',
+    response: HostCheckSchema,
+  }),
+  stopGuests: endpoint({
+    id: 'system.stopGuests',
+    method: 'POST',
+    path: '/v1/host/stop-guests',
+    tag: 'system',
+    summary:
+      'Shut down every guest before the host ends; they are still wanted, so those that start with the host come back',
+    needs: 'full',
+    answer: 'job',
+    query: Closed({ wait: Type.Optional(Type.Integer({ minimum: 0, maximum: 600 })) }),
+    body: Closed(
+      {
+        timeout_s: Type.Optional(
+          Type.Integer({
+            minimum: 1,
+            maximum: 3600,
+            default: 120,
+            description: 'for each guest; then it loses its plug',
+          }),
+        ),
+        total_s: Type.Optional(
+          Type.Integer({ minimum: 1, maximum: 7200, default: 300, description: 'for all of them' }),
+        ),
+      },
+      { title: 'StopGuests' },
+    ),
+    response: JobSchema,
+  }),
+  backup: endpoint({
+    id: 'system.backup',
+    method: 'POST',
+    path: '/v1/store/backup',
+    tag: 'system',
+    summary: 'A consistent copy of the record store, for `wadahd --restore`. It holds secrets: keep it safe',
+    needs: 'full',
+    answer: 'stream',
+    produces: 'application/vnd.sqlite3',
   }),
   ping: endpoint({
     ...get,

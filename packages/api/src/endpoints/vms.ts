@@ -67,6 +67,12 @@ export const vms = {
       image: Type.Optional(RefSchema),
       network: Type.Optional(RefSchema),
       label: Type.Optional(Type.String({ maxLength: 320, description: 'key or key=value' })),
+      selector: Type.Optional(
+        Type.String({
+          maxLength: 1000,
+          description: 'labels, all of which must hold: key, !key, key=value, key!=value',
+        }),
+      ),
     }),
     response: PageOf(VmSchema, 'VmPage'),
   }),

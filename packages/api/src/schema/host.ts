@@ -32,6 +32,28 @@ export const HostSchema = Type.Object(
 )
 export type Host = Type.Static<typeof HostSchema>
 
+export const CheckItemSchema = Type.Object({
+  name: Type.String({ description: 'what was looked at: qemu, kvm, cgroup, networks …' }),
+  state: Type.Enum(['ok', 'warn', 'lack'] as const, {
+    description: 'lack: something that Wadah needs is not there; warn: it works, with less',
+  }),
+  detail: Type.String(),
+  remedy: Type.Optional(Type.String({ description: 'the command that gets it' })),
+})
+export type CheckItem = Type.Static<typeof CheckItemSchema>
+export const HostCheckSchema = Type.Object(
+  {
+    ok: Type.Boolean({ description: 'nothing is lacking' }),
+    items: Type.Array(CheckItemSchema),
+    outdated: Type.Array(
+      Type.Object({ vm: IdSchema, name: Type.String(), running: Type.String(), installed: Type.String() }),
+      { description: 'VMs whose QEMU is another than the one that is installed; a restart gives them the new one' },
+    ),
+  },
+  { title: 'HostCheck' },
+)
+export type HostCheck = Type.Static<typeof HostCheckSchema>
+
 export const EventSchema = Type.Object(
   {
     id: Type.String({ description: '{store}.{revision}: send it back as Last-Event-ID' }),

@@ -137,6 +137,20 @@ export const CdromInputSchema = Closed({
 })
 export type CdromInput = Type.Static<typeof CdromInputSchema>
 const MAX_CDROMS = 4
+/** Starting with the host, and shutting down with it in the reverse order. */
+export const AutostartSchema = Type.Object({
+  enabled: Type.Boolean({ description: 'start when the host starts' }),
+  order: Type.Integer({ minimum: 0, maximum: 9999, description: 'smaller ones start first and shut down last' }),
+  delay_s: Type.Integer({ minimum: 0, maximum: 3600, description: 'seconds to wait before the next order starts' }),
+})
+export type Autostart = Type.Static<typeof AutostartSchema>
+export const AUTOSTART_DEFAULT: Autostart = { enabled: false, order: 100, delay_s: 0 }
+const autostart = Closed({
+  enabled: Type.Optional(AutostartSchema.properties.enabled),
+  order: Type.Optional(AutostartSchema.properties.order),
+  delay_s: Type.Optional(AutostartSchema.properties.delay_s),
+})
+const protection = Type.Boolean({ description: 'refuse to delete it until this is taken away' })
 
 const cpus = Type.Integer({ minimum: 1, maximum: 256, description: 'virtual CPUs' })
 const memoryMib = Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024, description: 'guest RAM, MiB' })
@@ -151,6 +165,8 @@ export const VmCreateSchema = Closed(
     name: NameSchema,
     description: Type.Optional(DescriptionSchema),
     labels: Type.Optional(LabelsSchema),
+    protected: Type.Optional(protection),
+    autostart: Type.Optional(autostart),
     image: Type.Optional(RefSchema),
     clone: Type.Optional(Type.Union([Type.Literal('linked'), Type.Literal('full')], { default: 'linked' })),
     pool: Type.Optional(RefSchema),
@@ -191,6 +207,8 @@ export const VmEditSchema = Closed(
     name: Type.Optional(NameSchema),
     description: Type.Optional(DescriptionSchema),
     labels: Type.Optional(LabelsSchema),
+    protected: Type.Optional(protection),
+    autostart: Type.Optional(autostart),
     cpus: Type.Optional(cpus),
     memory_mib: Type.Optional(memoryMib),
     cmdline: Type.Optional(cmdline),
@@ -338,6 +356,8 @@ export const VmSchema = Type.Object(
     ...metaFields,
     description: Type.String(),
     labels: LabelsSchema,
+    protected: Type.Boolean(),
+    autostart: AutostartSchema,
     wanted: Type.Enum(WANTED),
     spec: VmSpecSchema,
     placement: PlacementSchema,

@@ -1,6 +1,10 @@
 import type { Register } from '../program.ts'
+import { check } from './host/check.ts'
 import { show } from './host/show.ts'
+import { stopGuests } from './host/stop-guests.ts'
 
 export const register: Register = (group, cli) => {
   show(group, cli)
+  check(group, cli)
+  stopGuests(group, cli)
 }

@@ -9,6 +9,7 @@ import { eject } from './vm/eject.ts'
 import { insert } from './vm/insert.ts'
 import { edit } from './vm/edit.ts'
 import { exec } from './vm/exec.ts'
+import { export_ } from './vm/export.ts'
 import { list } from './vm/list.ts'
 import { log } from './vm/log.ts'
 import { pause } from './vm/pause.ts'
@@ -35,6 +36,7 @@ export const register: Register = (group, cli) => {
     clone,
     delete_,
     exec,
+    export_,
     cp,
     console_,
     log,

@@ -64,8 +64,15 @@ export async function complete(program: Command, cli: Cli, words: string[], load
       ? optionNames(command, program)
       : operands.length > 0 && command.commands.length > 0
         ? []
-        : [...subcommands(command), ...(await namesFor(command.registeredArguments[operands.length]?.name(), cli))]
-  return found.filter((w) => w.startsWith(typed) && /^[\x21-\x7e]+$/.test(w))
+        : [...subcommands(command), ...(await namesFor(argumentAt(command, operands.length), cli))]
+  // A word that was given already is no second one.
+  return found.filter((w) => w.startsWith(typed) && !operands.includes(w) && /^[\x21-\x7e]+$/.test(w))
+}
+
+/** The last argument may stand for any number of words. */
+function argumentAt(command: Command, n: number): string | undefined {
+  const last = command.registeredArguments.at(-1)
+  return (command.registeredArguments[n] ?? (last?.variadic ? last : undefined))?.name()
 }
 
 const subcommands = (command: Command): string[] =>

@@ -41,3 +41,13 @@ export async function ask(cli: Cli, question: string, options: { hidden?: boolea
     stderr.write('\n')
   }
 }
+
+/** A question that is answered with yes or no. Refuses when there is no terminal to ask on, naming `--yes`. */
+export async function confirm(cli: Cli, question: string): Promise<boolean> {
+  const { stdin } = cli.io
+  if (!stdin.isTTY || !stdin.setRawMode) {
+    throw fail('invalid', cli.t('ask.no_tty', { question }), { field: '--yes', remedy: cli.t('ask.give_yes') })
+  }
+  const answer = (await ask(cli, question)).trim().toLowerCase()
+  return answer === 'y' || answer === 'yes' || answer === 'ya'
+}

@@ -1,3 +1,5 @@
+import { life } from './en-life.ts'
+
 /** English words of the CLI. `{name}` is filled in; the other catalogues have the same keys and the same parameters. */
 export const en = {
   'help.program': 'Wadah: virtual servers on this machine or a remote one',
@@ -376,6 +378,7 @@ export const en = {
   'fault.address_taken': 'the address is in use',
   'fault.port_taken': 'the port is in use',
   'fault.in_use': 'something else needs it',
+  'fault.protected': 'it is protected',
   'fault.wrong_state': 'not possible in the present state',
   'fault.busy': 'another job is at work on it',
   'fault.too_late': 'the point of no return has passed',
@@ -428,6 +431,8 @@ export const en = {
   'exit.host_lacks': 'this machine lacks a package or a feature',
   'exit.exec': "vm exec itself failed; any other code of vm exec is the program's",
   'exit.interrupted': 'interrupted with Ctrl-C; a job goes on',
+
+  ...life,
 } as const
 
 export type MessageKey = keyof typeof en

@@ -1,5 +1,6 @@
 /** Kata-kata CLI dalam bahasa Indonesia. */
 import type { MessageKey } from './en.ts'
+import { life } from './id-life.ts'
 
 export const id: Record<MessageKey, string> = {
   'help.program': 'Wadah: server virtual di mesin ini atau di mesin jauh',
@@ -380,6 +381,7 @@ export const id: Record<MessageKey, string> = {
   'fault.address_taken': 'alamat sudah dipakai',
   'fault.port_taken': 'port sudah dipakai',
   'fault.in_use': 'masih diperlukan yang lain',
+  'fault.protected': 'ia dilindungi',
   'fault.wrong_state': 'tidak mungkin dalam keadaan sekarang',
   'fault.busy': 'pekerjaan lain sedang menanganinya',
   'fault.too_late': 'sudah melewati titik balik',
@@ -432,4 +434,5 @@ export const id: Record<MessageKey, string> = {
   'exit.host_lacks': 'mesin ini kekurangan paket atau kemampuan',
   'exit.exec': 'vm exec sendiri gagal; kode lain dari vm exec berasal dari programnya',
   'exit.interrupted': 'dihentikan dengan Ctrl-C; pekerjaan berlanjut',
+  ...life,
 }

@@ -58,6 +58,11 @@ export async function printVm(cli: Cli, vm: Vm): Promise<void> {
         .map(([k, v]) => `${k}=${v}`)
         .join(' '),
     ],
+    [t('col.protected'), vm.protected ? t('word.yes') : ''],
+    [
+      t('col.autostart'),
+      vm.autostart?.enabled ? t('autostart.text', { order: vm.autostart.order, delay: vm.autostart.delay_s }) : '',
+    ],
     [t('col.host'), vm.placement.host],
     [t('col.generation'), vm.generation],
     [t('col.created'), vm.created_at],

@@ -2,10 +2,12 @@
 import { fail } from '@wadah/api/fault'
 import type { CdromInput, DiskLimits, Firmware, NicInput, Vm, VmCreate, VmEdit } from '@wadah/api/schema/vm'
 import { oneOf } from '../commands/options.ts'
-import { parseInteger, parseMib } from './size.ts'
+import { parseInteger, parseMib, parseSeconds } from './size.ts'
 import { parseDisk, parseLabels, parseLimits, parsePublish } from './specs.ts'
 
-export type CreateOptions = {
+export type StartOptions = { autostart?: boolean; startOrder?: string; startDelay?: string }
+export type CreateOptions = StartOptions & {
+  protect?: boolean
   image?: string
   clone?: string
   cpus?: string
@@ -47,6 +49,9 @@ export function buildCreate(
   const body: VmCreate = { ...base, name: called }
   if (o.description !== undefined) body.description = o.description
   if (o.label) body.labels = { ...base.labels, ...parseLabels(o.label) }
+  if (o.protect) body.protected = true
+  const autostart = buildAutostart(o)
+  if (autostart) body.autostart = { ...base.autostart, ...autostart }
   if (o.image !== undefined) body.image = o.image
   const clone = oneOf(o.clone, '--clone', ['linked', 'full'] as const)
   if (clone) body.clone = clone
@@ -82,6 +87,19 @@ export function buildCreate(
   return { body, disk }
 }
 
+function buildAutostart(o: StartOptions): VmCreate['autostart'] {
+  if (o.autostart === undefined && o.startOrder === undefined && o.startDelay === undefined) return undefined
+  return {
+    ...(o.autostart === undefined ? {} : { enabled: o.autostart }),
+    ...(o.startOrder === undefined ? {} : { order: parseInteger(o.startOrder, '--start-order', 0, 9999) }),
+    ...(o.startDelay === undefined
+      ? {}
+      : { delay_s: parseInteger(String(parseDelay(o.startDelay)), '--start-delay', 0, 3600) }),
+  }
+}
+
+const parseDelay = (text: string): number => (/^0s?$/.test(text) ? 0 : parseSeconds(text, '--start-delay'))
+
 /** `--network` may be given several times; the other options of NICs are about the first one. */
 function buildNics(o: CreateOptions, base: readonly NicInput[], limits: NonNullable<NicInput['limits']>): NicInput[] {
   const nics: NicInput[] = o.network ? o.network.map((network) => ({ network })) : base.map((n) => ({ ...n }))
@@ -108,7 +126,9 @@ export function sshKeys(text: string): string[] {
   return keys
 }
 
-export type EditOptions = {
+export type EditOptions = StartOptions & {
+  protect?: boolean
+  unprotect?: boolean
   name?: string
   description?: string
   label?: string[]
@@ -152,6 +172,12 @@ export function buildEdit(vm: Vm, o: EditOptions): VmEdit {
     for (const key of o.removeLabel ?? []) delete labels[key]
     body.labels = labels
   }
+  if (o.protect && o.unprotect) {
+    throw fail('invalid', '--protect and --unprotect cannot be given together', { field: '--unprotect' })
+  }
+  if (o.protect || o.unprotect) body.protected = o.protect === true
+  const autostart = buildAutostart(o)
+  if (autostart) body.autostart = autostart
   if (o.cpus !== undefined) body.cpus = parseInteger(o.cpus, '--cpus', 1, 256)
   if (o.memory !== undefined) body.memory_mib = parseMib(o.memory, '--memory')
   if (o.balloon !== undefined) body.balloon_mib = o.balloon === 'none' ? null : parseMib(o.balloon, '--balloon')

@@ -11,6 +11,8 @@ export function vm(over: Partial<Vm> = {}): Vm {
     created_at: '2026-11-20T10:00:00Z',
     description: '',
     labels: { team: 'a' },
+    protected: false,
+    autostart: { enabled: false, order: 100, delay_s: 0 },
     wanted: 'running',
     spec: {
       cpus: 2,

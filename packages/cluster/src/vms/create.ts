@@ -3,6 +3,7 @@ import { admit } from '@wadah/api/admit'
 import { WadahError, fail } from '@wadah/api/fault'
 import { nameProblem, newId } from '@wadah/api/ids'
 import type { Subject } from '@wadah/api/schema/access'
+import { AUTOSTART_DEFAULT } from '@wadah/api/schema/vm'
 import type { Nic, NicInput, Published, PublishInput, VmCreate, VmSpec } from '@wadah/api/schema/vm'
 import { type Check, type Rec, type Write, absent, put, unchanged } from '@wadah/store/store'
 import { type Deps, find } from '../context.ts'
@@ -159,6 +160,8 @@ export async function planCreate(
     created_at: now,
     description: body.description ?? '',
     labels: body.labels ?? {},
+    ...(body.protected ? { protected: true } : {}),
+    ...(body.autostart ? { autostart: { ...AUTOSTART_DEFAULT, ...body.autostart } } : {}),
     wanted: body.start ? 'running' : 'stopped',
     spec,
   }

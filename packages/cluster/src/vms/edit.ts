@@ -1,5 +1,6 @@
 /** Editing a VM: request + record → new record, with what must hold and what else is written. */
 import { fail } from '@wadah/api/fault'
+import { AUTOSTART_DEFAULT } from '@wadah/api/schema/vm'
 import type { DiskLimits, Limits, Nic, NicLimits, Published, PublishInput, VmEdit, VmSpec } from '@wadah/api/schema/vm'
 import { type Check, type Rec, type Write, absent, del, put, unchanged } from '@wadah/store/store'
 import { type Deps, find } from '../context.ts'
@@ -178,6 +179,8 @@ export async function planEdit(
     description: body.description ?? vm.description,
     labels: body.labels ?? vm.labels,
     spec,
+    ...(body.protected === undefined ? {} : { protected: body.protected }),
+    ...(body.autostart ? { autostart: { ...AUTOSTART_DEFAULT, ...vm.autostart, ...body.autostart } } : {}),
   }
   writes.push(put(vmKind, vm.id, record))
   const nats = JSON.stringify([vm.name, vm.spec.nics]) !== JSON.stringify([record.name, spec.nics])

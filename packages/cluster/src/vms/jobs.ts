@@ -311,12 +311,43 @@ export const stopVm = defineJob<VmParams, Deps>(
   { claims: (p) => [`vm/${p.vm}/stop`], result: (_output, p) => ({ vm: p.vm, name: p.name }) },
 )
 
-export type ShutdownParams = VmParams & { timeout_s: number; force: boolean }
+export type ShutdownParams = VmParams & {
+  timeout_s: number
+  force: boolean
+  /** For the end of the host: what is wanted of the VM stays as it is. */
+  keep_wanted?: boolean
+}
 /** Guests that are still booting do not hear the button: it is pressed again. */
 const PRESS_AGAIN_MS = 8_000
 const AGENT_AFTER_MS = 10_000
 
 async function shutdown(ctx: Ctx<ShutdownParams>): Promise<{ how: string }> {
+  const done = await pressUntilOff(ctx)
+  // Until the end is written down this job must stand, for it says that the guest did not end by its own wish.
+  if (ctx.params.keep_wanted) await writtenDown(ctx)
+  return done
+}
+
+const WRITTEN_MS = 10_000
+
+async function writtenDown({ deps, params: p, signal }: Ctx<ShutdownParams>): Promise<void> {
+  const written = () => deps.view.get(statusKind, p.vm)?.value.state === 'stopped'
+  if (written()) return
+  const limit = AbortSignal.any([signal, AbortSignal.timeout(WRITTEN_MS)])
+  await new Promise<void>((resolve) => {
+    const off = deps.view.subscribe(() => written() && end())
+    const end = () => {
+      off()
+      limit.removeEventListener('abort', end)
+      resolve()
+    }
+    limit.addEventListener('abort', end)
+    if (written() || limit.aborted) end()
+  })
+  signal.throwIfAborted()
+}
+
+async function pressUntilOff(ctx: Ctx<ShutdownParams>): Promise<{ how: string }> {
   const { deps, params: p, signal } = ctx
   const begun = deps.clock.monotonic_ms()
   const left = () => p.timeout_s * 1000 - (deps.clock.monotonic_ms() - begun)

@@ -4,7 +4,10 @@ import type { Observed } from '@wadah/ports/machine'
 import { type Write, exists, put, unchanged } from '@wadah/store/store'
 import type { Deps } from '../context.ts'
 import { commit } from '../context.ts'
+import { claimKind, jobKind } from '../jobs/record.ts'
 import { type StatusRecord, type VmRecord, placementKind, statusKind, vmKind } from '../records.ts'
+
+import type { ShutdownParams } from './jobs.ts'
 
 const RETRY_MS = 1_000
 const CONFLICT_MS = 5
@@ -76,25 +79,34 @@ async function record(deps: Deps, seen: Observed): Promise<void> {
   ])
   // Only the host that runs it writes its status; a VM that is being deleted has none any more.
   if (!vm || !status || placement?.value.host !== deps.hostId) return
-  const next = statusAfter(status.value, seen)
+  const with_host = seen.by_guest === true && (await goesDownWithHost(deps, seen.vm))
+  const by_guest = seen.by_guest === true && !with_host
+  const next = statusAfter(status.value, with_host ? { ...seen, reason: 'it was shut down with the host' } : seen)
   const writes: Write[] = next ? [put(statusKind, seen.vm, next)] : []
-  if (seen.by_guest && vm.value.wanted !== 'stopped') {
+  if (by_guest && vm.value.wanted !== 'stopped') {
     writes.push(put(vmKind, seen.vm, { ...vm.value, wanted: 'stopped' } satisfies VmRecord))
   }
   if (writes.length === 0) return
   // Somebody may edit the spec meanwhile; only what is written must be as it was read.
-  const checks = [unchanged(status), seen.by_guest ? unchanged(vm) : exists(vmKind, seen.vm)]
+  const checks = [unchanged(status), by_guest ? unchanged(vm) : exists(vmKind, seen.vm)]
   await commit(deps, checks, writes)
 }
 
+/** The host is going down, and it comes back with it: its guest's power-off is not what is wanted of it. */
+async function goesDownWithHost(deps: Deps, vm: string): Promise<boolean> {
+  const claim = await deps.store.get(claimKind, `vm/${vm}`)
+  const job = claim && (await deps.store.get(jobKind, claim.value.job))
+  return (job?.value.params as Partial<ShutdownParams> | undefined)?.keep_wanted === true
+}
+
 /** After a start of the daemon: what is recorded against what is there. VMs are adopted, and what is gone is said to be gone. */
-export async function adoptAll(deps: Deps): Promise<void> {
+export async function adoptAll(deps: Deps, ended = 'it ended while wadahd was not running'): Promise<void> {
   await Promise.all(
     deps.view.list(placementKind).map(async ({ id, value }) => {
       if (value.host !== deps.hostId) return
       const status = deps.view.get(statusKind, id)?.value
       if (status?.state === 'absent') return
-      await adopt(deps, id, status).catch((error: unknown) => {
+      await adopt(deps, id, status, ended).catch((error: unknown) => {
         // One VM in trouble keeps no other, and not the daemon, from its work.
         deps.log(`adopting ${id}: ${(error as Error).message}`)
       })
@@ -102,12 +114,12 @@ export async function adoptAll(deps: Deps): Promise<void> {
   )
 }
 
-async function adopt(deps: Deps, id: string, status: StatusRecord | undefined): Promise<void> {
+async function adopt(deps: Deps, id: string, status: StatusRecord | undefined, why: string): Promise<void> {
   const running = await deps.machine.attach(id)
   const seen = await deps.machine.observe(id)
   if (running) return
   await deps.machine.clean(id)
-  const kept = status?.state === 'stopped' ? status.reason : 'it ended while wadahd was not running'
+  const kept = status?.state === 'stopped' ? status.reason : why
   const ended = status === undefined || kept === undefined ? seen : { ...seen, reason: kept }
   for (let i = 1; ; i++) {
     try {

@@ -1,9 +1,10 @@
 /** What the API can do with VMs. Refusals come before anything is written; long work is a job. */
-import { can } from '@wadah/api/can'
+import { can, protectedFault } from '@wadah/api/can'
 import { WadahError, fail } from '@wadah/api/fault'
 import { newId } from '@wadah/api/ids'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
 import type { Job } from '@wadah/api/schema/job'
+import { parseSelector, selects } from '@wadah/api/selector'
 import type { DiskInput, DiskLimits, Vm, VmAction, VmCreate, VmEdit, VmState } from '@wadah/api/schema/vm'
 import type { ConsoleStream, Observed } from '@wadah/ports/machine'
 import { type Rec, type Write, absent, put, unchanged } from '@wadah/store/store'
@@ -67,7 +68,14 @@ export class Vms implements VmService {
 
   list(
     caller: Caller,
-    q: ListQuery & { name?: string; state?: VmState; image?: string; network?: string; label?: string },
+    q: ListQuery & {
+      name?: string
+      state?: VmState
+      image?: string
+      network?: string
+      label?: string
+      selector?: string
+    },
   ): PageOf<Vm> {
     const { view } = this.#deps
     const image =
@@ -77,8 +85,10 @@ export class Vms implements VmService {
         ? undefined
         : find(this.#deps, 'network', networkKind, caller.project, q.network, '/network').id
     const [label, labelValue] = q.label === undefined ? [] : split(q.label)
+    const terms = q.selector === undefined ? [] : parseSelector(q.selector)
     const matching = view.list(vmKind).filter(({ id, value: vm }) => {
       if (vm.project !== caller.project) return false
+      if (!selects(terms, vm.labels)) return false
       if (q.name !== undefined && !vm.name.includes(q.name)) return false
       if (image !== undefined && vm.spec.image !== image) return false
       if (network !== undefined && !vm.spec.nics.some((n) => n.network === network)) return false
@@ -136,6 +146,7 @@ export class Vms implements VmService {
         state: state === 'stopped' && running ? 'running' : state,
         paused_by: status?.paused_by,
         agent: status?.agent,
+        protected: vm.value.protected,
       },
       scope: caller.subject.scope,
       job: this.#job(vm.id),
@@ -199,6 +210,21 @@ export class Vms implements VmService {
     return this.#lifecycle(caller, vm, shutdownVm, params, 'stopped')
   }
 
+  /** For the host's own end: in order, then by the plug; what is wanted stays. */
+  async shutdownWithHost(caller: Caller, ref: string, timeout_s: number): Promise<Job> {
+    const vm = this.#find(caller, ref)
+    const status = this.#deps.view.get(statusKind, vm.id)?.value
+    // A guest that stands still does not hear the button.
+    if (status?.state === 'paused' && status.paused_by === 'user') await this.#deps.machine.resume(vm.id)
+    else if (status?.state !== 'running') return this.stopWithHost(caller, vm.id)
+    const params = { vm: vm.id, name: vm.value.name, timeout_s, force: true, keep_wanted: true }
+    return submit(this.#deps, this.#engine, caller, shutdownVm, params, target(vm.value))
+  }
+  async stopWithHost(caller: Caller, ref: string): Promise<Job> {
+    const vm = this.#find(caller, ref)
+    return submit(this.#deps, this.#engine, caller, stopVm, { vm: vm.id, name: vm.value.name }, target(vm.value))
+  }
+
   /** What is wanted changes in the same commit that makes the job. */
   #lifecycle<P>(
     caller: Caller,
@@ -223,8 +249,19 @@ export class Vms implements VmService {
     options: { force?: boolean; keep_disks?: boolean },
     generation: IfGeneration,
   ): Promise<Job> {
+    return this.#again(() => this.#delete(caller, ref, options, generation))
+  }
+
+  async #delete(
+    caller: Caller,
+    ref: string,
+    options: { force?: boolean; keep_disks?: boolean },
+    generation: IfGeneration,
+  ): Promise<Job> {
     const vm = this.#find(caller, ref)
     checkGeneration(vm, generation)
+    // Also when it runs and is to be ended first.
+    if (vm.value.protected && caller.subject.scope === 'full') throw new WadahError(protectedFault(vm.value.name))
     const force = options.force ?? false
     const state = this.#deps.view.get(statusKind, vm.id)?.value.state
     if (!force || state === 'absent' || state === 'stopped') this.#allow(caller, vm, 'delete')
@@ -239,7 +276,8 @@ export class Vms implements VmService {
     }
     this.#refuseWhileCopied(vm)
     const params = { vm: vm.id, name: vm.value.name, force, keep_disks: options.keep_disks ?? false }
-    return submit(this.#deps, this.#engine, caller, deleteVm, params, target(vm.value))
+    // Unchanged: nobody has protected it, or given it a disk, since it was looked at.
+    return submit(this.#deps, this.#engine, caller, deleteVm, params, target(vm.value), { checks: [unchanged(vm)] })
   }
 
   async clone(caller: Caller, ref: string, body: { name: string; start?: boolean }): Promise<Job> {
@@ -316,8 +354,11 @@ export class Vms implements VmService {
         publish: [],
       })
     }
+    // A clone is a VM of its own: it does not start with the host, is not protected, and belongs to no set of `wadah apply`.
+    const { protected: _p, autostart: _a, ...copied } = source.value
     const record: VmRecord = {
-      ...source.value,
+      ...copied,
+      labels: Object.fromEntries(Object.entries(copied.labels).filter(([key]) => !key.startsWith('wadah.'))),
       id,
       name: body.name,
       created_at: now,

@@ -1,7 +1,7 @@
 /** Records → the VM as the API shows it. Pure. */
 import { canAll } from '@wadah/api/can'
 import type { Scope } from '@wadah/api/schema/access'
-import type { Vm, VmSpec } from '@wadah/api/schema/vm'
+import { AUTOSTART_DEFAULT, type Vm, type VmSpec } from '@wadah/api/schema/vm'
 import type { Rec } from '@wadah/store/store'
 import type { PlacementRecord, StatusRecord, VmRecord } from '../records.ts'
 
@@ -61,6 +61,8 @@ export function viewVm(
     created_at: value.created_at,
     description: value.description,
     labels: value.labels,
+    protected: value.protected ?? false,
+    autostart: { ...AUTOSTART_DEFAULT, ...value.autostart },
     wanted: value.wanted,
     spec,
     placement: { host: placement?.host ?? '', epoch: placement?.epoch ?? 1 },
@@ -83,7 +85,13 @@ export function viewVm(
     ...(detail
       ? {
           actions: canAll({
-            vm: { name: value.name, state: s.state, paused_by: s.paused_by, agent: s.agent },
+            vm: {
+              name: value.name,
+              state: s.state,
+              paused_by: s.paused_by,
+              agent: s.agent,
+              protected: value.protected,
+            },
             scope: detail.scope,
             job: detail.job,
           }),

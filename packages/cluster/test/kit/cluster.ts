@@ -116,12 +116,14 @@ export const reader: Caller = {
   project: 'default',
 }
 
-/** The whole room, on its ground. */
-export async function room() {
-  const store = openMemoryStore()
-  const world = new FakeWorld()
-  world.files.add(`${POOL}/${BASE}.qcow2`)
-  await store.txn([], ground(), 'ground')
+/** The whole room, on its ground; or again on the store and the machine of one that has ended. */
+export async function room(before?: { store: Store; world: FakeWorld }) {
+  const store = before?.store ?? openMemoryStore()
+  const world = before?.world ?? new FakeWorld()
+  if (!before) {
+    world.files.add(`${POOL}/${BASE}.qcow2`)
+    await store.txn([], ground(), 'ground')
+  }
   const dir = mkdtempSync(join(tmpdir(), 'wadah-cluster-'))
   const cluster = await openCluster({
     store,
@@ -151,6 +153,11 @@ export async function room() {
       await view.waitFor(await store.current())
       if (ended.state !== 'done') throw new Error(`${ended.name}: ${ended.state} ${ended.fault?.detail}`)
       return ended.state
+    },
+    /** Ends the daemon; its store and its machine stay. */
+    async end() {
+      await cluster.stop()
+      rmSync(dir, { recursive: true, force: true })
     },
     async close() {
       await cluster.stop()

@@ -25,6 +25,7 @@ export class FakeWorld {
   copying: Promise<void> | undefined
   /** A pool's folder is being removed until this is resolved. */
   closing: Promise<void> | undefined
+  boot = 'boot-1'
   /** VMs whose adoption goes wrong. */
   odd = new Set<string>()
 
@@ -73,6 +74,9 @@ export function fakeMachine(w: FakeWorld): Machine {
       accelerator: 'tcg',
       firmware: ['bios', 'uefi'],
     }),
+    inspect: async () => [],
+    outdated: async () => [],
+    bootId: async () => w.boot,
     observe: async (vm: string) => observed(vm),
     async *observations(signal: AbortSignal) {
       while (!signal.aborted) {
@@ -120,8 +124,14 @@ export function fakeMachine(w: FakeWorld): Machine {
       if (w.running.delete(vm)) w.tell({ ...observed(vm), by_guest: true })
     },
     stop: async (vm: string) => clean(vm),
-    waitStopped: async (vm: string, timeout_ms: number) => {
-      if (w.running.has(vm)) await new Promise((resolve) => setTimeout(resolve, timeout_ms))
+    waitStopped: async (vm: string, timeout_ms: number, signal: AbortSignal) => {
+      if (w.running.has(vm)) {
+        await new Promise((resolve) => {
+          setTimeout(resolve, timeout_ms)
+          signal.addEventListener('abort', resolve, { once: true })
+        })
+        signal.throwIfAborted()
+      }
       return w.running.has(vm) ? undefined : observed(vm)
     },
     reset: async () => {},

@@ -6,7 +6,7 @@ import type { CachedView } from '@wadah/store/cache'
 import type { Clock } from '@wadah/store/clock'
 import type { Change, Revision, Store } from '@wadah/store/store'
 import type { Identity } from './access/store.ts'
-import { nearest } from './nearest.ts'
+import { nearest } from '@wadah/api/nearest'
 
 /** A change of the store as clients know it, or undefined when it is none of their business. */
 export type MapEvent = (change: Change) => Omit<Event, 'id'> | undefined

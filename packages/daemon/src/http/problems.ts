@@ -3,7 +3,7 @@ import { allEndpoints } from '@wadah/api/endpoints/all'
 import { type Fault, type FaultCode, fail, toFault, WadahError } from '@wadah/api/fault'
 import { StoreError } from '@wadah/store/errors'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { nearest } from './nearest.ts'
+import { nearest } from '@wadah/api/nearest'
 
 /** Carries how long to wait before the next try. */
 export class RateLimited extends WadahError {

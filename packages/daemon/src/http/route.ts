@@ -45,7 +45,14 @@ const BODY_LIMIT_BYTES = 1024 * 1024
 /** Without a login nobody needs to send more. */
 const ANONYMOUS_LIMIT_BYTES = 8 * 1024
 /** Their answers hold a secret, which must not lie about for a day. */
-const NOT_KEPT = new Set(['access.setup', 'access.setupCode', 'access.login', 'tokens.create', 'vms.console'])
+const NOT_KEPT = new Set([
+  'access.setup',
+  'access.setupCode',
+  'access.login',
+  'tokens.create',
+  'vms.console',
+  'system.backup',
+])
 const NO_FIELDS = { type: 'object', properties: {}, additionalProperties: false }
 
 /** `/v1/vms/{vm}` → `/v1/vms/:vm` */

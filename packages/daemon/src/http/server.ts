@@ -48,6 +48,8 @@ export type ServerOptions = {
   /** What the one-time link begins with: `https://localhost:8443`. */
   publicUrl?: string
   limits?: Partial<Limits>
+  /** A copy of the store. */
+  backup: () => AsyncIterable<Uint8Array>
 }
 
 export type Limits = {
@@ -161,7 +163,7 @@ export async function buildServer(o: ServerOptions): Promise<Built> {
     jobRoutes(services),
     accessRoutes({ access, limiter, audit, setupUrl: (code) => `${publicUrl}/setup#${code}` }),
     tokenRoutes(access),
-    systemRoutes(services, o.version, events),
+    systemRoutes(services, o.version, events, o.backup),
   ].flat()
   for (const binding of bindings) register(app, binding, { jobs: services.jobs, replies, project: PROJECT })
   for (const [url, { type, text }] of Object.entries(ASSETS)) {

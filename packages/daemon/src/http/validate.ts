@@ -2,7 +2,7 @@
 import { fail, type WadahError } from '@wadah/api/fault'
 import { NAME_PATTERN, nameProblem } from '@wadah/api/ids'
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
-import { nearest } from './nearest.ts'
+import { nearest } from '@wadah/api/nearest'
 
 export type Part = 'body' | 'query' | 'params'
 

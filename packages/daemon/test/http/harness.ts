@@ -35,7 +35,7 @@ export type Overrides = { [name: string]: (...args: never[]) => unknown }
 /** Every method answers something plausible, and remembers its call under `vms.get`, `jobs.wait`, … */
 export function fakeServices(overrides: Overrides = {}): { services: Services; calls: Call[] } {
   const calls: Call[] = []
-  const jobMethods = /^(create|delete|start|stop|shutdown|clone|build|.*Volume)$/
+  const jobMethods = /^(create|delete|start|stop|stopGuests|shutdown|clone|build|.*Volume)$/
   const group = (service: string) =>
     new Proxy(
       {},
@@ -110,6 +110,7 @@ async function prepare({ overrides, clock = systemClock, options, level = 'silen
     log: createLog({ level, destination: { write: (line: string) => void logged.push(line) } }),
     version: '0.0.0-test',
     auditFile: join(directory, 'audit.log'),
+    backup: () => pieces('a copy'),
     ...options,
   }
   const clean = async () => {

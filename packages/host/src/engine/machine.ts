@@ -1,7 +1,8 @@
 /** This machine's VMs: what `Machine` of @wadah/ports promises, over QEMU. */
 import { existsSync } from 'node:fs'
-import { mkdir, statfs } from 'node:fs/promises'
+import { mkdir, readFile, statfs } from 'node:fs/promises'
 import { fail } from '@wadah/api/fault'
+import type { CheckItem } from '@wadah/api/schema/host'
 import type { Service, VmSpec } from '@wadah/api/schema/vm'
 import type { Images } from '@wadah/ports/images'
 import type {
@@ -17,6 +18,7 @@ import type {
 } from '@wadah/ports/machine'
 import type { NetworkAttachment, NetworkDefinition, Networks } from '@wadah/ports/networks'
 import type { Volumes } from '@wadah/ports/volumes'
+import { inspect } from '../check/look.ts'
 import { argv, sockets } from './argv.ts'
 import { baselineCpu } from './boot-record.ts'
 import { Cgroups, type CgroupLimits } from './cgroup.ts'
@@ -33,7 +35,7 @@ import { spawnQemu } from './launch.ts'
 import { tailLog, trimLog } from './log-file.ts'
 import { bootPlan, seedText } from './plan.ts'
 import { type Acceleration, accelerator } from './probe/accelerator.ts'
-import { processes, qemuOf, signalProcess, waitGone } from './process.ts'
+import { isReplaced, processes, qemuOf, signalProcess, waitGone } from './process.ts'
 import { RunningVm } from './running-vm.ts'
 import { screenshot } from './screenshot.ts'
 import { memoryCeiling } from './state.ts'
@@ -192,6 +194,36 @@ export class HostMachine implements Machine {
           : [{ about: 'networks', detail: nat.reason, ...(nat.remedy === undefined ? {} : { remedy: nat.remedy }) }]),
       ],
     }
+  }
+
+  inspect(): Promise<CheckItem[]> {
+    return inspect({
+      root: this.#root,
+      dataDir: this.#o.dataDir,
+      qemu: this.#o.qemu,
+      layout: this.#cgroups.layout,
+      networks: this.networks,
+      acceleration: this.#acceleration,
+    })
+  }
+
+  async outdated(): Promise<{ vm: string; running: string; installed: string }[]> {
+    const { version, path } = await qemuFacts(this.#o.qemu)
+    const found = await Promise.all(
+      [...this.#running.values()].map(async (vm) => {
+        if (vm.isGone) return undefined
+        const running = vm.live.qemu_version
+        const replaced = running === version && (await isReplaced(vm.pid, path))
+        if (running === version && !replaced) return undefined
+        return { vm: vm.vm, running: replaced ? `${running} (before the upgrade)` : running, installed: version }
+      }),
+    )
+    return found.filter((o) => o !== undefined)
+  }
+
+  /** random(4): a new one at every boot. */
+  async bootId(): Promise<string> {
+    return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim()
   }
 
   async known(): Promise<string[]> {

@@ -1,5 +1,5 @@
 /** Processes by what the kernel says of them: pid and start time together name one process for ever. */
-import { readFile, readdir } from 'node:fs/promises'
+import { readFile, readdir, stat } from 'node:fs/promises'
 import { readFileSync } from 'node:fs'
 
 export type ProcessId = {
@@ -86,4 +86,15 @@ export function qemuOf(
 ): ProcessId | undefined {
   const pidfile = `${directory}/qemu.pid`
   return list.find((p) => p.uid === uid && p.argv.some((arg, i) => arg === pidfile && p.argv[i - 1] === '-pidfile'))
+}
+
+/** Whether the program file of a process is another one than lies at `path` now: an upgrade puts a new file in its place. */
+export async function isReplaced(pid: number, path: string): Promise<boolean> {
+  // /proc/PID/exe leads to the file itself, also when no name is left of it (proc(5)).
+  const [running, installed] = await Promise.all([
+    stat(`/proc/${pid}/exe`).catch(() => undefined),
+    stat(path).catch(() => undefined),
+  ])
+  if (!running || !installed) return false
+  return running.dev !== installed.dev || running.ino !== installed.ino
 }

@@ -15,7 +15,7 @@ import type {
   TxnReply,
   WorkerOptions,
 } from './protocol.ts'
-import { MIGRATIONS, type Migration, migrate } from './schema.ts'
+import { copyTo, MIGRATIONS, type Migration, migrate } from './schema.ts'
 
 /** After every key that begins with a prefix: keys are printable ASCII. */
 const AFTER_ALL = '\u007f'
@@ -397,6 +397,12 @@ export class Database {
       for (const row of rest) rows.push(row)
     }
     return { type: 'changes', changes: rows.map(toChange), revision: more ? end.revision : this.#revision, more }
+  }
+
+  /** A copy as of now, readable by its owner only. Consistent: it is made in the one thread that writes. */
+  backup(file: string): void {
+    this.#mend()
+    copyTo(this.#db, file)
   }
 
   close(): void {

@@ -30,6 +30,8 @@ export type TxnJob = ({ op: 'txn'; now_ms: number } & EncodedTxn) | { op: 'revok
 
 export type ReadJob =
   | { op: 'get'; key: string }
+  /** Makes `file`, which must not exist, a copy of the whole. */
+  | { op: 'backup'; file: string }
   | { op: 'range'; prefix: string; at: number | null; after: string | null; limit: number }
   | { op: 'history'; prefix: string; after: number; limit: number }
 

@@ -99,10 +99,15 @@ export function migrate(
  * Copies through SQLite: reading the file with anything else would drop this process's locks on it (POSIX locks end with the
  * first close of any descriptor of the file).
  */
-function copyTo(db: DatabaseSync, target: string): void {
+export function copyTo(db: DatabaseSync, target: string): void {
   const unfinished = `${target}.part`
   rmSync(unfinished, { force: true })
   closeSync(openSync(unfinished, 'wx', 0o600))
-  db.prepare('VACUUM INTO ?').run(unfinished)
+  try {
+    db.prepare('VACUUM INTO ?').run(unfinished)
+  } catch (error) {
+    rmSync(unfinished, { force: true })
+    throw error
+  }
   renameSync(unfinished, target)
 }

@@ -12,6 +12,8 @@ function answer(database: Database, request: Request): unknown {
       return database.range(request)
     case 'history':
       return database.history(request.prefix, request.after, request.limit)
+    case 'backup':
+      return database.backup(request.file)
     default:
       return undefined
   }

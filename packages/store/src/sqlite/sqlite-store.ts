@@ -60,12 +60,13 @@ export type SqliteOptions = {
 
 const TIMEOUT_MS = 30_000
 const HISTORY_PAGE = 500
+const BACKUP_MS = 600_000
 
 /**
  * Opens the store, making or upgrading it where needed.
  * @throws StoreError `locked`, `corrupt`, `newer`, `io`, `no_room`, each naming the file and the remedy
  */
-export async function openSqliteStore(options: SqliteOptions): Promise<Store> {
+export async function openSqliteStore(options: SqliteOptions): Promise<SqliteStore> {
   const clock = options.clock ?? systemClock
   const own = import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js'
   // The link may tell of changes before the store stands on it.
@@ -218,6 +219,15 @@ export class SqliteStore implements Store {
         if (reply.type === 'changes' && !reply.more) feed.start()
       },
     )
+  }
+
+  /**
+   * Makes `file`, which must not exist, a copy of the store as of one moment (a store of its own kind, for `restoreStore`).
+   * @throws StoreError `no_room`, `io`, `timeout`
+   */
+  async backup(file: string, o: CallOptions = {}): Promise<void> {
+    if (this.#ended) throw this.#ended
+    await this.#link.ask({ op: 'backup', file }, o.timeout_ms ?? BACKUP_MS)
   }
 
   async lease(ttl_s: number): Promise<Lease> {

@@ -1,20 +1,24 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { Register } from '../../program.ts'
-import { finish } from '../../jobs/follow.ts'
+import { type BulkOptions, bulkCommand, runBulk } from '../../jobs/bulk.ts'
 
 export const delete_: Register = (group, cli) => {
-  group
-    .command('delete <vm>')
+  bulkCommand(group, 'delete', cli)
     .alias('rm')
     .description(cli.t('cmd.vm.delete'))
     .option('--force', cli.t('opt.delete.force'))
     .option('--keep-disks', cli.t('opt.delete.keep_disks'))
-    .action(async (vm: string, options: { force?: boolean; keepDisks?: boolean }) => {
-      const api = await cli.api()
-      const job = await api.call(endpoints.vms.delete, {
-        params: { vm },
-        query: { force: options.force, keep_disks: options.keepDisks },
+    .action(async (vms: string[], options: BulkOptions & { force?: boolean; keepDisks?: boolean }) => {
+      await runBulk(cli, vms, options, {
+        verb: 'delete',
+        done: options.keepDisks ? 'vm.deleted_kept' : 'vm.deleted',
+        reached: () => false,
+        destructive: true,
+        act: (api, vm) =>
+          api.call(endpoints.vms.delete, {
+            params: { vm },
+            query: { force: options.force, keep_disks: options.keepDisks },
+          }),
       })
-      await finish(cli, api, job, () => cli.t(options.keepDisks ? 'vm.deleted_kept' : 'vm.deleted', { name: vm }))
     })
 }

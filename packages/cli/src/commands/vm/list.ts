@@ -4,7 +4,7 @@ import type { Register } from '../../program.ts'
 import { listAll } from '../../net/api.ts'
 import { vmRow } from '../../out/vm.ts'
 
-type Options = { name?: string; state?: VmState; image?: string; network?: string; label?: string }
+type Options = { name?: string; state?: VmState; image?: string; network?: string; label?: string; selector?: string }
 
 export const list: Register = (group, cli) => {
   group
@@ -16,6 +16,7 @@ export const list: Register = (group, cli) => {
     .option('--image <image>', cli.t('opt.vm_list.image'))
     .option('--network <network>', cli.t('opt.vm_list.network'))
     .option('--label <key=value>', cli.t('opt.vm_list.label'))
+    .option('-l, --selector <labels>', cli.t('opt.bulk.selector'))
     .action(async (options: Options) => {
       const api = await cli.api()
       const [vms, images] = await Promise.all([

@@ -1,14 +1,16 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { Register } from '../../program.ts'
+import { type BulkOptions, bulkCommand, runBulk } from '../../jobs/bulk.ts'
 
 export const pause: Register = (group, cli) => {
-  group
-    .command('pause <vm>')
+  bulkCommand(group, 'pause', cli)
     .description(cli.t('cmd.vm.pause'))
-    .action(async (vm: string) => {
-      const api = await cli.api()
-      const now = await api.call(endpoints.vms.pause, { params: { vm } })
-      if (cli.out.isJson) return cli.out.json(now)
-      if (!cli.options.quiet) cli.out.line(cli.t('vm.paused', { name: now.name }))
+    .action(async (vms: string[], options: BulkOptions) => {
+      await runBulk(cli, vms, options, {
+        verb: 'pause',
+        done: 'vm.paused',
+        reached: (vm) => vm.status.state === 'paused',
+        act: (api, vm) => api.call(endpoints.vms.pause, { params: { vm } }),
+      })
     })
 }

@@ -1,14 +1,17 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { Register } from '../../program.ts'
+import { type BulkOptions, bulkCommand, runBulk } from '../../jobs/bulk.ts'
 
 export const reset: Register = (group, cli) => {
-  group
-    .command('reset <vm>')
+  bulkCommand(group, 'reset', cli)
     .description(cli.t('cmd.vm.reset'))
-    .action(async (vm: string) => {
-      const api = await cli.api()
-      const now = await api.call(endpoints.vms.reset, { params: { vm } })
-      if (cli.out.isJson) return cli.out.json(now)
-      if (!cli.options.quiet) cli.out.line(cli.t('vm.was_reset', { name: now.name }))
+    .action(async (vms: string[], options: BulkOptions) => {
+      await runBulk(cli, vms, options, {
+        verb: 'reset',
+        done: 'vm.was_reset',
+        reached: () => false,
+        destructive: true,
+        act: (api, vm) => api.call(endpoints.vms.reset, { params: { vm } }),
+      })
     })
 }

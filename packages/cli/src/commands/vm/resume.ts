@@ -1,14 +1,16 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { Register } from '../../program.ts'
+import { type BulkOptions, bulkCommand, runBulk } from '../../jobs/bulk.ts'
 
 export const resume: Register = (group, cli) => {
-  group
-    .command('resume <vm>')
+  bulkCommand(group, 'resume', cli)
     .description(cli.t('cmd.vm.resume'))
-    .action(async (vm: string) => {
-      const api = await cli.api()
-      const now = await api.call(endpoints.vms.resume, { params: { vm } })
-      if (cli.out.isJson) return cli.out.json(now)
-      if (!cli.options.quiet) cli.out.line(cli.t('vm.resumed', { name: now.name }))
+    .action(async (vms: string[], options: BulkOptions) => {
+      await runBulk(cli, vms, options, {
+        verb: 'resume',
+        done: 'vm.resumed',
+        reached: (vm) => vm.status.state === 'running',
+        act: (api, vm) => api.call(endpoints.vms.resume, { params: { vm } }),
+      })
     })
 }

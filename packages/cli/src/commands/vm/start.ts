@@ -1,14 +1,16 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { Register } from '../../program.ts'
-import { finish } from '../../jobs/follow.ts'
+import { type BulkOptions, bulkCommand, runBulk } from '../../jobs/bulk.ts'
 
 export const start: Register = (group, cli) => {
-  group
-    .command('start <vm>')
+  bulkCommand(group, 'start', cli)
     .description(cli.t('cmd.vm.start'))
-    .action(async (vm: string) => {
-      const api = await cli.api()
-      const job = await api.call(endpoints.vms.start, { params: { vm } })
-      await finish(cli, api, job, () => cli.t('vm.started', { name: vm }))
+    .action(async (vms: string[], options: BulkOptions) => {
+      await runBulk(cli, vms, options, {
+        verb: 'start',
+        done: 'vm.started',
+        reached: (vm) => vm.status.state === 'running',
+        act: (api, vm) => api.call(endpoints.vms.start, { params: { vm } }),
+      })
     })
 }

@@ -1,14 +1,17 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { Register } from '../../program.ts'
-import { finish } from '../../jobs/follow.ts'
+import { type BulkOptions, bulkCommand, runBulk } from '../../jobs/bulk.ts'
 
 export const stop: Register = (group, cli) => {
-  group
-    .command('stop <vm>')
+  bulkCommand(group, 'stop', cli)
     .description(cli.t('cmd.vm.stop'))
-    .action(async (vm: string) => {
-      const api = await cli.api()
-      const job = await api.call(endpoints.vms.stop, { params: { vm } })
-      await finish(cli, api, job, () => cli.t('vm.stopped', { name: vm }))
+    .action(async (vms: string[], options: BulkOptions) => {
+      await runBulk(cli, vms, options, {
+        verb: 'stop',
+        done: 'vm.stopped',
+        reached: (vm) => vm.status.state === 'stopped',
+        destructive: true,
+        act: (api, vm) => api.call(endpoints.vms.stop, { params: { vm } }),
+      })
     })
 }

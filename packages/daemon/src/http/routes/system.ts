@@ -6,9 +6,17 @@ import { type Binding, bind } from '../route.ts'
 
 const e = endpoints.system
 
-export function systemRoutes({ host }: Services, version: string, events: EventStreams): Binding[] {
+export function systemRoutes(
+  { host }: Services,
+  version: string,
+  events: EventStreams,
+  backup: () => AsyncIterable<Uint8Array>,
+): Binding[] {
   return [
     bind(e.host, () => host.get()),
+    bind(e.check, () => host.check()),
+    bind(e.stopGuests, ({ caller, body }) => host.stopGuests(caller, body)),
+    bind(e.backup, () => backup()),
     bind(e.ping, () => ({ ok: true as const, version })),
     bind(e.openapi, () => openapiDocument(version)),
     bind(e.events, ({ query, request, signal }) => {
