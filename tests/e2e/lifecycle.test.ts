@@ -157,11 +157,25 @@ describe('the life of a VM', () => {
     })
     expect(edited.spec.disks[0]?.limits).toEqual({ bytes_per_s: 50_000_000 })
     await d.exec('disks', '/bin/busybox', 'sh', '-c', 'echo kept | dd of=/dev/vda conv=notrunc; sync')
+    // A disk grows under a guest that runs.
+    const grow = async (name: string, size_mib: number) =>
+      d.done(await d.api.call(endpoints.volumes.resize, { params: { volume: name }, body: { size_mib } }))
+    await grow('disks-data', 96)
+    await until('the guest to see it', async () =>
+      (await d.exec('disks', '/bin/busybox', 'cat', '/sys/block/vda/size')).out.startsWith('196608'),
+    )
+    await expect(grow('disks-data', 80)).rejects.toMatchObject({ fault: { code: 'invalid', field: '/size_mib' } })
+    await expect(grow('disks-data', 60 * 1024 * 1024)).rejects.toMatchObject({ fault: { code: 'no_room' } })
     await d.done(await d.api.call(vms.shutdown, { ...params('disks'), body: {} }))
     await until('the state', async () => (await d.vm('disks')).status.state === 'stopped')
+    // And while it is stopped; the copy has what it has come to.
+    await grow('disks-data', 128)
+    await grow('disks-raw', 48)
     await d.done(await d.api.call(vms.clone, { ...params('disks'), body: { name: 'copy', start: true } }))
     await d.booted('copy')
     expect((await d.exec('copy', '/bin/busybox', 'head', '-c', '4', '/dev/vda')).out).toBe('kept')
+    const grown = await d.exec('copy', '/bin/busybox', 'cat', '/sys/block/vda/size', '/sys/block/vdb/size')
+    expect(grown.out.trim().split('\n').map(Number)).toEqual([262144, 98304])
     for (const vm of ['disks', 'copy'])
       await d.done(await d.api.call(vms.delete, { ...params(vm), query: { force: true } }))
     expect(d.traces().volumes).toEqual([])

@@ -22,6 +22,7 @@ import { deleteVolumeJob, makeVolumeJob } from './storage/jobs.ts'
 import { Storage } from './storage/service.ts'
 import { DEFAULT_NETWORK, DEFAULT_POOL } from './vms/create.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
+import { resizeVolumeJob } from './storage/resize.ts'
 import { adoptAll, keepStatuses } from './vms/keeper.ts'
 import { Vms } from './vms/service.ts'
 
@@ -81,6 +82,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       deleteVm,
       makeVolumeJob,
       deleteVolumeJob,
+      resizeVolumeJob,
       buildImage,
       deleteImage,
       autostartJob,

@@ -66,6 +66,8 @@ export type VolumeRecord = Named &
   Pick<Volume, 'pool' | 'format' | 'size_bytes' | 'base' | 'vm' | 'image' | 'read_only'> & {
     /** Not there yet: a job makes it. */
     making?: boolean
+    /** Bytes that a job is making it grow to; the pool has promised them. */
+    growing_to?: number
   }
 export const volumeKind: Kind<VolumeRecord> = { name: 'volume' }
 

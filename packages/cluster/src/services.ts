@@ -91,6 +91,7 @@ export interface StorageService {
   getVolume(caller: Caller, ref: string): Promise<Volume>
   createVolume(caller: Caller, body: VolumeCreate): Promise<Job>
   cloneVolume(caller: Caller, ref: string, body: VolumeClone): Promise<Job>
+  resizeVolume(caller: Caller, ref: string, body: { size_mib: number }): Promise<Job>
   deleteVolume(caller: Caller, ref: string, generation: IfGeneration): Promise<Job>
 }
 

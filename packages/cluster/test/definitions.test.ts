@@ -17,6 +17,7 @@ import {
   volumeKind,
 } from '../src/records.ts'
 import { deleteVolumeJob, makeVolumeJob } from '../src/storage/jobs.ts'
+import { resizeVolumeJob } from '../src/storage/resize.ts'
 import { type CreatePlan, assemble } from '../src/vms/create.ts'
 import { type ShutdownParams, createVm, deleteVm, shutdownVm, startVm, stopVm } from '../src/vms/jobs.ts'
 import { Pending } from '../src/pending.ts'
@@ -319,6 +320,30 @@ describe('jobs leave all or nothing', () => {
       const writes = [put(volumeKind, volume.id, volume), put(indexKind, index, { schema: 1, holder: volume.id })]
       const params = { volume: volume.id, name: 'v', ...(how ? { from: { volume: BASE, how } } : {}) }
       await checkJob({ definition: withCommit(makeVolumeJob, writes, params), params, records, world: world([], []) })
+    },
+    60_000,
+  )
+
+  test.each(['of its own', 'of a VM that runs'])(
+    'volume.resize, %s',
+    async (whose) => {
+      const live = whose !== 'of its own'
+      const size_bytes = 2 ** 31
+      const before = put(volumeKind, ROOT, { ...root(false), name: 'v' })
+      const growing = put(volumeKind, ROOT, {
+        ...root(false),
+        name: 'v',
+        growing_to: size_bytes,
+      } satisfies VolumeRecord)
+      const params = { volume: ROOT, name: 'v', size_bytes, ...(live ? { vm: VM } : {}) }
+      await checkJob({
+        definition: withCommit(resizeVolumeJob, [growing], params, [before]),
+        params,
+        records,
+        world: world([before, ...(live ? [put(vmKind, VM, vmRecord())] : [])], [`${ROOT}.qcow2`], (w) => {
+          if (live) w.running.add(VM)
+        }),
+      })
     },
     60_000,
   )

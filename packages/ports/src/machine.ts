@@ -179,6 +179,8 @@ export interface Machine {
    * @throws WadahError `busy` when the guest has locked the drive and `force` is not given
    */
   setMedium(vm: string, cdrom: string, image: string | undefined, force: boolean, signal: AbortSignal): Promise<void>
+  /** Makes a disk of a VM that runs larger; the guest is told. */
+  growDisk(vm: string, disk: string, to_bytes: number, signal: AbortSignal): Promise<void>
   /** What belongs to a VM beside its disks (UEFI variables) goes over to its clone. */
   copyState(from: string, to: string, uid: number): Promise<void>
   /** Makes limits hold for a VM that runs. */

@@ -30,6 +30,8 @@ export interface Volumes {
     how: 'linked' | 'full' | 'delta',
     work: VolumeWork,
   ): Promise<void>
+  /** Makes a volume that no QEMU has open larger; `volume` as it was before. */
+  grow(pool: PoolDefinition, volume: VolumeDefinition, to_bytes: number, work: VolumeWork): Promise<void>
   /** Moves a file that a builder made into the pool as this volume (rename, or copy across file systems). */
   adopt(pool: PoolDefinition, file: string, volume: VolumeDefinition, work: VolumeWork): Promise<void>
   /** Read-only for everybody, or writable by one uid only. */

@@ -11,6 +11,7 @@ import {
   PoolSchema,
   RecipeSchema,
   VolumeCloneSchema,
+  VolumeResizeSchema,
   VolumeCreateSchema,
   VolumeSchema,
 } from '../schema/storage.ts'
@@ -111,6 +112,16 @@ export const volumes = {
     summary: 'Clone a volume that nobody writes, linked or full',
     query: WaitQuerySchema,
     body: VolumeCloneSchema,
+    response: JobSchema,
+  }),
+  resize: endpoint({
+    ...makes,
+    ...volume,
+    id: 'volumes.resize',
+    path: '/v1/volumes/{volume}/resize',
+    summary: 'Make a volume larger, also while its VM runs',
+    query: WaitQuerySchema,
+    body: VolumeResizeSchema,
     response: JobSchema,
   }),
   delete: endpoint({

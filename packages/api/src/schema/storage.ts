@@ -65,6 +65,17 @@ export const VolumeCloneSchema = Closed(
   { title: 'VolumeClone' },
 )
 export type VolumeClone = Type.Static<typeof VolumeCloneSchema>
+export const VolumeResizeSchema = Closed(
+  {
+    size_mib: Type.Integer({
+      minimum: 1,
+      maximum: 64 * 1024 * 1024,
+      description: 'the new size; a disk can only grow',
+    }),
+  },
+  { title: 'VolumeResize' },
+)
+export type VolumeResize = Type.Static<typeof VolumeResizeSchema>
 export const VolumeSchema = Type.Object(
   {
     ...metaFields,

@@ -64,6 +64,8 @@ export const en = {
   'col.cdrom': 'CD DRIVE',
   'col.firmware': 'FIRMWARE',
   'col.boot_order': 'BOOT ORDER',
+  'cmd.volume.resize': 'make a volume larger, also while its VM runs',
+  'volume.resized': '{name} has {size} now',
   'cmd.vm.log': 'what the guest wrote to its serial port',
   'cmd.vm.check': 'make the health check of its recipe now',
   'cmd.image.list': 'list images',

@@ -65,6 +65,8 @@ export const id: Record<MessageKey, string> = {
   'col.cdrom': 'PENGGERAK CD',
   'col.firmware': 'FIRMWARE',
   'col.boot_order': 'URUTAN BOOT',
+  'cmd.volume.resize': 'perbesar volume, juga selagi VM-nya berjalan',
+  'volume.resized': '{name} kini berukuran {size}',
   'cmd.vm.log': 'yang ditulis VM ke port serialnya',
   'cmd.vm.check': 'lakukan pemeriksaan resepnya sekarang',
   'cmd.image.list': 'daftar image',

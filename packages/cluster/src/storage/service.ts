@@ -26,6 +26,7 @@ import type { Caller, IfGeneration, ListQuery, PageOf, StorageService } from '..
 import { submit } from '../submit.ts'
 import { DEFAULT_POOL, admitVolumes, checkName, promisedBytes, readerOf } from '../vms/create.ts'
 import { deleteVolumeJob, makeVolumeJob } from './jobs.ts'
+import { resizeVolumeJob } from './resize.ts'
 
 const MIB = 1024 * 1024
 
@@ -311,6 +312,39 @@ export class Storage implements StorageService {
         remedy: `wadah vm shutdown ${name}`,
       })
     }
+  }
+
+  async resizeVolume(caller: Caller, ref: string, body: { size_mib: number }): Promise<Job> {
+    const deps = this.#deps
+    const rec = find(deps, 'volume', volumeKind, caller.project, ref)
+    const { value: v } = rec
+    const size_bytes = body.size_mib * MIB
+    if (size_bytes <= v.size_bytes) {
+      throw fail('invalid', `"${v.name}" has ${v.size_bytes / MIB} MiB; a disk can only grow.`, {
+        field: '/size_mib',
+        remedy: `wadah volume show ${v.name}`,
+      })
+    }
+    if (v.making) throw fail('busy', `The volume "${v.name}" is being made.`)
+    const above = deps.view.list(volumeKind).find((o) => o.value.base === v.id)
+    if (v.image !== undefined || above) {
+      throw fail('in_use', `Others stand on "${v.name}": it is never written again.`, {
+        remedy: `wadah volume clone ${v.name} NAME`,
+      })
+    }
+    const reader = readerOf(deps, v.id)
+    if (reader !== undefined)
+      throw fail('busy', `The volume "${v.name}" is being copied.`, { remedy: `wadah job wait ${reader}` })
+    const release = await this.#admit({ ...v, size_bytes: size_bytes - v.size_bytes }, '/size_mib')
+    return submit(
+      deps,
+      this.#engine,
+      caller,
+      resizeVolumeJob,
+      { volume: v.id, name: v.name, size_bytes, ...(v.vm === undefined ? {} : { vm: v.vm }) },
+      { kind: 'volume', id: v.id, name: v.name },
+      { checks: [unchanged(rec)], writes: [put(volumeKind, v.id, { ...v, growing_to: size_bytes })], release },
+    )
   }
 
   async deleteVolume(caller: Caller, ref: string, generation: IfGeneration): Promise<Job> {

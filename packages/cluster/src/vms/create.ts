@@ -501,7 +501,8 @@ export function poolClosing(pool: PoolRecord): WadahError {
 
 export function promisedBytes(deps: Pick<Deps, 'view'>, pool: string): number {
   let sum = 0
-  for (const { value } of deps.view.list(volumeKind)) if (value.pool === pool) sum += value.size_bytes
+  for (const { value } of deps.view.list(volumeKind))
+    if (value.pool === pool) sum += Math.max(value.size_bytes, value.growing_to ?? 0)
   return sum
 }
 

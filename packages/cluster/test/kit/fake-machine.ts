@@ -4,6 +4,8 @@ import type { BootPlan, LaunchRequest, Machine, Observed, Running } from '@wadah
 
 export class FakeWorld {
   files = new Set<string>()
+  /** Sizes that volumes and disks were grown to. */
+  sizes = new Map<string, number>()
   granted = new Map<string, string>()
   folders = new Set<string>()
   taps = new Set<string>()
@@ -37,6 +39,7 @@ export class FakeWorld {
       running: [...this.running].sort(),
       builds: [...this.builds].sort(),
       kernels: [...this.kernels].sort(),
+      sizes: [...this.sizes],
     }
   }
 }
@@ -145,6 +148,7 @@ export function fakeMachine(w: FakeWorld): Machine {
     },
     applyLimits: async () => {},
     setMedium: async () => {},
+    growDisk: async (_vm: string, disk: string, to: number) => void w.sizes.set(disk, to),
     copyState: async (_from: string, to: string) => void w.folders.add(to),
     screenshot: async () => new Uint8Array(),
     serialLog: async () => ({ text: '', size_bytes: 0 }),
@@ -167,6 +171,7 @@ export function fakeMachine(w: FakeWorld): Machine {
         await w.copying
         w.files.add(file(pool, to))
       },
+      grow: async (_pool: { id: string }, v: { id: string }, to: number) => void w.sizes.set(v.id, to),
       adopt: async (pool: { id: string }, _file: string, v: { id: string; format: string }) =>
         void w.files.add(file(pool, v)),
       grant: async (pool: { id: string }, v: { id: string; format: string }) => {

@@ -196,6 +196,7 @@ export const BODIES: Record<string, unknown> = {
   'vms.console': { kind: 'serial' },
   'images.build': { recipe: 'web-server' },
   'images.createKernel': { name: 'tiny' },
+  'volumes.resize': { size_mib: 64 },
   'images.createIso': { name: 'debian' },
   'vms.insert': { image: 'debian' },
   'pools.create': { name: 'fast', path: '/srv/fast' },

@@ -576,6 +576,10 @@ export class HostMachine implements Machine {
     await this.#one.run(vm, () => setMedium(this.#need(vm), cdrom, file, force, signal))
   }
 
+  async growDisk(vm: string, disk: string, to_bytes: number, signal: AbortSignal): Promise<void> {
+    await this.#need(vm).execute('block_resize', { 'node-name': `vol-${disk}`, size: to_bytes }, { signal })
+  }
+
   async copyState(from: string, to: string, uid: number): Promise<void> {
     const [source, target] = [from, to].map((vm) => new VmDirectory(this.#o.dataDir, vm)) as [VmDirectory, VmDirectory]
     await copyFirmwareState(source, target, this.#root ? uid : null)

@@ -8,6 +8,7 @@ import type { DiskFormat } from './qcow2.ts'
 
 /** A copy of a whole disk may take long; only one that stands still is a fault, and the job's own signal is there for the rest. */
 const CONVERT_TIMEOUT_MS = 24 * 3600 * 1000
+const RESIZE_TIMEOUT_MS = 300_000
 
 export type Convert = {
   from: { path: string; format: DiskFormat }
@@ -59,20 +60,27 @@ export async function convert(c: Convert, signal: AbortSignal, onPercent: (perce
       },
     })
   } catch (error) {
-    if (
-      error instanceof WadahError &&
-      error.fault.code === 'tool_failed' &&
-      error.fault.detail.includes('No space left on device')
-    ) {
-      throw Object.assign(new Error('no space'), { code: 'ENOSPC', cause: error })
-    }
-    if (
-      error instanceof WadahError &&
-      error.fault.code === 'tool_failed' &&
-      error.fault.detail.includes('Failed to get "write" lock')
-    ) {
-      throw fail('in_use', 'The disk is in use by a running QEMU.', { remedy: 'stop the VM first', cause: error })
-    }
-    throw error
+    throw explained(error)
   }
+}
+
+/** A qcow2 whose head was checked gets a larger size; its clusters come when they are written. */
+export async function resize(path: string, to_bytes: number, signal: AbortSignal): Promise<void> {
+  try {
+    const argv = ['resize', '-q', '-f', 'qcow2', '--', path, String(to_bytes)]
+    await run('qemu-img', argv, { timeout_ms: RESIZE_TIMEOUT_MS, signal, die_with_us: true })
+  } catch (error) {
+    throw explained(error)
+  }
+}
+
+/** The two failures that have a remedy of their own. qemu-img has no codes: its text is all there is. */
+function explained(error: unknown): unknown {
+  if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') return error
+  const { detail } = error.fault
+  if (detail.includes('No space left on device'))
+    return Object.assign(new Error('no space'), { code: 'ENOSPC', cause: error })
+  if (detail.includes('Failed to get "write" lock'))
+    return fail('in_use', 'The disk is in use by a running QEMU.', { remedy: 'stop the VM first', cause: error })
+  return error
 }

@@ -19,7 +19,7 @@ import {
   removeFolders,
 } from './pool-folder.ts'
 import { HEAD_BYTES, headProblem, MAX_SIZE_BYTES, newQcow2, readHead, type Overlay } from './qcow2.ts'
-import { convert } from './qemu-img.ts'
+import { convert, resize } from './qemu-img.ts'
 
 export type VolumesOptions = {
   /** Folders of the host, inside of which pools may be made; from the configuration. */
@@ -269,6 +269,32 @@ export function createVolumes(options: VolumesOptions): Volumes {
             work.progress?.(Math.round((source.size_bytes * percent) / 100), source.size_bytes),
           )
         })
+      })
+    },
+
+    async grow(pool, volume, to_bytes, work) {
+      const grown = { ...volume, size_bytes: to_bytes }
+      checkSize(grown)
+      await alone(fileName(volume), async () => {
+        stopIfAborted(work)
+        const file = path(pool, volume)
+        // An earlier try did it, and could not say so any more.
+        if ((await fileProblem(file, grown).catch(missing(volume))) === undefined) return
+        await checkChain(pool, volume).catch(missing(volume))
+        if (to_bytes < volume.size_bytes) throw fail('invalid', 'A volume can only grow.', { field: '/size_mib' })
+        work.log?.(`${volume.id}: ${human(volume.size_bytes)} to ${human(to_bytes)}`)
+        try {
+          if (volume.format === 'qcow2') return await resize(file, to_bytes, work.signal)
+          const handle = await openRegular(file, constants.O_RDWR)
+          try {
+            await handle.truncate(to_bytes)
+            await handle.datasync()
+          } finally {
+            await handle.close()
+          }
+        } catch (error) {
+          throw await explain(pool, error, to_bytes - volume.size_bytes)
+        }
       })
     },
 

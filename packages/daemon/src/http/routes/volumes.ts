@@ -10,6 +10,7 @@ export function volumeRoutes({ storage }: Services): Binding[] {
     bind(e.create, ({ caller, body }) => storage.createVolume(caller, body)),
     bind(e.get, ({ caller, params }) => storage.getVolume(caller, params.volume)),
     bind(e.clone, ({ caller, params, body }) => storage.cloneVolume(caller, params.volume, body)),
+    bind(e.resize, ({ caller, params, body }) => storage.resizeVolume(caller, params.volume, body)),
     bind(e.delete, ({ caller, params, generation }) => storage.deleteVolume(caller, params.volume, generation)),
   ]
 }
