@@ -157,6 +157,21 @@ describe('the life of a VM', () => {
     })
     expect(edited.spec.disks[0]?.limits).toEqual({ bytes_per_s: 50_000_000 })
     await d.exec('disks', '/bin/busybox', 'sh', '-c', 'echo kept | dd of=/dev/vda conv=notrunc; sync')
+    // A disk comes while it runs, is found again by a new daemon, and goes.
+    const plugged = await d.api.call(vms.edit, {
+      ...params('disks'),
+      body: { add_disks: [{ name: 'hot', size_mib: 16 }] },
+    })
+    expect(plugged.status.pending_restart).toEqual([])
+    const blocks = async () => (await d.exec('disks', '/bin/busybox', 'ls', '/sys/block')).out
+    await until('the new disk', async () => (await blocks()).includes('vdc'))
+    await d.kill('SIGKILL')
+    await d.start()
+    await d.booted('disks')
+    const unplugged = await d.api.call(vms.edit, { ...params('disks'), body: { remove_disks: ['hot'] } })
+    expect([unplugged.status.pending_restart, unplugged.spec.disks.map((x) => x.name)]).toEqual([[], ['data', 'raw']])
+    await until('its end', async () => !(await blocks()).includes('vdc'))
+    await d.done(await d.api.call(endpoints.volumes.delete, { params: { volume: 'disks-hot' } }))
     // A disk grows under a guest that runs.
     const grow = async (name: string, size_mib: number) =>
       d.done(await d.api.call(endpoints.volumes.resize, { params: { volume: name }, body: { size_mib } }))

@@ -179,6 +179,10 @@ export interface Machine {
    * @throws WadahError `busy` when the guest has locked the drive and `force` is not given
    */
   setMedium(vm: string, cdrom: string, image: string | undefined, force: boolean, signal: AbortSignal): Promise<void>
+  /** Puts disks of the request that a running VM lacks into it, as far as ports are free; the names of all that it then has. */
+  plugDisks(request: LaunchRequest): Promise<string[]>
+  /** Takes a disk out of a running VM; `busy` when the guest does not let go. */
+  unplugDisk(vm: string, disk: string): Promise<void>
   /** Makes a disk of a VM that runs larger; the guest is told. */
   growDisk(vm: string, disk: string, to_bytes: number, signal: AbortSignal): Promise<void>
   /** What belongs to a VM beside its disks (UEFI variables) goes over to its clone. */

@@ -83,11 +83,6 @@ export async function planEdit(
   for (const [i, name] of (body.remove_disks ?? []).entries()) {
     const disk = spec.disks.find((d) => d.name === name)
     if (!disk) throw noSuch('disk', name, spec.disks, `/remove_disks/${i}`)
-    if (live)
-      throw fail('wrong_state', 'A disk can be taken away from a stopped VM only.', {
-        field: `/remove_disks/${i}`,
-        remedy: `wadah vm shutdown ${vm.name}`,
-      })
     spec.disks = spec.disks.filter((d) => d !== disk)
     const volume = deps.view.get(volumeKind, disk.volume)
     if (volume) {

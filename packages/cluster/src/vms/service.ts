@@ -26,7 +26,7 @@ import {
   vmKind,
   volumeKind,
 } from '../records.ts'
-import { chainOf, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
+import { chainOf, launchRequest, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../services.ts'
 import { deleteVolumeJob, makeVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
@@ -385,7 +385,10 @@ export class Vms implements VmService {
       return (state !== 'stopped' && state !== 'absent') || deps.machine.running(before.id) !== undefined
     }
     // Everything else is judged before a disk is made.
-    if (body.add_disks) await planEdit(deps, this.#pending, before, body, isLive(), [])
+    if (body.add_disks ?? body.remove_disks) await planEdit(deps, this.#pending, before, body, isLive(), [])
+    // The guest first: a disk it does not let go of stays its own, in the record too.
+    for (const disk of body.remove_disks ?? [])
+      if (deps.machine.running(before.id)) await deps.machine.unplugDisk(before.id, disk)
     const added = body.add_disks ? await this.#newDisks(caller, before.value, body.add_disks) : []
     let plan: EditPlan
     try {
@@ -401,8 +404,28 @@ export class Vms implements VmService {
       throw error
     }
     if (plan.nats) await deps.syncNetworks()
-    if (deps.machine.running(before.id)) await deps.machine.applyLimits(before.id, plan.record.spec)
+    if (deps.machine.running(before.id)) {
+      if (body.add_disks ?? body.remove_disks) await this.#plug(plan.record)
+      await deps.machine.applyLimits(before.id, plan.record.spec)
+    }
     return this.get(caller, before.id)
+  }
+
+  /** New disks go into the running VM; what can't be put into it now comes at the next start, and is said to. */
+  async #plug(vm: VmRecord): Promise<void> {
+    const deps = this.#deps
+    const there = await deps.machine.plugDisks(launchRequest(deps, vm)).catch((error: unknown) => {
+      deps.log(`disks of ${vm.name}: ${(error as Error).message}`)
+      return undefined
+    })
+    if (there === undefined) return
+    const disks = vm.spec.disks.filter((d) => there.includes(d.name)).map((d) => d.volume)
+    await this.#again(async () => {
+      const status = deps.view.get(statusKind, vm.id)
+      if (!status?.value.booted) return
+      const booted = { ...status.value.booted, disks }
+      await commit(deps, [unchanged(status)], [put(statusKind, vm.id, { ...status.value, booted })])
+    })
   }
 
   /** Makes the volumes of new disks, one job each; they are free ones until the VM's spec names them. All or none. */

@@ -148,6 +148,8 @@ export function fakeMachine(w: FakeWorld): Machine {
     },
     applyLimits: async () => {},
     setMedium: async () => {},
+    plugDisks: async (request: LaunchRequest) => request.spec.disks.map((d) => d.name),
+    unplugDisk: async () => {},
     growDisk: async (_vm: string, disk: string, to: number) => void w.sizes.set(disk, to),
     copyState: async (_from: string, to: string) => void w.folders.add(to),
     screenshot: async () => new Uint8Array(),

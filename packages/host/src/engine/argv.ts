@@ -226,23 +226,25 @@ function diskArgs(device: BootDevice & { kind: 'disk' }, local: LocalPlan): stri
   const node = `vol-${device.name}`
   return [
     ['-blockdev', json(blockdev(node, disk))],
-    [
-      '-device',
-      json({
-        driver: 'virtio-blk-pci',
-        id: device.id,
-        bus: device.bus,
-        addr: '0x0',
-        drive: node,
-        serial: device.volume,
-        // A write that cannot be done stops the guest instead of failing in it; it goes on once there is room.
-        werror: 'stop',
-        rerror: 'report',
-        'write-cache': 'on',
-        ...(device.boot_index === undefined ? {} : { bootindex: device.boot_index }),
-      }),
-    ],
+    ['-device', json(diskDevice(device))],
   ]
+}
+
+/** The same on the command line and in `device_add`. */
+export function diskDevice(device: BootDevice & { kind: 'disk' }): Json {
+  return {
+    driver: 'virtio-blk-pci',
+    id: device.id,
+    bus: device.bus,
+    addr: '0x0',
+    drive: `vol-${device.name}`,
+    serial: device.volume,
+    // A write that cannot be done stops the guest instead of failing in it; it goes on once there is room.
+    werror: 'stop',
+    rerror: 'report',
+    'write-cache': 'on',
+    ...(device.boot_index === undefined ? {} : { bootindex: device.boot_index }),
+  }
 }
 
 /** A CD is never written, and nothing in it chooses a format or another file. */

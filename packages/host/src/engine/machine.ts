@@ -31,9 +31,10 @@ import { cpuFacts, memoryFacts, qemuFacts } from './facts.ts'
 import { copyFirmwareState, firmwareFiles, firmwareKinds, firmwareOf } from './firmware.ts'
 import { VmGuest } from './guest.ts'
 import { checkService } from './health.ts'
+import { notLetGo, plugDisk } from './hotplug.ts'
 import { spawnQemu } from './launch.ts'
 import { tailLog, trimLog } from './log-file.ts'
-import { bootPlan, seedText } from './plan.ts'
+import { bootPlan, localDisk, seedText } from './plan.ts'
 import { type Acceleration, accelerator } from './probe/accelerator.ts'
 import { isReplaced, processes, qemuOf, signalProcess, waitGone } from './process.ts'
 import { RunningVm } from './running-vm.ts'
@@ -58,6 +59,8 @@ export type MachineOptions = {
 }
 
 const LOG_CHECK_MS = 5_000
+/** A guest that is busy may need a while to let go of a disk. */
+const UNPLUG_MS = 20_000
 /** A monitor closes a moment before its process is seen to be gone. */
 const ENDS_MS = 1_000
 const ROOM_CHECK_MS = 2_000
@@ -574,6 +577,32 @@ export class HostMachine implements Machine {
   async setMedium(vm: string, cdrom: string, image: string | undefined, force: boolean, signal: AbortSignal) {
     const file = image === undefined ? undefined : await this.#iso(image)
     await this.#one.run(vm, () => setMedium(this.#need(vm), cdrom, file, force, signal))
+  }
+
+  async plugDisks(request: LaunchRequest): Promise<string[]> {
+    const running = this.#need(request.vm)
+    const has = () => running.record.devices.flatMap((d) => (d.kind === 'disk' ? [d.name] : []))
+    await this.#one.run(request.vm, async () => {
+      for (const disk of request.disks) {
+        const spec = request.spec.disks.find((d) => d.name === disk.name)
+        if (has().includes(disk.name) || !spec) continue
+        const local = localDisk(disk, spec.limits, (pool, volume) => this.volumes.path(pool, volume))
+        const device = await plugDisk(running, spec, local)
+        if (!device) return
+        await running.deviceCame(device, disk.pool.path)
+        await this.#throttle(running, { [disk.name]: local })
+      }
+    })
+    return has()
+  }
+
+  async unplugDisk(vm: string, disk: string): Promise<void> {
+    const running = this.#need(vm)
+    const id = `disk-${disk}`
+    if (!running.record.devices.some((d) => d.id === id)) return
+    await this.#one.run(vm, async () => {
+      if (!(await running.unplug(id, UNPLUG_MS))) throw notLetGo(disk)
+    })
   }
 
   async growDisk(vm: string, disk: string, to_bytes: number, signal: AbortSignal): Promise<void> {

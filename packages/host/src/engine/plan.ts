@@ -1,5 +1,5 @@
 /** Launch request + this host's facts → boot plan. */
-import type { BootPlan, LaunchRequest, LocalPlan } from '@wadah/ports/machine'
+import type { BootPlan, LaunchRequest, LocalDisk, LocalPlan } from '@wadah/ports/machine'
 import { type RecordFacts, bootRecord } from './boot-record.ts'
 import { tbSizeMib } from './state.ts'
 
@@ -21,17 +21,7 @@ export function bootPlan(request: LaunchRequest, facts: PlanFacts): BootPlan {
   const record = bootRecord(request, facts)
   const limitsOf = new Map(request.spec.disks.map((d) => [d.name, d.limits]))
   const disks: LocalPlan['disks'] = {}
-  for (const { name, chain, pool } of request.disks) {
-    const limits = limitsOf.get(name) ?? {}
-    disks[name] = {
-      chain: chain.map((volume) => ({ path: facts.diskPath(pool, volume), format: volume.format })),
-      direct_io: pool.direct_io,
-      limits: {
-        ...(limits.iops ? { iops: limits.iops } : {}),
-        ...(limits.bytes_per_s ? { bytes_per_s: limits.bytes_per_s } : {}),
-      },
-    }
-  }
+  for (const disk of request.disks) disks[disk.name] = localDisk(disk, limitsOf.get(disk.name) ?? {}, facts.diskPath)
   const nics: LocalPlan['nics'] = {}
   for (const { name, network, attachment } of request.nics) {
     nics[name] =
@@ -53,6 +43,22 @@ export function bootPlan(request: LaunchRequest, facts: PlanFacts): BootPlan {
       ...(facts.firmware ? { firmware: facts.firmware } : {}),
       tb_size_mib: tbSizeMib(record.accelerator, record.memory.mib),
       qemu: facts.qemu,
+    },
+  }
+}
+
+/** What this host does for one disk. */
+export function localDisk(
+  { chain, pool }: LaunchRequest['disks'][number],
+  limits: LaunchRequest['spec']['disks'][number]['limits'],
+  diskPath: PlanFacts['diskPath'],
+): LocalDisk {
+  return {
+    chain: chain.map((volume) => ({ path: diskPath(pool, volume), format: volume.format })),
+    direct_io: pool.direct_io,
+    limits: {
+      ...(limits.iops ? { iops: limits.iops } : {}),
+      ...(limits.bytes_per_s ? { bytes_per_s: limits.bytes_per_s } : {}),
     },
   }
 }

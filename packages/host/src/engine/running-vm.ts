@@ -1,7 +1,7 @@
 /** One running QEMU: its monitor, its state as QEMU says it, and the news of its end. */
 import type { PausedBy } from '@wadah/api/schema/vm'
 import { fail } from '@wadah/api/fault'
-import type { BootRecord, Observed, Running } from '@wadah/ports/machine'
+import type { BootDevice, BootRecord, Observed, Running } from '@wadah/ports/machine'
 import { type Qmp, connectQmp } from '@wadah/qmp/client'
 import { isQmpError } from '@wadah/qmp/errors'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -144,6 +144,9 @@ export class RunningVm implements Running {
           this.#agent = data.open ? 'connected' : 'absent'
           this.#tell({ ...this.last, agent: this.#agent })
         }
+      } else if (event.event === 'DEVICE_DELETED') {
+        const { device } = event.data as { device?: string }
+        if (device !== undefined) void this.#deviceGone(device)
       } else if (STATE_EVENTS.has(event.event)) {
         if (event.event === 'BLOCK_IO_ERROR') {
           const data = event.data as { device: string; 'node-name'?: string; nospace?: boolean; action: string }
@@ -204,6 +207,43 @@ export class RunningVm implements Running {
   /** Whether the guest itself asked for the end; undefined when nobody said. */
   get endedByGuest(): boolean | undefined {
     return this.#endedByGuest
+  }
+
+  /** Keeps the boot record true when a disk came while the VM runs. */
+  async deviceCame(device: BootDevice, pool: string): Promise<void> {
+    this.record.devices.push(device)
+    if (!this.live.pools.includes(pool)) this.live.pools.push(pool)
+    await this.#o.directory.writeBoot(this.record)
+    await this.#o.directory.writeLive(this.live)
+  }
+
+  /** A guest lets go of a device when it likes, also after nobody waits for it any more. */
+  async #deviceGone(id: string): Promise<void> {
+    const at = this.record.devices.findIndex((d) => d.id === id)
+    const [device] = at < 0 ? [] : this.record.devices.splice(at, 1)
+    if (device?.kind !== 'disk') return
+    try {
+      await this.#o.directory.writeBoot(this.record)
+      await this.execute('blockdev-del', { 'node-name': `vol-${device.name}` })
+    } catch (error) {
+      this.#o.log(`${this.vm}: ${device.name} was taken out: ${(error as Error).message}`)
+    }
+    this.#unplugged.get(id)?.()
+  }
+  readonly #unplugged = new Map<string, () => void>()
+
+  /** Asks the guest to let go of a device; false when it did not within the time. */
+  async unplug(id: string, timeout_ms: number): Promise<boolean> {
+    const { promise, resolve } = Promise.withResolvers<boolean>()
+    this.#unplugged.set(id, () => resolve(true))
+    const timer = setTimeout(() => resolve(false), timeout_ms)
+    try {
+      await this.execute('device_del', { id })
+      return await Promise.race([promise, this.gone.then(() => true)])
+    } finally {
+      clearTimeout(timer)
+      this.#unplugged.delete(id)
+    }
   }
 
   /** First state after connecting: what QEMU says, and whether an agent is there. */

@@ -6,6 +6,7 @@ import { argv } from '../../src/engine/argv.ts'
 import { baselineCpu, bootRecord, uuidOf } from '../../src/engine/boot-record.ts'
 import { layoutOf, settings } from '../../src/engine/cgroup.ts'
 import { parseCpuinfo, parseMachineHelp, parseMeminfo, parseQemuVersion } from '../../src/engine/facts.ts'
+import { freePort } from '../../src/engine/hotplug.ts'
 import { bootPlan, seedText } from '../../src/engine/plan.ts'
 import { memoryCeiling, stateOf, tbSizeMib } from '../../src/engine/state.ts'
 import { verdict } from '../../src/engine/probe/accelerator.ts'
@@ -66,6 +67,18 @@ describe('the boot record', () => {
         for (const device of before.devices) expect(after.devices).toContainEqual(device)
       }),
     )
+  })
+  test('a disk that comes while it runs has the place that a cold start would give it', () => {
+    fc.assert(
+      fc.property(counts, (c) => {
+        const after = made({ ...c, disks: c.disks + 1 }).devices.find((d) => d.id === `disk-disk${c.disks}`)
+        expect(freePort(made(c))).toBe(after && 'bus' in after ? after.bus : undefined)
+      }),
+    )
+    const full = made({ disks: 1, nics: 0, memory_mib: 64 })
+    for (let port = freePort(full); port !== undefined; port = freePort(full))
+      full.devices.push({ kind: 'disk', id: `x-${port}`, bus: port, name: 'x', volume: 'vol-aaaaaaaaaa' })
+    expect(full.devices.filter((d) => d.id.startsWith('x-'))).toHaveLength(4)
   })
   test('says nothing of this host', () => {
     fc.assert(
