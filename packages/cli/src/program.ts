@@ -20,6 +20,7 @@ export const GROUPS: readonly Group[] = [
   { name: 'store', summary: 'cmd.store', heading: 'help.daemon', load: () => import('./commands/store.ts') },
   { name: 'up', summary: 'cmd.up', heading: 'help.daemon', load: () => import('./commands/up.ts') },
   { name: 'down', summary: 'cmd.down', heading: 'help.daemon', load: () => import('./commands/down.ts') },
+  { name: 'init', summary: 'cmd.init', heading: 'help.daemon', load: () => import('./commands/init.ts') },
   { name: 'demo', summary: 'cmd.demo', heading: 'help.daemon', load: () => import('./commands/demo.ts') },
   { name: 'login', summary: 'cmd.login', heading: 'help.access', load: () => import('./commands/login.ts') },
   {

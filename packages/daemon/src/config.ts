@@ -26,6 +26,8 @@ export type DaemonConfig = {
   starts_at_once: number
   builds_at_once: number
   purge: boolean
+  /** systemd waits to be told that it is ready. */
+  notify: boolean
   /** A copy of the store to put in place. */
   restore?: string
 }
@@ -161,6 +163,7 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
     starts_at_once: number('starts_at_once', 3),
     builds_at_once: number('builds_at_once', 2),
     purge: values.purge,
+    notify: process.env['NOTIFY_SOCKET'] !== undefined,
     ...(values.restore === undefined ? {} : { restore: values.restore }),
   }
 }

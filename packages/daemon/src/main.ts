@@ -1,4 +1,5 @@
 /** wadahd: reads the configuration, puts the rooms together, listens, and ends in order. */
+import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
@@ -127,6 +128,8 @@ async function main(config: DaemonConfig): Promise<void> {
   const pidFile = join(dirname(config.socket), 'wadahd.pid')
   await writeFile(pidFile, `${process.pid} ${await startTicks()}\n`, { mode: 0o644 })
   log.info({ url: server.url, fingerprint: server.certificate.fingerprint, socket: config.socket }, 'wadahd listens')
+  // Node has no datagram sockets of the UNIX kind, so systemd's own program says it (sd_notify(3)).
+  if (config.notify) await notifyReady().catch((err: unknown) => log.error({ err }, 'systemd was not told'))
 
   let ending = false
   const end = (signal: string) => {
@@ -170,6 +173,14 @@ async function announce(
 async function startTicks(): Promise<string> {
   const stat = await readFile('/proc/self/stat', 'latin1')
   return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''
+}
+
+function notifyReady(): Promise<void> {
+  return new Promise((done, failed) =>
+    execFile('systemd-notify', ['--ready'], { timeout: 10_000 }, (error) =>
+      error ? failed(new Error('systemd-notify failed', { cause: error })) : done(),
+    ),
+  )
 }
 
 /** In the bundle the store's worker lies beside it. */

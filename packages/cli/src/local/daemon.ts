@@ -9,6 +9,8 @@ import { fail } from '@wadah/api/fault'
 import type { Cli } from '../cli.ts'
 import { clean } from '../text/clean.ts'
 import type { Instance } from './instance.ts'
+import { hasUnit, systemctl } from './systemd.ts'
+import { unitNames } from './units.ts'
 import { isDaemon, lookAt, type ProcessFacts, runProgram } from './process.ts'
 
 const START_MS = 60_000
@@ -52,6 +54,11 @@ export function daemonProgram(cli: Cli): string {
 /** Starts the daemon apart from this process and waits until it answers. Does nothing when it answers already. */
 export async function startDaemon(cli: Cli, instance: Instance, options: StartOptions): Promise<'started' | 'was-up'> {
   if ((await answers(cli, instance)) !== undefined) return 'was-up'
+  // Where systemd starts it, a daemon beside the unit would only be in the unit's way.
+  if (hasUnit(instance)) {
+    await systemctl('start', unitNames(instance).daemon)
+    return 'started'
+  }
   const running = await findDaemon(instance)
   // It runs but does not answer yet: it may be starting, so it is waited for and no second one started.
   let pid = running?.pid

@@ -72,4 +72,16 @@ export const life = {
   'store.restored': 'The store is restored: {records} records as of revision {revision}',
   'store.kept': 'What was there before: {file}',
   'store.next': 'Now: systemctl start wadahd, or wadah up; then wadah host check says which VMs are not in this copy',
+  'cmd.init': 'start the daemon with this machine (systemd units); shut guests down before it ends',
+  'opt.init.print': 'print the units, and do nothing',
+  'opt.init.remove': 'take the units away; VMs run on',
+  'init.root': 'Units of the system are written by root',
+  'init.no_systemd': 'This machine does not run systemd, so there is nothing to write a unit for',
+  'init.by_hand':
+    'let your init start bin/wadahd, and run `wadah host stop-guests --yes` before the machine ends; the process must not be ended together with its children',
+  'init.done': '{daemon} and {guests} are in place; the daemon runs and starts with the machine',
+  'init.was_done': '{daemon} and {guests} were in place already; the daemon runs',
+  'init.next': 'VMs that are to start with the machine: wadah vm edit NAME --autostart',
+  'init.removed': '{daemon} and {guests} are taken away; VMs run on',
+  'init.was_removed': 'There are no units {daemon} and {guests}',
 } as const

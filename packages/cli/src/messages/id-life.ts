@@ -76,4 +76,16 @@ export const life: Record<keyof typeof en, string> = {
   'store.kept': 'Yang ada sebelumnya: {file}',
   'store.next':
     'Sekarang: systemctl start wadahd, atau wadah up; lalu wadah host check menyebut VM yang tidak ada di salinan ini',
+  'cmd.init': 'jalankan daemon bersama mesin ini (unit systemd); matikan VM sebelum mesin berakhir',
+  'opt.init.print': 'cetak unitnya, tanpa melakukan apa pun',
+  'opt.init.remove': 'hapus unitnya; VM tetap berjalan',
+  'init.root': 'Unit sistem ditulis oleh root',
+  'init.no_systemd': 'Mesin ini tidak memakai systemd, jadi tidak ada unit yang dapat ditulis',
+  'init.by_hand':
+    'biarkan init Anda menjalankan bin/wadahd, dan jalankan `wadah host stop-guests --yes` sebelum mesin berakhir; prosesnya tidak boleh diakhiri bersama anak-anaknya',
+  'init.done': '{daemon} dan {guests} terpasang; daemon berjalan dan mulai bersama mesin',
+  'init.was_done': '{daemon} dan {guests} sudah terpasang; daemon berjalan',
+  'init.next': 'VM yang harus mulai bersama mesin: wadah vm edit NAMA --autostart',
+  'init.removed': '{daemon} dan {guests} telah dihapus; VM tetap berjalan',
+  'init.was_removed': 'Tidak ada unit {daemon} dan {guests}',
 }

@@ -1,5 +1,6 @@
 /** Starting QEMU: spawn without root, into its group, and hear it say that it is there. */
 import { spawn } from 'node:child_process'
+import { readFile, writeFile } from 'node:fs/promises'
 import { fail } from '@wadah/api/fault'
 import type { BootPlan } from '@wadah/ports/machine'
 import { isQmpError } from '@wadah/qmp/errors'
@@ -71,6 +72,7 @@ export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
   }
   const id: ProcessId = { pid, start }
   try {
+    await unprotectFromOom(pid)
     await options.onSpawn(pid)
     const qmp = await connectQmp({
       path: sockets(plan.local.directory).monitor,
@@ -96,6 +98,12 @@ export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
       },
     )
   }
+}
+
+/** The daemon may be spared by the kernel when memory runs out (`OOMScoreAdjust=`); its guests inherit that, and must not be. */
+async function unprotectFromOom(pid: number): Promise<void> {
+  const own = Number(await readFile('/proc/self/oom_score_adj', 'utf8').catch(() => '0'))
+  if (own < 0) await writeFile(`/proc/${pid}/oom_score_adj`, '0')
 }
 
 async function lastWords(log: string, what: string, cause?: unknown): Promise<Error> {
