@@ -270,7 +270,8 @@ async function waitReady(ctx: Ctx<VmParams>): Promise<Readiness> {
     const { ok, detail } = await deps.machine.check(p.vm, spec.service, target, limit)
     if (ok) {
       const status = deps.view.get(statusKind, p.vm)
-      const ready_ms = deps.clock.now_ms() - (status?.value.started_ms ?? deps.clock.now_ms())
+      // Never less than nothing: the clock may have been set meanwhile.
+      const ready_ms = Math.max(0, deps.clock.now_ms() - (status?.value.started_ms ?? deps.clock.now_ms()))
       if (status) ctx.commit([put(statusKind, p.vm, { ...status.value, ready_ms })])
       return { ready: true, ready_ms, detail }
     }

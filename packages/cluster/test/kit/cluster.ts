@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Job } from '@wadah/api/schema/job'
 import { CachedView } from '@wadah/store/cache'
-import { systemClock } from '@wadah/store/clock'
+import { type Clock, systemClock } from '@wadah/store/clock'
 import type { Store, Write } from '@wadah/store/store'
 import { put } from '@wadah/store/store'
 import { openMemoryStore } from '@wadah/store/testing/memory'
@@ -117,7 +117,7 @@ export const reader: Caller = {
 }
 
 /** The whole room, on its ground; or again on the store and the machine of one that has ended. */
-export async function room(before?: { store: Store; world: FakeWorld }) {
+export async function room(before?: { store: Store; world: FakeWorld }, clock: Clock = systemClock) {
   const store = before?.store ?? openMemoryStore()
   const world = before?.world ?? new FakeWorld()
   if (!before) {
@@ -128,7 +128,7 @@ export async function room(before?: { store: Store; world: FakeWorld }) {
   const cluster = await openCluster({
     store,
     machine: fakeMachine(world),
-    clock: systemClock,
+    clock,
     randomBytes,
     config: CONFIG,
     version: '0',

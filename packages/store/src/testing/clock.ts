@@ -5,7 +5,7 @@ export class FakeClock implements Clock {
   #now = 0
   #next = 0
   #timers = new Map<number, { at: number; fn: () => void }>()
-  readonly start_ms: number
+  start_ms: number
 
   constructor(start_ms = Date.UTC(2026, 0, 1)) {
     this.start_ms = start_ms
@@ -46,6 +46,11 @@ export class FakeClock implements Clock {
       due[1].fn()
     }
     this.#now = end
+  }
+
+  /** The wall clock alone is set, as an administrator or a time service does it; no time passes. */
+  jump(ms: number): void {
+    this.start_ms += ms
   }
 
   /** Moves on without calling anything on the way, as when the process stood still: due timers fire late, afterwards. */
