@@ -233,6 +233,8 @@ function createBody(body: VmBody): any {
 
 function purgeInstance(instance: string): void {
   const data = `/var/lib/wadah-${instance}`
+  // A test that was killed may have left a file system of its own there.
+  spawnSync('umount', ['--lazy', data])
   const done = spawnSync(
     WADAHD,
     ['--instance', instance, '--data', data, '--socket', `/run/wadah-${instance}/wadahd.sock`, '--purge'],
