@@ -13,7 +13,6 @@ export type Seen = {
   cgroup: { version: 'v1' | 'v2' | 'none'; reason?: string }
   nat: { ok: boolean; reason?: string; remedy?: string; notes: { text: string; remedy?: string }[] }
   firmware: readonly string[]
-  swtpm: boolean
   /** Programs and files that image builds need, by package. */
   build_packages_missing: readonly string[]
   user_namespaces: { max: number; unprivileged: boolean; subuid: boolean }
@@ -22,7 +21,6 @@ export type Seen = {
   /** `none`: nothing that sets the clock is known to run. */
   clock: 'synchronized' | 'running' | 'none'
   systemd: { running: boolean; unit: 'enabled' | 'installed' | 'none' }
-  iommu_groups: number
 }
 
 const GIB = 2 ** 30
@@ -69,8 +67,6 @@ export function judge(s: Seen): CheckItem[] {
   if (s.firmware.includes('uefi'))
     ok('uefi', s.firmware.includes('uefi-secure') ? 'OVMF, with Secure Boot' : 'OVMF, without Secure Boot')
   else warn('uefi', 'OVMF is not installed: VMs boot by BIOS only.', install('ovmf'))
-  if (s.swtpm) ok('tpm', 'swtpm')
-  else warn('tpm', 'swtpm is not installed: VMs have no TPM.', install('swtpm'))
 
   if (s.build_packages_missing.length === 0) ok('image builds', 'images can be built from recipes')
   else
@@ -127,14 +123,6 @@ export function judge(s: Seen): CheckItem[] {
         ? 'wadahd is no unit yet: it does not start with the machine.'
         : 'the unit wadahd.service is not enabled.',
       'wadah init',
-    )
-
-  if (s.iommu_groups > 0) ok('iommu', `${s.iommu_groups} groups: PCI devices can be passed through`)
-  else
-    warn(
-      'iommu',
-      'no IOMMU: PCI devices cannot be passed through to VMs.',
-      'switch on VT-d or AMD-Vi in the firmware set-up; on Intel also intel_iommu=on on the kernel command line',
     )
   return out
 }

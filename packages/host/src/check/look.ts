@@ -1,5 +1,5 @@
 /** Looks at this machine; what it means is said by `judge`. Nothing is changed, and nothing that is missing is an error. */
-import { access, readFile, readdir } from 'node:fs/promises'
+import { access, readFile } from 'node:fs/promises'
 import { userInfo } from 'node:os'
 import { toFault } from '@wadah/api/fault'
 import type { CheckItem } from '@wadah/api/schema/host'
@@ -32,7 +32,7 @@ const exists = (path: string): Promise<boolean> =>
 const text = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '')
 
 export async function inspect(o: Looking): Promise<CheckItem[]> {
-  const [cpu, memory, meminfo, qemu, accelerator, nat, firmware, data, kvm_device, clock, systemd, groups, spaces] =
+  const [cpu, memory, meminfo, qemu, accelerator, nat, firmware, data, kvm_device, clock, systemd, spaces] =
     await Promise.all([
       cpuFacts(),
       memoryFacts(),
@@ -45,7 +45,6 @@ export async function inspect(o: Looking): Promise<CheckItem[]> {
       exists('/dev/kvm'),
       clockState(),
       systemdState(),
-      readdir('/sys/kernel/iommu_groups').catch(() => []),
       userNamespaces(),
     ])
   const number = (key: string) => Number(new RegExp(`^${key}:\\s+(\\d+)`, 'm').exec(meminfo)?.[1] ?? 0)
@@ -67,14 +66,12 @@ export async function inspect(o: Looking): Promise<CheckItem[]> {
       notes: nat.notes ?? [],
     },
     firmware,
-    swtpm: findProgram('swtpm') !== undefined,
     build_packages_missing: [...new Set(missingTools().map((tool) => tool.package))].sort(),
     user_namespaces: spaces,
     data: { path: o.dataDir, ...data },
     memory: { ...memory, huge_pages: number('HugePages_Total'), huge_page_kib: number('Hugepagesize') },
     clock,
     systemd,
-    iommu_groups: groups.length,
   }
   return judge(seen)
 }
