@@ -109,7 +109,7 @@ export class Cli {
       ])
     const target =
       to.socket === undefined
-        ? chooseTarget(this.options, this.io.env, existsSync)
+        ? chooseTarget(this.options, this.io.env, existsSync, process.getuid?.() ?? 0)
         : ({ kind: 'socket', path: to.socket } as const)
     const known = new KnownServers(join(this.configDir, 'known_servers'))
     const pinned = this.options.fingerprint ?? this.io.env['WADAH_FINGERPRINT']

@@ -20,6 +20,14 @@ describe('where the daemon is', () => {
     expect(t.kind === 'socket' ? `socket:${t.path}` : t.url.origin).toBe(expected)
   })
   it('finds the demo when there is nothing else', () => {
+    // Of an ordinary user their own daemon comes first, and is what they are told to start.
+    const user = { HOME: '/home/x', XDG_RUNTIME_DIR: '/run/user/1000' }
+    const path = '/run/user/1000/wadah/wadahd.sock'
+    expect(chooseTarget({}, user, () => true, 1000)).toEqual({ kind: 'socket', path })
+    expect(chooseTarget({}, user, none, 1000)).toEqual({ kind: 'socket', path })
+    expect(chooseTarget({}, user, (p) => p.startsWith('/run/wadah/'), 1000)).toMatchObject({
+      path: '/run/wadah/wadahd.sock',
+    })
     expect(chooseTarget({}, {}, (p) => p.includes('demo'))).toEqual({
       kind: 'socket',
       path: '/run/wadah-demo/wadahd.sock',

@@ -101,6 +101,13 @@ const OPTIONS = {
 const dataOf = (instance: string, data: string | undefined): string =>
   data ?? (instance === 'default' ? '/var/lib/wadah' : `/var/lib/wadah-${instance}`)
 
+/** Of an ordinary user in their own folder (XDG base directories). */
+function cacheOf(suffix: string): string {
+  if (process.geteuid?.() === 0) return `/var/cache/wadah${suffix}`
+  const { XDG_CACHE_HOME, HOME } = process.env
+  return `${XDG_CACHE_HOME || `${HOME ?? '/nonexistent'}/.cache`}/wadah${suffix}`
+}
+
 /** The data folder of the daemon with this command line, as another process sees it; undefined when it is no daemon's. Pure. */
 export function servedBy(argv: readonly string[]): string | undefined {
   const at = argv.findIndex((a) => /(^|\/)wadahd(\.mjs)?$|daemon\/dist\/main\.js$/.test(a))
@@ -145,7 +152,7 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
       ...((file['pool_dirs'] as string[] | undefined) ?? ['/srv', '/mnt', '/media', '/var/lib/wadah-pools']),
     ],
     recipe_dirs: [...builtInRecipes(), ...((file['recipe_dirs'] as string[] | undefined) ?? ['/etc/wadah/recipes'])],
-    cache: text('cache', `/var/cache/wadah${suffix}`),
+    cache: text('cache', cacheOf(suffix)),
     ...(file['mirror'] === undefined ? {} : { mirror: file['mirror'] as string }),
     qemu: text('qemu', '/usr/bin/qemu-system-x86_64'),
     uid_base: number(

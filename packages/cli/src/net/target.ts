@@ -1,5 +1,6 @@
 /** Decides which daemon a command talks to. */
 import { fail } from '@wadah/api/fault'
+import { instanceOf } from '../local/instance.ts'
 
 export type Target = { kind: 'socket'; path: string } | { kind: 'url'; url: URL }
 
@@ -7,11 +8,12 @@ export type Wish = { server?: string | undefined; socket?: string | undefined }
 /** Sockets that are looked for when nothing is said, in this order. */
 export const DEFAULT_SOCKETS = ['/run/wadah/wadahd.sock', '/run/wadah-demo/wadahd.sock'] as const
 
-/** Pure but for `exists`. Options win over the environment, and that over the usual places. */
+/** Pure but for `exists`. Options win over the environment, and that over the usual places: of an ordinary user their own comes first. */
 export function chooseTarget(
   wish: Wish,
   env: Record<string, string | undefined>,
   exists: (path: string) => boolean,
+  uid = 0,
 ): Target {
   if (wish.server !== undefined && wish.socket !== undefined) {
     throw fail('invalid', '--server and --socket cannot be given together: one command talks to one daemon')
@@ -20,7 +22,9 @@ export function chooseTarget(
   if (wish.server !== undefined) return { kind: 'url', url: parseServer(wish.server) }
   if (env['WADAH_SERVER']) return { kind: 'url', url: parseServer(env['WADAH_SERVER']) }
   if (env['WADAH_SOCKET']) return { kind: 'socket', path: env['WADAH_SOCKET'] }
-  return { kind: 'socket', path: DEFAULT_SOCKETS.find(exists) ?? DEFAULT_SOCKETS[0] }
+  const own = uid === 0 ? [] : [instanceOf('default', { uid, env }).socket]
+  const places = [...own, ...DEFAULT_SOCKETS]
+  return { kind: 'socket', path: places.find(exists) ?? (places[0] as string) }
 }
 
 /** `https://host:7443`; `host` and `host:port` are taken as https. Plain http only to this machine: a token must not travel in the clear. */

@@ -119,10 +119,14 @@ export async function newNetwork(deps: Deps, project: string, body: NetworkCreat
   }
   const support = await deps.machine.networks.support()
   if (!support.nat)
-    throw fail('host_lacks', `A network of kind "nat" cannot be made here: ${support.reason ?? 'no reason given'}.`, {
-      field: '/kind',
-      remedy: support.remedy,
-    })
+    throw fail(
+      'host_lacks',
+      `A network of kind "nat" cannot be made here: ${(support.reason ?? 'no reason given').replace(/\.$/, '')}.`,
+      {
+        field: '/kind',
+        remedy: support.remedy,
+      },
+    )
   const others = deps.view.list(networkKind).flatMap((n) => (n.value.subnet === undefined ? [] : [n.value.subnet]))
   const proposal = await deps.machine.networks.propose(id, others)
   const nat = {

@@ -94,17 +94,26 @@ async function systemdState(): Promise<Seen['systemd']> {
   return { running: running === true, unit: enabled ? 'enabled' : installed.some(Boolean) ? 'installed' : 'none' }
 }
 
+/** A user id need not be in /etc/passwd. */
+function userName(): string | undefined {
+  try {
+    return userInfo().username
+  } catch {
+    return undefined
+  }
+}
+
 async function userNamespaces(): Promise<Seen['user_namespaces']> {
   const [max, clone, subuid] = await Promise.all([
     text('/proc/sys/user/max_user_namespaces'),
     text('/proc/sys/kernel/unprivileged_userns_clone'),
     text('/etc/subuid'),
   ])
-  const { username, uid } = userInfo()
+  const uid = process.getuid?.() ?? 0
   return {
     max: Number(max.trim() || 0),
     // Debian's own switch; other kernels do not have it.
     unprivileged: clone.trim() !== '0',
-    subuid: subuid.split('\n').some((line) => line.startsWith(`${username}:`) || line.startsWith(`${uid}:`)),
+    subuid: subuid.split('\n').some((line) => line.startsWith(`${userName()}:`) || line.startsWith(`${uid}:`)),
   }
 }

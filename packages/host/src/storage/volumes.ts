@@ -337,7 +337,8 @@ export function createVolumes(options: VolumesOptions): Volumes {
       const handle = await openRegular(path(pool, volume)).catch(missing(volume))
       try {
         const stat = await handle.stat()
-        const owner = to === 'read-only' ? uid : to.uid
+        // Without root there is one user, of daemon and VMs alike.
+        const owner = to === 'read-only' || uid !== 0 ? uid : to.uid
         const mode = to === 'read-only' ? 0o444 : FILE_MODE
         if (stat.uid === owner && (stat.mode & 0o7777) === mode) return
         // Ours in between: whoever owned it could otherwise widen the mode again before the owner changes.
