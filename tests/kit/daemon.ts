@@ -138,6 +138,15 @@ export class Daemon {
     return { code: status, stdout, stderr }
   }
 
+  /** The daemon's own program with this instance's options, run to its end. */
+  daemon(argv: string[]): { code: number | null; stdout: string; stderr: string } {
+    const { status, stdout, stderr } = spawnSync(WADAHD, [...this.#argv(), ...argv], {
+      encoding: 'utf8',
+      timeout: 120_000,
+    })
+    return { code: status, stdout, stderr }
+  }
+
   /** Waits for a job that was just made; the job as it ended. */
   ended(job: Job): Promise<Job> {
     return this.api.wait(job, { signal: AbortSignal.timeout(240_000) })

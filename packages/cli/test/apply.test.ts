@@ -99,8 +99,10 @@ function perform(current: Current, actions: readonly Action[]): Current {
     } else if (a.do === 'create' && a.kind === 'image') {
       next.images.push({ id: `img-${n++}`, ready: true, ...a.body } as never)
     } else if (a.do === 'create') next.pools.push({ id: `pool-${n++}`, overcommit: 2, ...a.body } as never)
-    else if (a.do === 'edit' && there) edit(there, a.body as VmEdit, nic, disk)
-    else if (a.do === 'edit') Object.assign(next.pools.find((p) => p.name === a.name)!, a.body)
+    else if (a.do === 'edit' && there) {
+      for (const g of a.grow) next.volumes.find((v) => v.id === g.volume)!.size_bytes = g.size_mib * 2 ** 20
+      edit(there, a.body as VmEdit, nic, disk)
+    } else if (a.do === 'edit') Object.assign(next.pools.find((p) => p.name === a.name)!, a.body)
     else if (a.do === 'delete') next.vms = next.vms.filter((v) => v !== there)
     else there!.status.state = a.do === 'shutdown' ? 'stopped' : 'running'
     if (a.do === 'edit' && there && a.stop && !a.start) there.status.state = 'stopped'
@@ -243,7 +245,7 @@ describe('a plan', () => {
     ['protected: true', { protected: true }, []],
     ['autostart: {enabled: true}', { autostart: { enabled: true } }, []],
     ['balloon: 256M', { balloon_mib: 256 }, []],
-    ['disks: [{name: d, size: 1G}]', { add_disks: [{ name: 'd', size_mib: 1024 }] }, ['disks']],
+    ['disks: [{name: d, size: 1G}]', { add_disks: [{ name: 'd', size_mib: 1024 }] }, []],
     [
       'nics: [{name: nic0, publish: [{port: 8080, to: 81}]}]',
       { nics: [{ name: 'nic0', publish: [{ port: 8080, to: 81 }] }] },
@@ -301,6 +303,23 @@ describe('a plan', () => {
     const current = { ...ground(), vms: [vm({ labels: { 'wadah.apply': 'f' }, ...over })] }
     expect(plan(`kind: vm\nname: web\n${field}`, current).obstacles.map((o) => o.text)).toEqual(texts)
   })
+  it('makes disks larger, never smaller', () => {
+    const first = perform(
+      ground(),
+      plan('{kind: vm, name: a, image: web-server, disk: 4G, disks: [{name: d, size: 1G}]}', ground()).actions,
+    )
+    const larger = plan('{kind: vm, name: a, disk: 5G, disks: [{name: d, size: 2G}]}', first)
+    expect(larger).toMatchObject({
+      obstacles: [],
+      actions: [{ do: 'edit', body: {}, grow: [{ size_mib: 5120 }, { size_mib: 2048 }], stop: false }],
+    })
+    expect(
+      plan('{kind: vm, name: a, disk: 3G, disks: [{name: d, size: 512M}]}', first).obstacles.map((o) => o.text),
+    ).toEqual([
+      'the disk "root" has 4096 MiB, and no disk becomes smaller',
+      'the disk "d" has 1024 MiB, and no disk becomes smaller',
+    ])
+  })
   it('with --restart stops what has to be stopped, and starts it again', () => {
     const current = { ...ground(), vms: [vm({ labels: { 'wadah.apply': 'f' } })] }
     expect(plan('kind: vm\nname: web\nnics: []', current, { restart: true })).toMatchObject({
@@ -355,7 +374,7 @@ describe('applied twice', () => {
   )
   const disk = fc.record({
     name: fc.constantFrom('x', 'y'),
-    size: fc.constant('1G'),
+    size: fc.constantFrom('1G'),
     limits: maybe(fc.record({ iops: fc.constantFrom(null, 5) })),
   })
   const server = fc.record(

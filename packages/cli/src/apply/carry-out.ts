@@ -97,11 +97,16 @@ class Carrier {
       await api.call(endpoints.pools.edit, { params: { pool: a.id }, body: a.body as never, generation: a.generation })
       return []
     }
+    for (const { volume, size_mib } of a.grow)
+      await this.#end(await api.call(endpoints.volumes.resize, { params: { volume }, body: { size_mib } }))
     const params = { vm: a.id }
     if (a.stop) await this.#shutdown(a.id)
     // A shutdown writes what is wanted, and so counts as a change.
     const generation = a.stop ? (await api.call(endpoints.vms.get, { params })).generation : a.generation
-    const edited = await api.call(endpoints.vms.edit, { params, body: a.body as VmEdit, generation })
+    const edited =
+      Object.keys(a.body).length === 0
+        ? await api.call(endpoints.vms.get, { params })
+        : await api.call(endpoints.vms.edit, { params, body: a.body as VmEdit, generation })
     if (a.stop) {
       if (a.start) await this.#start(a.id)
       return []

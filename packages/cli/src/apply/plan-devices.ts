@@ -1,5 +1,6 @@
 /** How the disks and NICs of a VM differ from what is wanted. Pure. */
-import type { Nic, NicInput, PublishInput, Vm } from '@wadah/api/schema/vm'
+import type { Path } from './check.ts'
+import type { Disk, Nic, NicInput, PublishInput, Vm } from '@wadah/api/schema/vm'
 import type { Current, Draft } from './plan.ts'
 
 type Fields = Record<string, unknown>
@@ -27,6 +28,17 @@ function limitsDiff(now: object, wanted: unknown): Fields | undefined {
   return differing.length === 0 ? undefined : Object.fromEntries(differing)
 }
 
+/** A disk becomes larger, also while the VM runs; never smaller. */
+export function growTo(path: Path, disk: Disk | undefined, size_mib: number, current: Current, d: Draft): void {
+  const volume = current.volumes.find((v) => v.id === disk?.volume)
+  if (!disk || !volume) return
+  const now = volume.size_bytes / 2 ** 20
+  if (size_mib < now) d.refuse(path, `the disk "${disk.name}" has ${now} MiB, and no disk becomes smaller`)
+  if (size_mib <= now) return
+  d.grow.push({ volume: volume.id, size_mib })
+  d.changes.push({ field: `disks/${disk.name}/size_mib`, from: now, to: size_mib })
+}
+
 /** Disks beside the first, `root`, which comes from the image. */
 export function diffDisks(inputs: readonly Fields[], vm: Vm, current: Current, d: Draft): void {
   const wanted = named(inputs as { name?: string }[], 'disk', ['root']) as (Fields & { name: string })[]
@@ -37,7 +49,6 @@ export function diffDisks(inputs: readonly Fields[], vm: Vm, current: Current, d
     if (!disk) {
       adds.push(w)
       d.changes.push({ field: `disks/${w.name}`, from: undefined, to: w })
-      d.later.push('disks')
       continue
     }
     const volume = current.volumes.find((v) => v.id === disk.volume)
@@ -50,7 +61,7 @@ export function diffDisks(inputs: readonly Fields[], vm: Vm, current: Current, d
           `wadah vm edit ${vm.name} --remove-disk ${w.name}`,
         )
     }
-    differs('size', [volume && volume.size_bytes / 2 ** 20], w['size_mib'])
+    if (w['size_mib'] !== undefined) growTo(['disks', i, 'size'], disk, w['size_mib'] as number, current, d)
     differs('format', [volume?.format], w['format'])
     differs('pool', [pool?.name, pool?.id], w['pool'])
     differs('volume', [volume?.name, volume?.id], w['volume'])
@@ -66,7 +77,6 @@ export function diffDisks(inputs: readonly Fields[], vm: Vm, current: Current, d
   if (adds.length > 0) d.body['add_disks'] = adds
   if (gone.length > 0) {
     d.body['remove_disks'] = gone.map((x) => x.name)
-    d.stop = true
   }
 }
 

@@ -7,7 +7,7 @@ import type { Image, Pool, Volume } from '@wadah/api/schema/storage'
 import type { Network } from '@wadah/api/schema/network'
 import type { Path } from './check.ts'
 import type { Doc } from './documents.ts'
-import { diffCdroms, diffDisks, diffNics } from './plan-devices.ts'
+import { diffCdroms, diffDisks, diffNics, growTo } from './plan-devices.ts'
 import type { Kind } from './shape.ts'
 
 export const SET_LABEL = 'wadah.apply'
@@ -22,6 +22,8 @@ export type Action = { kind: Kind; name: string } & (
       generation: number
       body: Record<string, unknown>
       changes: Change[]
+      /** Volumes that become larger, before anything else. */
+      grow: { volume: string; size_mib: number }[]
       /** It runs, and this can be done to a stopped VM only. */
       stop: boolean
       /** Fields that a running VM takes over at its next start. */
@@ -44,6 +46,7 @@ type Fields = Record<string, unknown>
 export type Draft = {
   body: Fields
   changes: Change[]
+  grow: { volume: string; size_mib: number }[]
   later: string[]
   stop: boolean
   refuse: (path: Path, text: string, remedy?: string) => void
@@ -56,7 +59,7 @@ const AT_START = new Set(['cpus', 'memory_mib', 'cmdline', 'firmware', 'boot_ord
 /** Mappings whose edit takes single keys; others are sent as a whole. */
 const BY_KEY = new Set(['limits', 'autostart'])
 /** What is meant where the daemon's record has nothing. */
-const UNSET: Fields = { firmware: { kind: 'bios' }, boot_order: [] }
+const UNSET: Fields = { firmware: { kind: 'bios' }, boot_order: [], host_access: false }
 
 export function makePlan(docs: readonly Doc[], current: Current, o: PlanOptions): Plan {
   const plan: Plan = { actions: [], obstacles: [], notes: [] }
@@ -111,7 +114,7 @@ function planNetwork(doc: Doc, current: Current, plan: Plan): void {
   if (!network)
     return void plan.actions.push({ do: 'create', kind: 'network', name: doc.name, body: doc.body, start: false })
   for (const [field, value] of Object.entries(doc.body)) {
-    const now = (network as unknown as Fields)[field]
+    const now = (network as unknown as Fields)[field] ?? UNSET[field]
     if (!same(now, value)) {
       const shown = field === 'kind' ? 'type' : field
       refuse(
@@ -186,6 +189,7 @@ function planVm(doc: Doc, vm: Vm, current: Current, o: PlanOptions, plan: Plan):
   const draft: Draft = {
     body: {},
     changes: [],
+    grow: [],
     later: [],
     stop: false,
     refuse: (path, text, remedy) => refuse(plan, doc, path, text, remedy),
@@ -206,11 +210,12 @@ function planVm(doc: Doc, vm: Vm, current: Current, o: PlanOptions, plan: Plan):
       'with --restart it is shut down for it and started again',
     )
   const up = vm.status.state === 'running'
-  if (Object.keys(draft.body).length > 0) {
+  if (Object.keys(draft.body).length + draft.grow.length > 0) {
     plan.actions.push({
       ...edit(doc, vm),
       body: draft.body,
       changes: draft.changes,
+      grow: draft.grow,
       stop,
       later: live ? draft.later : [],
       start: doc.state === undefined ? live : doc.state === 'running',
@@ -251,10 +256,7 @@ function diffFields(doc: Doc, vm: Vm, current: Current, set: string | undefined,
           `wadah vm delete ${vm.name}`,
         )
     } else if (field === 'disk_mib') {
-      const root = current.volumes.find((v) => v.id === vm.spec.disks[0]?.volume)
-      const now = root === undefined ? undefined : root.size_bytes / 2 ** 20
-      if (now !== undefined && now !== wanted)
-        d.refuse(['disk'], `its disk has ${now} MiB; the size is given when it is made`)
+      growTo(['disk'], vm.spec.disks[0], wanted as number, current, d)
     } else if (field === 'cmdline') {
       const now = vm.spec.boot.kind === 'kernel' ? vm.spec.boot.cmdline : undefined
       if (now !== wanted) change(field, now, wanted)
@@ -293,6 +295,7 @@ function edit(doc: Doc, there: { id: string; generation: number }) {
     name,
     id: there.id,
     generation: there.generation,
+    grow: [],
     stop: false,
     later: [],
     start: false,
