@@ -11,6 +11,7 @@ import { autostartJob, stopGuestsJob } from './host/jobs.ts'
 import { hasRebooted, onDaemonStart } from './host/power.ts'
 import { HostView } from './host/service.ts'
 import { buildImage, deleteImage } from './images/jobs.ts'
+import { importImage, templateImage } from './images/import-jobs.ts'
 import { ImageStore } from './images/service.ts'
 import { JobEngine } from './jobs/engine.ts'
 import { Jobs } from './jobs/service.ts'
@@ -19,7 +20,9 @@ import { Pending } from './pending.ts'
 import { hostKind, indexKeys, indexKind, networkKind, poolKind, vmKind } from './records.ts'
 import type { Services } from './services.ts'
 import { deleteVolumeJob, makeVolumeJob } from './storage/jobs.ts'
+import { changeVolume, exportVolumes, uploadVolume } from './storage/transfer-jobs.ts'
 import { Storage } from './storage/service.ts'
+import { Transfers, sweepImports } from './transfers.ts'
 import { DEFAULT_NETWORK, DEFAULT_POOL } from './vms/create.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
 import { resizeVolumeJob } from './storage/resize.ts'
@@ -87,12 +90,17 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       deleteImage,
       autostartJob,
       stopGuestsJob,
+      importImage,
+      templateImage,
+      uploadVolume,
+      changeVolume,
+      exportVolumes,
     ],
     deps,
     logDir: o.jobLogs,
     clock: o.clock,
     randomBytes: o.randomBytes,
-    lanes: { ...o.lanes, wait: 1000 },
+    lanes: { import: 4, ...o.lanes, wait: 1000 },
     onUnforeseen: o.onUnforeseen,
   })
   const pending = new Pending()
@@ -108,6 +116,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   await engine.resume()
   // A host that cannot start its VMs must still let itself be looked at.
   await onDaemonStart(deps, engine, boot).catch((error: unknown) => o.onUnforeseen(error, 'starting VMs with the host'))
+  void sweepImports(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of imports'))
   void engine.prune()
   const followed = followNetworks(deps, ending.signal)
   return {
@@ -115,6 +124,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       vms,
       storage: new Storage(deps, engine, pending),
       images: new ImageStore(deps, engine),
+      transfers: new Transfers(deps, engine, pending),
       networks: new NetworkStore(deps),
       jobs: new Jobs(view, engine),
       host: new HostView(deps, engine, hostname(), o.version),

@@ -19,6 +19,8 @@ export type Config = {
   memory_overcommit: number
   /** Where a published port listens when no address is given. */
   publish_address: string
+  /** Most that an imported file, or a disk in it, may have; 64 TiB when left out. */
+  import_max_gib?: number
 }
 
 export type Deps = {

@@ -48,7 +48,7 @@ export type StatusRecord = {
 export const statusKind: Kind<StatusRecord> = { name: 'vm/status' }
 
 /** Given to the guest at its start and to nobody else. */
-export type SecretRecord = { schema: 1; password: string }
+export type SecretRecord = { schema: 1; password?: string; user_data?: string }
 export const secretKind: Kind<SecretRecord> = { name: 'vm/secret' }
 
 export type PoolRecord = Named & {
@@ -86,6 +86,11 @@ export type ImageRecord = Named &
     | 'service'
     | 'sha256'
     | 'packages'
+    | 'more_volumes'
+    | 'hardware'
+    | 'seed'
+    | 'source'
+    | 'notes'
   > & {
     /** A job builds it, or its files are not uploaded yet. */
     ready: boolean
@@ -93,6 +98,11 @@ export type ImageRecord = Named &
     has_kernel: boolean
   }
 export const imageKind: Kind<ImageRecord> = { name: 'image' }
+
+/** Ids of its disks, in order. */
+export function imageVolumes(image: Pick<ImageRecord, 'volume' | 'more_volumes'>): string[] {
+  return image.volume === undefined ? [] : [image.volume, ...(image.more_volumes ?? [])]
+}
 
 export type NetworkRecord = Named &
   Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'domain' | 'host_access'> & {

@@ -2,6 +2,7 @@
 import type { Subject } from '@wadah/api/schema/access'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
 import type { Host, HostCheck } from '@wadah/api/schema/host'
+import type { ImageFromVm, ImageImport, ImageUpload, ImportFormat, VolumeUpload } from '@wadah/api/schema/imports'
 import type { Job } from '@wadah/api/schema/job'
 import type { Network, NetworkCreate } from '@wadah/api/schema/network'
 import type {
@@ -115,6 +116,27 @@ export interface ImageService {
   delete(caller: Caller, ref: string, generation: IfGeneration): Promise<Job>
 }
 
+/** Disks that come in and go out. */
+export interface TransferService {
+  importUrl(caller: Caller, body: ImageImport): Promise<Job>
+  importFile(
+    caller: Caller,
+    query: ImageUpload,
+    data: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<Job>
+  imageFromVm(caller: Caller, body: ImageFromVm): Promise<Job>
+  exportImage(caller: Caller, ref: string, format: ImportFormat, signal: AbortSignal): AsyncIterable<Uint8Array>
+  uploadVolume(
+    caller: Caller,
+    query: VolumeUpload,
+    data: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<Job>
+  downloadVolume(caller: Caller, ref: string, format: ImportFormat, signal: AbortSignal): AsyncIterable<Uint8Array>
+  changeVolume(caller: Caller, ref: string, to: { format?: 'qcow2' | 'raw'; pool?: string }): Promise<Job>
+}
+
 export interface NetworkService {
   list(caller: Caller, q: ListQuery): PageOf<Network>
   get(caller: Caller, ref: string): Network
@@ -147,6 +169,7 @@ export type Services = {
   vms: VmService
   storage: StorageService
   images: ImageService
+  transfers: TransferService
   networks: NetworkService
   jobs: JobService
   host: HostService

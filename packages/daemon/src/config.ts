@@ -25,6 +25,9 @@ export type DaemonConfig = {
   log_level: string
   starts_at_once: number
   builds_at_once: number
+  import_allow_private: boolean
+  import_allow_hosts: string[]
+  import_max_gib: number
   purge: boolean
   /** systemd waits to be told that it is ready. */
   notify: boolean
@@ -44,7 +47,8 @@ export const HELP = `wadahd: the daemon of Wadah
   --help               this text
 
   Settings of the file: ${'pool_dirs, recipe_dirs, cache, mirror, names, qemu, uid_base, uid_count, memory_overcommit,'}
-  publish_address, log_level, starts_at_once, builds_at_once. See docs/daemon.md.
+  publish_address, log_level, starts_at_once, builds_at_once, import_allow_private, import_allow_hosts,
+  import_max_gib. See docs/daemon.md.
 `
 
 type Setting = { [key: string]: unknown }
@@ -62,6 +66,9 @@ const SETTINGS: Record<string, (value: unknown) => boolean> = {
   log_level: (v) => ['fatal', 'error', 'warn', 'info', 'debug', 'trace'].includes(v as string),
   starts_at_once: (v) => isWhole(v, 1, 64),
   builds_at_once: (v) => isWhole(v, 1, 16),
+  import_allow_private: (v) => typeof v === 'boolean',
+  import_allow_hosts: (v) => Array.isArray(v) && v.every((x) => typeof x === 'string' && /^[0-9A-Za-z.:/_-]{1,255}$/.test(x)),
+  import_max_gib: (v) => isWhole(v, 1, 1024 * 1024),
 }
 function isPath(v: unknown): v is string {
   return typeof v === 'string' && v.startsWith('/')
@@ -169,6 +176,9 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
     log_level: text('log_level', 'info'),
     starts_at_once: number('starts_at_once', 3),
     builds_at_once: number('builds_at_once', 2),
+    import_allow_private: file['import_allow_private'] === true,
+    import_allow_hosts: (file['import_allow_hosts'] as string[] | undefined) ?? [],
+    import_max_gib: number('import_max_gib', 64 * 1024),
     purge: values.purge,
     notify: process.env['NOTIFY_SOCKET'] !== undefined,
     ...(values.restore === undefined ? {} : { restore: values.restore }),

@@ -10,8 +10,10 @@ import { resourceOf, type StatusRecord } from '@wadah/cluster/records'
 import type { JobRecord } from '@wadah/cluster/jobs/record'
 import { HostMachine } from '@wadah/host/engine/machine'
 import { createImages } from '@wadah/host/images/images'
+import { createImports } from '@wadah/host/imports/imports'
 import { createNetworks } from '@wadah/host/network/networks'
 import { createVolumes } from '@wadah/host/storage/volumes'
+import { Confinement } from '@wadah/host/system/confine'
 import type { NetworkState } from '@wadah/ports/networks'
 import { systemClock } from '@wadah/store/clock'
 import { openSqliteStore } from '@wadah/store/sqlite/sqlite-store'
@@ -71,17 +73,25 @@ async function main(config: DaemonConfig): Promise<void> {
     log: line,
     on_states: (states) => news.record?.(states),
   })
+  // User ids after those of VMs and the one that probes the accelerator.
+  const confinement = new Confinement(process.getuid?.() === 0 ? config.uid_base + config.uid_count + 1 : null)
+  const volumes = createVolumes({ allowedDirs: config.pool_dirs, confinement })
   const machine = await HostMachine.open({
     dataDir: config.data,
     cgroup: config.instance === 'default' ? 'wadah' : `wadah-${config.instance}`,
     qemu: config.qemu,
-    volumes: createVolumes({ allowedDirs: config.pool_dirs }),
+    volumes,
     networks,
     images: createImages({
       dataDir: config.data,
       cacheDir: config.cache,
       recipeDirs: config.recipe_dirs,
       ...(config.mirror === undefined ? {} : { mirror: config.mirror }),
+    }),
+    imports: createImports({
+      volumes,
+      confinement,
+      rules: { allowPrivate: config.import_allow_private, allowHosts: config.import_allow_hosts },
     }),
     log: line,
     now_ms: () => systemClock.now_ms(),

@@ -7,6 +7,7 @@ import type { CheckItem, Host } from '@wadah/api/schema/host'
 import type { PausedBy, Service, VmSpec, VmState } from '@wadah/api/schema/vm'
 import type { NetworkAttachment, NetworkDefinition, Networks } from './networks.ts'
 import type { Images } from './images.ts'
+import type { Imports } from './imports.ts'
 import type { PoolDefinition, VolumeDefinition, Volumes } from './volumes.ts'
 
 /** All a machine needs to know to start a VM; resolved from records by the caller. */
@@ -207,6 +208,7 @@ export interface Machine {
   readonly volumes: Volumes
   readonly networks: Networks
   readonly images: Images
+  readonly imports: Imports
 }
 
 export interface ConsoleStream {

@@ -1,9 +1,16 @@
 import type { Endpoint } from '../endpoint.ts'
 import { images, pools, volumes } from './storage.ts'
+import { imageTransfers, volumeTransfers } from './transfers.ts'
 import { access, jobs, networks, system, tokens } from './system.ts'
 import { vms } from './vms.ts'
 
-export const endpoints = { vms, images, pools, volumes, networks, jobs, access, tokens, system } as const
+export const endpoints = {
+  vms,
+  images: { ...images, ...imageTransfers },
+  pools,
+  volumes: { ...volumes, ...volumeTransfers },
+  networks,
+  jobs, access, tokens, system } as const
 
 /** Every endpoint, in the order of the document. */
 export const allEndpoints: readonly Endpoint[] = Object.values(endpoints).flatMap(

@@ -2,6 +2,7 @@
 import Type from 'typebox'
 import { IdSchema, NameSchema, RefSchema } from '../ids.ts'
 import { Closed, DescriptionSchema, metaFields } from './common.ts'
+import { importedFields } from './imports.ts'
 import { ServiceSchema } from './vm.ts'
 
 export const PoolCreateSchema = Closed(
@@ -122,6 +123,7 @@ export const ImageSchema = Type.Object(
     service: Type.Optional(ServiceSchema),
     sha256: Type.Optional(Type.String()),
     packages: Type.Optional(Type.Array(Type.String(), { description: 'name=version; on a single image only' })),
+    ...importedFields,
     /** Number of VMs that stand on it. */
     used_by: Type.Integer(),
   },

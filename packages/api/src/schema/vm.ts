@@ -2,6 +2,7 @@
 import Type from 'typebox'
 import { IdSchema, NameSchema, RefSchema } from '../ids.ts'
 import { FaultSchema } from '../fault.ts'
+import { SEED_KINDS } from './imports.ts'
 import { Closed, DescriptionSchema, Ipv4Schema, LabelsSchema, MacSchema, metaFields } from './common.ts'
 
 export const VM_STATES = [
@@ -297,6 +298,8 @@ export const VmSpecSchema = Type.Object({
     user: Type.Optional(Type.String()),
     has_password: Type.Boolean(),
     ssh_keys: Type.Array(Type.String()),
+    kind: Type.Optional(Type.Enum(SEED_KINDS)),
+    has_user_data: Type.Optional(Type.Boolean()),
   }),
   image: Type.Optional(IdSchema),
   recipe: Type.Optional(Type.String()),

@@ -3,7 +3,7 @@ import { fail } from '@wadah/api/fault'
 import { del, put } from '@wadah/store/store'
 import { type Deps, forward } from '../context.ts'
 import { defineJob, pivot, step } from '../jobs/define.ts'
-import { type ImageRecord, type VolumeRecord, imageKind, indexKeys, indexKind, volumeKind } from '../records.ts'
+import { type ImageRecord, type VolumeRecord, imageKind, imageVolumes, indexKeys, indexKind, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf } from '../resolve.ts'
 
 export type BuildParams = {
@@ -120,6 +120,12 @@ export const buildImage = defineJob<BuildParams, Deps>(
   },
 )
 
+/** Records of its disks that are there. */
+async function volumesOf(deps: Deps, image: ImageRecord): Promise<VolumeRecord[]> {
+  const found = await Promise.all(imageVolumes(image).map((id) => deps.store.get(volumeKind, id)))
+  return found.flatMap((rec) => (rec ? [rec.value] : []))
+}
+
 export type DeleteImageParams = { image: string; name: string }
 
 export const deleteImage = defineJob<DeleteImageParams, Deps>(
@@ -131,9 +137,10 @@ export const deleteImage = defineJob<DeleteImageParams, Deps>(
       do: async ({ deps, params: p }) => {
         const image = (await deps.store.get(imageKind, p.image))?.value
         if (!image) return
-        const volume = image.volume === undefined ? undefined : (await deps.store.get(volumeKind, image.volume))?.value
+        const volumes = await volumesOf(deps, image)
         await forward(async () => {
-          if (volume) await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
+          for (const volume of volumes)
+            await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
           await deps.machine.images.delete(p.image)
         })
       },
@@ -143,9 +150,9 @@ export const deleteImage = defineJob<DeleteImageParams, Deps>(
         const { deps, params: p } = ctx
         const image = (await deps.store.get(imageKind, p.image))?.value
         if (!image) return
-        const volume = image.volume === undefined ? undefined : (await deps.store.get(volumeKind, image.volume))?.value
+        const volumes = await volumesOf(deps, image)
         ctx.commit([del(imageKind, image.id), del(indexKind, indexKeys.name('image', image.project, image.name))])
-        if (volume)
+        for (const volume of volumes)
           ctx.commit([
             del(volumeKind, volume.id),
             del(indexKind, indexKeys.name('volume', volume.project, volume.name)),

@@ -7,7 +7,7 @@ import { type Rec, absent, exists, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, made, page } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind } from '../jobs/record.ts'
-import { type ImageRecord, imageKind, indexKeys, indexKind, poolKind, vmKind, volumeKind } from '../records.ts'
+import { type ImageRecord, imageKind, imageVolumes, indexKeys, indexKind, poolKind, vmKind, volumeKind } from '../records.ts'
 import type { Caller, IfGeneration, ImageService, ListQuery, PageOf } from '../services.ts'
 import { submit } from '../submit.ts'
 import { DEFAULT_POOL, checkName, poolClosing, readerOf } from '../vms/create.ts'
@@ -42,10 +42,10 @@ export class ImageStore implements ImageService {
           spec.cdroms?.some((c) => c.image === image.id) === true,
       )
       .map((vm) => vm.value.name)
-    const clones =
-      image.volume === undefined
-        ? []
-        : view.list(volumeKind).filter((v) => v.value.base === image.volume && v.value.vm === undefined)
+    const own = new Set(imageVolumes(image))
+    const clones = view
+      .list(volumeKind)
+      .filter((v) => v.value.base !== undefined && own.has(v.value.base) && v.value.vm === undefined)
     return [...vms, ...clones.map((v) => v.value.name)]
   }
 
@@ -55,7 +55,7 @@ export class ImageStore implements ImageService {
     return spec.disks.some((d) => {
       const volume = this.#deps.view.get(volumeKind, d.volume)?.value
       // While it is made, a full clone reads the image.
-      return volume !== undefined && (volume.base === image.volume || volume.making === true)
+      return volume !== undefined && (imageVolumes(image).includes(volume.base ?? '') || volume.making === true)
     })
   }
 
@@ -80,6 +80,11 @@ export class ImageStore implements ImageService {
       ...(i.service === undefined ? {} : { service: i.service }),
       ...(i.sha256 === undefined ? {} : { sha256: i.sha256 }),
       ...(detail && i.packages !== undefined ? { packages: i.packages } : {}),
+      ...(i.more_volumes === undefined ? {} : { more_volumes: i.more_volumes }),
+      ...(i.hardware === undefined ? {} : { hardware: i.hardware }),
+      ...(i.seed === undefined ? {} : { seed: i.seed }),
+      ...(i.source === undefined ? {} : { source: i.source }),
+      ...(i.notes === undefined ? {} : { notes: i.notes }),
       used_by: this.#users(i).length,
     }
   }
@@ -219,7 +224,9 @@ export class ImageStore implements ImageService {
       throw fail('busy', `The job ${claim.job} (${claim.name}) is at work on "${image.name}".`, {
         remedy: `wadah job cancel ${claim.job}`,
       })
-    const reader = image.volume === undefined ? undefined : readerOf(this.#deps, image.volume)
+    const reader = imageVolumes(image)
+      .map((id) => readerOf(this.#deps, id))
+      .find((job) => job !== undefined)
     if (reader !== undefined)
       throw fail('busy', `The disk of "${image.name}" is being copied.`, { remedy: `wadah job wait ${reader}` })
   }

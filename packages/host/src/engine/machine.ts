@@ -5,6 +5,7 @@ import { fail } from '@wadah/api/fault'
 import type { CheckItem } from '@wadah/api/schema/host'
 import type { Service, VmSpec } from '@wadah/api/schema/vm'
 import type { Images } from '@wadah/ports/images'
+import type { Imports } from '@wadah/ports/imports'
 import type {
   BootPlan,
   ConsoleStream,
@@ -50,6 +51,7 @@ export type MachineOptions = {
   volumes: Volumes
   networks: Networks
   images: Images
+  imports: Imports
   log: (line: string) => void
   now_ms: () => number
   /** How many QEMUs start at the same time; more only slow each other down. */
@@ -74,6 +76,7 @@ export class HostMachine implements Machine {
   readonly volumes: Volumes
   readonly networks: Networks
   readonly images: Images
+  readonly imports: Imports
   readonly #o: MachineOptions
   readonly #cgroups: Cgroups
   readonly #root: boolean
@@ -97,6 +100,7 @@ export class HostMachine implements Machine {
     this.volumes = options.volumes
     this.networks = options.networks
     this.images = options.images
+    this.imports = options.imports
     this.#slots = new Slots(options.startsAtOnce ?? 3)
     this.#acceleration = this.#probe()
     this.#acceleration.catch(() => {})

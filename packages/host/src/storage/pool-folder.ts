@@ -6,7 +6,7 @@
  *     <path>/wadah/tmp/        0711: half-made files; what lies here after a crash is rubbish
  */
 import { randomBytes } from 'node:crypto'
-import { chmod, lstat, mkdir, readdir, realpath, rmdir, unlink } from 'node:fs/promises'
+import { chmod, lstat, mkdir, readdir, realpath, rm, rmdir, unlink } from 'node:fs/promises'
 import { isAbsolute, join, normalize, sep } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
@@ -128,6 +128,8 @@ export async function removeFolders(pool: PoolDefinition): Promise<void> {
   for (const name of (await readdir(tmp).catch(ignoreMissing)) ?? []) {
     if (parseFileName(name) !== undefined || name.startsWith(PROBE)) await unlink(join(tmp, name)).catch(ignoreMissing)
   }
+  // What an import left whose job is long over.
+  await rm(join(root, 'imports'), { recursive: true, force: true })
   for (const dir of [volumes, tmp, root]) {
     await rmdir(dir).catch((error: unknown) => {
       if (errno(error) === 'ENOTEMPTY') {

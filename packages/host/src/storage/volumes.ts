@@ -19,11 +19,26 @@ import {
   removeFolders,
 } from './pool-folder.ts'
 import { HEAD_BYTES, headProblem, MAX_SIZE_BYTES, newQcow2, readHead, type Overlay } from './qcow2.ts'
-import { convert, resize } from './qemu-img.ts'
+import { convert, resize, type Source } from './qemu-img.ts'
+import { Confinement } from '../system/confine.ts'
 
 export type VolumesOptions = {
   /** Folders of the host, inside of which pools may be made; from the configuration. */
   allowedDirs: readonly string[]
+  /** Where qemu-img runs; default: without a user of its own. */
+  confinement?: Confinement
+}
+/** What only this machine's other rooms use. */
+export type HostVolumes = Volumes & {
+  /** Makes a volume that stands by itself and lets `fill` write it: the file has the head of an empty disk of this size. Whole or not at all. */
+  fill(
+    pool: PoolDefinition,
+    volume: VolumeDefinition,
+    work: VolumeWork,
+    fill: (tmp: string, handle: FileHandle) => Promise<void>,
+  ): Promise<void>
+  /** The files a volume consists of, topmost first, each with its head checked. */
+  chain(pool: PoolDefinition, volume: VolumeDefinition): Promise<Source>
 }
 type Name = { id: string; format: 'qcow2' | 'raw' }
 
@@ -34,7 +49,8 @@ const MAX_CHAIN = 8
 /** A large layer may take long; what stands still is ended by the job's own signal. */
 const COPY_TIMEOUT_MS = 24 * 3600 * 1000
 
-export function createVolumes(options: VolumesOptions): Volumes {
+export function createVolumes(options: VolumesOptions): HostVolumes {
+  const confinement = options.confinement ?? new Confinement(null)
   const uid = process.geteuid?.() ?? 0
   const alone = keyed()
   const durable = coalesce(syncDir)
@@ -162,13 +178,15 @@ export function createVolumes(options: VolumesOptions): Volumes {
   }
 
   /** The volume and everything it stands on. Names below the first come from files of root's, and must still be ours. */
-  async function checkChain(pool: PoolDefinition, volume: VolumeDefinition): Promise<void> {
+  async function checkChain(pool: PoolDefinition, volume: VolumeDefinition): Promise<Source> {
     await check(pool, volume)
+    const chain: Source = [{ path: path(pool, volume), format: volume.format }]
     let next: Name | undefined = volume.base
     for (let depth = 0; next !== undefined; depth += 1) {
       const at: Name = next
       next = undefined
-      if (at.format === 'raw') return
+      chain.push({ path: path(pool, at), format: at.format })
+      if (at.format === 'raw') return chain
       const head = readHead(await firstBytes(path(pool, at)).catch(missing(at)))
       const backing: Overlay | undefined = typeof head === 'string' ? undefined : (head.backing as Overlay | undefined)
       const below = backing === undefined ? undefined : parseFileName(backing.file)
@@ -184,6 +202,7 @@ export function createVolumes(options: VolumesOptions): Volumes {
         throw fail('image_corrupt', `The volume ${at.id}, on which ${volume.id} is based, can't be used: ${problem}.`)
       next = below
     }
+    return chain
   }
 
   async function fillEmpty(handle: FileHandle, volume: VolumeDefinition, backing?: Overlay): Promise<void> {
@@ -253,21 +272,20 @@ export function createVolumes(options: VolumesOptions): Volumes {
         if (how === 'delta') return await copyLayer(pool, from, to, work)
         const { base: _, ...alonestanding } = to
         if (await isThere(pool, alonestanding)) return await settle(pool, to)
-        await checkChain(from.pool, source).catch(missing(source))
+        const chain = await checkChain(from.pool, source).catch(missing(source))
         const least = await allocated(from.pool, source)
         if (least > (await facts(pool)).free_bytes) throw await noRoom(pool, least)
         const direct_io = { from: await usesDirectIo(from.pool), to: await usesDirectIo(pool) }
         work.log?.(`copying ${source.id} (${human(source.size_bytes)}) to ${to.id}`)
         await publish(pool, to, source.size_bytes, async (tmp, handle) => {
           await fillEmpty(handle, alonestanding)
-          const ends = {
-            from: { path: path(from.pool, source), format: source.format },
-            to: { path: tmp, format: to.format },
-            direct_io,
-          }
-          await convert(ends, work.signal, (percent) =>
-            work.progress?.(Math.round((source.size_bytes * percent) / 100), source.size_bytes),
+          const ends = { from: chain, to: { path: tmp, format: to.format }, size_bytes: to.size_bytes, direct_io }
+          await confinement.use({ reads: chain.map((c) => c.path), writes: handle }, (confined) =>
+            convert(confined, ends, work.signal, (percent) =>
+              work.progress?.(Math.round((source.size_bytes * percent) / 100), source.size_bytes),
+            ),
           )
+          await mustFit(tmp, alonestanding)
         })
       })
     },
@@ -280,11 +298,15 @@ export function createVolumes(options: VolumesOptions): Volumes {
         const file = path(pool, volume)
         // An earlier try did it, and could not say so any more.
         if ((await fileProblem(file, grown).catch(missing(volume))) === undefined) return
-        await checkChain(pool, volume).catch(missing(volume))
+        const chain = await checkChain(pool, volume).catch(missing(volume))
         if (to_bytes < volume.size_bytes) throw fail('invalid', 'A volume can only grow.', { field: '/size_mib' })
         work.log?.(`${volume.id}: ${human(volume.size_bytes)} to ${human(to_bytes)}`)
         try {
-          if (volume.format === 'qcow2') return await resize(file, to_bytes, work.signal)
+          if (volume.format === 'qcow2') {
+            // As the user whose file it is: what a guest wrote into it gains no more than its own QEMU has.
+            const owner = (await lstat(file)).uid
+            return await resize(confinement.as(owner), chain, to_bytes, work.signal)
+          }
           const handle = await openRegular(file, constants.O_RDWR)
           try {
             await handle.truncate(to_bytes)
@@ -297,6 +319,22 @@ export function createVolumes(options: VolumesOptions): Volumes {
         }
       })
     },
+
+    async fill(pool, volume, work, fill) {
+      checkSize(volume)
+      const { base: _, ...alonestanding } = volume
+      await alone(fileName(volume), async () => {
+        stopIfAborted(work)
+        if (await isThere(pool, alonestanding)) return await settle(pool, volume)
+        await publish(pool, volume, volume.size_bytes, async (tmp, handle) => {
+          await fillEmpty(handle, alonestanding)
+          await fill(tmp, handle)
+          await mustFit(tmp, alonestanding)
+        })
+      })
+    },
+
+    chain: (pool, volume) => checkChain(pool, volume).catch(missing(volume)),
 
     async adopt(pool, file, volume, work) {
       checkSize(volume)
@@ -386,6 +424,12 @@ export function createVolumes(options: VolumesOptions): Volumes {
     const stat = await lstat(path(pool, volume)).catch(missing(volume))
     return stat.blocks * 512
   }
+}
+
+/** What a program wrote that read a stranger's disk is looked at like a stranger's. */
+async function mustFit(file: string, volume: VolumeDefinition): Promise<void> {
+  const problem = await fileProblem(file, volume)
+  if (problem !== undefined) throw fail('image_corrupt', `The copy can't become a volume: ${problem}.`)
 }
 
 function stopIfAborted(work: VolumeWork): void {

@@ -21,6 +21,9 @@ export type RunOptions = {
   on_stdout?: ((text: string) => void) | undefined
   /** The kernel kills the program when this process dies, however it dies. Costs one more exec (setpriv). */
   die_with_us?: boolean | undefined
+  /** Open files for stdin and stdout; with `stdout_fd` nothing of it is kept. */
+  stdin_fd?: number | undefined
+  stdout_fd?: number | undefined
   /** Between SIGTERM and SIGKILL when it must end early. Default 2000. */
   grace_ms?: number | undefined
 }
@@ -36,6 +39,11 @@ const PACKAGES: Record<string, string> = {
   'qemu-io': 'qemu-utils',
   'qemu-nbd': 'qemu-utils',
   'qemu-system-x86_64': 'qemu-system-x86',
+  xz: 'xz-utils',
+  zstd: 'zstd',
+  gzip: 'gzip',
+  unshare: 'util-linux',
+  prlimit: 'util-linux',
   ip: 'iproute2',
   tc: 'iproute2',
   bridge: 'iproute2',
@@ -105,7 +113,11 @@ export async function run(program: string, argv: readonly string[], options: Run
     const child = spawn(file, args, {
       env: toolEnv(options.env),
       cwd: options.cwd ?? '/',
-      stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+      stdio: [
+        options.stdin_fd ?? (options.input === undefined ? 'ignore' : 'pipe'),
+        options.stdout_fd ?? 'pipe',
+        'pipe',
+      ],
       detached: true,
       ...(options.uid === undefined ? {} : { uid: options.uid }),
       ...(options.gid === undefined ? {} : { gid: options.gid }),
@@ -178,6 +190,9 @@ export async function run(program: string, argv: readonly string[], options: Run
       const stderr = err.text()
       if (code !== null && (code === 0 || options.ok_codes?.includes(code))) resolve({ stdout, stderr, code })
       else if (code === 127 && options.die_with_us && stderr.startsWith('setpriv:')) reject(missingProgram(program))
+      // The last of a row of programs that start one another: unshare, prlimit, setpriv.
+      else if (code === 127 && /^(unshare|prlimit|setpriv): /.test(stderr))
+        reject(missingProgram(/failed to execute ([\w./-]+)/.exec(stderr)?.[1] ?? program))
       else reject(failed(name, code, sig, stderr))
     })
   })

@@ -43,6 +43,7 @@ export async function machineKit() {
       volumes: createVolumes({ allowedDirs: [dir] }),
       networks: noNetworks,
       images,
+      imports: {} as never,
       log: (line) => logs.push(line),
       now_ms: Date.now,
       probeUid: 210_000,

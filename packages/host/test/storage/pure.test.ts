@@ -4,7 +4,7 @@ import { admit, human } from '@wadah/api/admit'
 import { fileSystemName } from '@wadah/host/storage/file-system'
 import { coalesce, keyed } from '@wadah/host/storage/order'
 import { fileName, parseFileName } from '@wadah/host/storage/pool-folder'
-import { convertArgv, percentOf } from '@wadah/host/storage/qemu-img'
+import { convertArgv, percentOf, sourceNode } from '@wadah/host/storage/qemu-img'
 
 describe('admit', () => {
   const room = {
@@ -81,15 +81,37 @@ test('file systems by their magic number', () => {
 })
 
 describe('qemu-img', () => {
-  test('the format is always given', () => {
+  test('every node of the source is spelled out: format, protocol, what it stands on', () => {
     const argv = convertArgv({
-      from: { path: '/p/a.raw', format: 'raw' },
-      to: { path: '/p/b.qcow2', format: 'qcow2' },
+      from: [
+        { path: '/p/a.qcow2', format: 'qcow2' },
+        { path: '/p/b.raw', format: 'raw' },
+      ],
+      to: { path: '/p/c.qcow2', format: 'qcow2' },
+      size_bytes: 2 ** 30,
       direct_io: { from: false, to: true },
     })
-    expect(argv.join(' ')).toBe(
-      'convert -p -n --target-is-zero -f raw -O qcow2 -T writeback -t none -- /p/a.raw /p/b.qcow2',
+    const source = argv.at(-2) ?? ''
+    expect(argv.with(-2, 'SOURCE').join(' ')).toBe(
+      'convert -p -n --target-is-zero -O qcow2 -T writeback -t none -- SOURCE /p/c.qcow2',
     )
+    expect(source.startsWith('json:')).toBe(true)
+    expect(JSON.parse(source.slice(5))).toEqual({
+      driver: 'qcow2',
+      'read-only': true,
+      file: { driver: 'file', filename: '/p/a.qcow2' },
+      backing: { driver: 'raw', 'read-only': true, file: { driver: 'file', filename: '/p/b.raw' } },
+    })
+  })
+  test('a disk that stands by itself has no backing, whatever its head says', () => {
+    expect(sourceNode([{ path: '/p/a', format: 'qcow2' }])).toMatchObject({ backing: null })
+    expect(sourceNode([{ path: '/p/a', format: 'vmdk' }])).toMatchObject({ backing: null })
+  })
+  test('a disk inside an archive is read where it lies', () => {
+    expect(sourceNode([{ path: '/p/a.ova', format: 'vmdk', part: { offset: 1024, bytes: 4096 } }])).toMatchObject({
+      driver: 'vmdk',
+      file: { driver: 'raw', offset: 1024, size: 4096, file: { driver: 'file', filename: '/p/a.ova' } },
+    })
   })
   test('progress is read from pieces', () => {
     expect(percentOf('    (0.00/100%)\r    (12.50/100%)\r')).toBe(12.5)

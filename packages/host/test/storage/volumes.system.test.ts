@@ -20,6 +20,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { newId } from '@wadah/api/ids'
 import { newQcow2 } from '@wadah/host/storage/qcow2'
 import { createVolumes } from '@wadah/host/storage/volumes'
+import { Confinement } from '@wadah/host/system/confine'
 import type { PoolDefinition, VolumeDefinition, VolumeWork } from '@wadah/ports/volumes'
 
 const exec = promisify(execFile)
@@ -54,7 +55,9 @@ beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), 'wadah-vol-'))
   await mkdir(join(dir, 'pool'))
   pool = { id: newId('pool', randomBytes), path: join(dir, 'pool'), direct_io: true }
-  volumes = createVolumes({ allowedDirs: [dir] })
+  // qemu-img runs as another user, who must get through.
+  await chmod(dir, 0o711)
+  volumes = createVolumes({ allowedDirs: [dir], confinement: new Confinement(process.getuid?.() === 0 ? 231_000 : null) })
   await volumes.openPool(pool)
 })
 afterEach(async () => {

@@ -19,11 +19,25 @@ export const show: Register = (group, cli) => {
         [t('col.recipe'), i.recipe],
         [t('col.service'), i.service ? `${i.service.kind} ${i.service.port} ${i.service.path ?? ''}`.trim() : ''],
         [t('col.size'), formatBytes(i.size_bytes)],
-        [t('col.volume'), i.volume],
+        [t('col.volume'), [i.volume, ...(i.more_volumes ?? [])].filter((v) => v !== undefined).join(' ')],
         [t('col.memory'), t('image.min_memory', { size: formatBytes(i.min_memory_mib * 2 ** 20) })],
         [t('col.kernel'), i.kernel_version],
         [t('col.cmdline'), i.cmdline],
         [t('col.agent'), t(i.agent ? 'word.yes' : 'word.no')],
+        [
+          t('col.hardware'),
+          i.hardware
+            ? t('image.hardware', {
+                cpus: i.hardware.cpus ?? 1,
+                memory: formatBytes((i.hardware.memory_mib ?? 0) * 2 ** 20),
+                nics: i.hardware.nics ?? 1,
+                firmware: i.hardware.firmware ?? 'bios',
+              })
+            : '',
+        ],
+        [t('col.seed'), i.seed],
+        [t('col.source'), i.source ? `${i.source.format} ${i.source.url ?? ''}`.trim() : ''],
+        [t('col.notes'), i.notes?.join('; ')],
         ['SHA-256', i.sha256],
         [t('col.used_by'), i.used_by],
         [t('col.created'), i.created_at],

@@ -4,7 +4,7 @@ import { type Binding, bind } from '../route.ts'
 
 const e = endpoints.images
 
-export function imageRoutes({ images }: Services): Binding[] {
+export function imageRoutes({ images, transfers }: Services): Binding[] {
   return [
     bind(e.list, ({ caller, query }) => images.list(caller, query)),
     bind(e.recipes, async () => ({ items: await images.recipes() })),
@@ -13,6 +13,15 @@ export function imageRoutes({ images }: Services): Binding[] {
     bind(e.createIso, ({ caller, body }) => images.createIso(caller, body)),
     bind(e.upload, ({ caller, params, data, signal }) =>
       images.upload(caller, params.image, params.file, data, signal),
+    ),
+    bind(e.import, ({ caller, body }) => transfers.importUrl(caller, body)),
+    bind(e.importFile, ({ caller, query, data, signal }) => {
+      const { wait: _, ...asked } = query
+      return transfers.importFile(caller, asked, data, signal)
+    }),
+    bind(e.fromVm, ({ caller, body }) => transfers.imageFromVm(caller, body)),
+    bind(e.export, ({ caller, params, query, signal }) =>
+      transfers.exportImage(caller, params.image, query.format, signal),
     ),
     bind(e.get, ({ caller, params }) => images.get(caller, params.image)),
     bind(e.delete, ({ caller, params, generation }) => images.delete(caller, params.image, generation)),

@@ -1,0 +1,14 @@
+import { endpoints } from '@wadah/api/endpoints/all'
+import { finish } from '../../jobs/follow.ts'
+import type { Register } from '../../program.ts'
+
+export const move: Register = (group, cli) => {
+  group
+    .command('move <volume> <pool>')
+    .description(cli.t('cmd.volume.move'))
+    .action(async (volume: string, pool: string) => {
+      const api = await cli.api()
+      const job = await api.call(endpoints.volumes.move, { params: { volume }, body: { pool } })
+      await finish(cli, api, job, () => cli.t('volume.moved', { name: volume, pool }))
+    })
+}

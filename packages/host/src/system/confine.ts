@@ -1,0 +1,188 @@
+/**
+ * Programs that read files from elsewhere (qemu-img, decompressors) run with next to nothing: a user of their own, no capability, no
+ * network, bounded memory, CPU time and file size; killed with us. What they may read is lent to them by a group of its own, what
+ * they write belongs to their user only while they run.
+ */
+import { constants } from 'node:fs'
+import type { FileHandle } from 'node:fs/promises'
+import { openRegular } from './files.ts'
+import { type RunOptions, type RunResult, run } from './run.ts'
+
+export type ConfineLimits = {
+  /** Of address space; a program that asks for more is refused it. */
+  memory_bytes: number
+  cpu_s: number
+  /** The largest file it may write. */
+  file_bytes: number
+}
+
+/** How many run at the same time; further ones wait for their turn. */
+const SLOTS = 8
+const LENT_MODE = 0o640
+
+/** What stands before the program. `user` null: not root, so that only limits can be set. Pure. */
+export function confinedWords(
+  user: { uid: number; groups: readonly number[] } | null,
+  limits: ConfineLimits,
+  program: string,
+  argv: readonly string[],
+): string[] {
+  const bounds = [
+    'prlimit',
+    `--as=${Math.ceil(limits.memory_bytes)}`,
+    `--cpu=${Math.ceil(limits.cpu_s)}`,
+    `--fsize=${Math.ceil(limits.file_bytes)}`,
+    '--core=0',
+    '--nofile=256',
+    '--',
+  ]
+  // Last of all: a change of user would take the death signal away again.
+  const drop =
+    user === null
+      ? ['setpriv', '--no-new-privs', '--pdeathsig', 'KILL', '--']
+      : [
+          'setpriv',
+          `--reuid=${user.uid}`,
+          `--regid=${user.uid}`,
+          ...(user.groups.length > 0 ? [`--groups=${user.groups.join(',')}`] : ['--clear-groups']),
+          '--bounding-set=-all',
+          '--inh-caps=-all',
+          '--no-new-privs',
+          '--pdeathsig',
+          'KILL',
+          '--',
+        ]
+  return [...(user === null ? [] : ['unshare', '--net', '--ipc', '--']), ...bounds, ...drop, program, ...argv]
+}
+
+export type Confined = {
+  /** Runs a program; as often as wanted. */
+  run(
+    program: string,
+    argv: readonly string[],
+    options: Omit<RunOptions, 'uid' | 'gid' | 'die_with_us'> & { limits: ConfineLimits },
+  ): Promise<RunResult>
+}
+
+/**
+ * @param firstId user and group ids from here on (2 × 8 of them) belong to nobody else; null when we are not root
+ */
+export class Confinement {
+  readonly #firstId: number | null
+  readonly #slots = new Array<boolean>(SLOTS).fill(false)
+  readonly #waiting: (() => void)[] = []
+  /** Files lent now: a group for each, so that a program reads what was lent to it and not what was lent to another. */
+  readonly #lent = new Map<string, { group: number; users: number; restore: () => Promise<void> }>()
+  #tail: Promise<unknown> = Promise.resolve()
+
+  constructor(firstId: number | null) {
+    this.#firstId = firstId
+  }
+
+  /**
+   * Lends files for as long as `work` takes. `reads` are opened by path in the program; `writes` (an open handle of an empty file of
+   * ours) belongs to its user meanwhile.
+   */
+  async use<T>(
+    files: { reads: readonly string[]; writes?: FileHandle },
+    work: (confined: Confined) => Promise<T>,
+  ): Promise<T> {
+    const slot = await this.#take()
+    const uid = this.#firstId === null ? null : this.#firstId + slot
+    const groups: number[] = []
+    const lent: string[] = []
+    try {
+      if (uid !== null) {
+        for (const path of new Set(files.reads)) {
+          const group = await this.#alone(() => this.#lend(path))
+          if (group === undefined) continue
+          lent.push(path)
+          groups.push(group)
+        }
+        await files.writes?.chown(uid, 0)
+      }
+      return await work({
+        run: (program, argv, { limits, ...options }) => {
+          const [first = '', ...rest] = confinedWords(uid === null ? null : { uid, groups }, limits, program, argv)
+          return run(first, rest, options)
+        },
+      })
+    } finally {
+      if (uid !== null) await files.writes?.chown(process.getuid?.() ?? 0, 0).catch(() => {})
+      for (const path of lent) await this.#alone(() => this.#giveBack(path))
+      this.#slots[slot] = false
+      this.#waiting.shift()?.()
+    }
+  }
+
+  /** As the user that owns what is to be changed: a VM's, say. Root's own files are changed by root, without the right to more. */
+  as(uid: number): Confined {
+    const user = this.#firstId === null ? null : { uid, groups: [] }
+    return {
+      run: (program, argv, { limits, ...options }) => {
+        const [first = '', ...rest] = confinedWords(user, limits, program, argv)
+        return run(first, rest, options)
+      },
+    }
+  }
+
+  async #take(): Promise<number> {
+    for (;;) {
+      const free = this.#slots.indexOf(false)
+      if (free >= 0) {
+        this.#slots[free] = true
+        return free
+      }
+      await new Promise<void>((resolve) => this.#waiting.push(resolve))
+    }
+  }
+
+  async #alone<T>(work: () => Promise<T>): Promise<T> {
+    const mine = this.#tail.then(work, work)
+    this.#tail = mine.catch(() => {})
+    return mine
+  }
+
+  /** Undefined: everybody may read it anyway. */
+  async #lend(path: string): Promise<number | undefined> {
+    const there = this.#lent.get(path)
+    if (there) {
+      there.users += 1
+      return there.group
+    }
+    const handle = await openRegular(path)
+    try {
+      const { uid, gid, mode } = await handle.stat()
+      if ((mode & 0o004) !== 0) return undefined
+      const taken = new Set([...this.#lent.values()].map((l) => l.group))
+      let group = (this.#firstId ?? 0) + SLOTS
+      while (taken.has(group)) group += 1
+      await handle.chown(uid, group)
+      await handle.chmod(LENT_MODE)
+      this.#lent.set(path, { group, users: 1, restore: () => restore(path, uid, group, gid, mode & 0o7777) })
+      return group
+    } finally {
+      await handle.close()
+    }
+  }
+
+  async #giveBack(path: string): Promise<void> {
+    const lent = this.#lent.get(path)
+    if (!lent || --lent.users > 0) return
+    this.#lent.delete(path)
+    await lent.restore().catch(() => {})
+  }
+}
+
+/** As it was, unless somebody changed it meanwhile. After a crash the group of nobody stays: nobody gains by it. */
+async function restore(path: string, uid: number, group: number, gid: number, mode: number): Promise<void> {
+  const handle = await openRegular(path, constants.O_RDONLY)
+  try {
+    const now = await handle.stat()
+    if (now.uid !== uid || now.gid !== group) return
+    await handle.chmod(mode)
+    await handle.chown(uid, gid)
+  } finally {
+    await handle.close()
+  }
+}
