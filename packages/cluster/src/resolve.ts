@@ -8,6 +8,7 @@ import type { Deps } from './context.ts'
 import {
   type NetworkRecord,
   type PoolRecord,
+  type SecretRecord,
   type VmRecord,
   type VolumeRecord,
   imageKind,
@@ -96,6 +97,26 @@ export function seedOf(vm: VmRecord, password: string | undefined): Record<strin
   return lines
 }
 
+/** The seed by the way that this guest takes it, and by no other. */
+function seeds(vm: VmRecord, secret: SecretRecord | undefined): Pick<LaunchRequest, 'seed' | 'cloud_seed'> {
+  const { seed, nics } = vm.spec
+  const kind = seed.kind ?? 'wadah'
+  if (kind === 'wadah') return { seed: seedOf(vm, secret?.password) }
+  if (kind === 'none') return { seed: {} }
+  return {
+    seed: {},
+    cloud_seed: {
+      instance_id: vm.id,
+      hostname: seed.hostname,
+      ...(seed.user === undefined ? {} : { user: seed.user }),
+      ...(secret?.password === undefined ? {} : { password: secret.password }),
+      ssh_keys: seed.ssh_keys,
+      ...(secret?.user_data === undefined ? {} : { user_data: secret.user_data }),
+      nics: nics.map(({ name, mac }) => ({ name, mac })),
+    },
+  }
+}
+
 export function launchRequest(deps: Pick<Deps, 'view'>, vm: VmRecord): LaunchRequest {
   const { spec } = vm
   const placement = deps.view.get(placementKind, vm.id)?.value
@@ -127,7 +148,7 @@ export function launchRequest(deps: Pick<Deps, 'view'>, vm: VmRecord): LaunchReq
           },
         }
       : {}),
-    seed: seedOf(vm, deps.view.get(secretKind, vm.id)?.value.password),
+    ...seeds(vm, deps.view.get(secretKind, vm.id)?.value),
   }
 }
 

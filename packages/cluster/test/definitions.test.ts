@@ -125,7 +125,7 @@ const planDeps = {
 function plan(start: boolean, wait: boolean): CreatePlan {
   const deps = planDeps
   const disk = { name: 'root', volume: root(true), limits: {}, from: { volume: BASE, how: 'linked' as const } }
-  return assemble(deps, new Pending(), vmRecord(), [disk], 'secret-password', start, wait)
+  return assemble(deps, new Pending(), vmRecord(), [disk], { password: 'secret-password' }, start, wait)
 }
 
 /** A VM that is there, stopped, with its file. */

@@ -26,6 +26,18 @@ export type LaunchRequest = {
   kernel?: { image: string; cmdline: string; has_initrd: boolean }
   /** Handed to the guest as `opt/wadah/seed`; the password is here and nowhere else. */
   seed: Record<string, string>
+  /** For guests with cloud-init: handed over on a small read-only disk instead. */
+  cloud_seed?: CloudSeed
+}
+export type CloudSeed = {
+  instance_id: string
+  hostname: string
+  user?: string
+  /** In clear; what the guest gets is its hash. */
+  password?: string
+  ssh_keys: string[]
+  user_data?: string
+  nics: { name: string; mac: string }[]
 }
 
 /** What the guest sees: portable, versioned, the same on every host it may move to. */
@@ -54,6 +66,8 @@ export type BootDevice =
   | { kind: 'agent'; id: string; bus: string; addr: string }
   | { kind: 'vga'; id: string; bus: string; addr: string }
   | { kind: 'serial'; id: string; index: number }
+  /** The seed disk of cloud-init. */
+  | { kind: 'cloud-seed'; id: string; bus: string; addr: string }
 
 /** What this host does for it: never sent to another. */
 export type LocalPlan = {

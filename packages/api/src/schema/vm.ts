@@ -101,6 +101,14 @@ export type NicInput = Type.Static<typeof NicInputSchema>
 
 /** First-boot values handed to the guest. The password is a secret: taken in, never given out. */
 export const SeedInputSchema = Closed({
+  kind: Type.Optional(Type.Enum(SEED_KINDS, { description: 'how it is handed over; otherwise as the image says' })),
+  user_data: Type.Optional(
+    Type.String({
+      minLength: 1,
+      maxLength: 64 * 1024,
+      description: 'cloud-init user-data, for the kind nocloud; may hold secrets: taken in, never given out',
+    }),
+  ),
   hostname: Type.Optional(NameSchema),
   user: Type.Optional(Type.String({ pattern: '^[a-z][a-z0-9_-]{0,30}$', description: 'UNIX user name' })),
   password: Type.Optional(

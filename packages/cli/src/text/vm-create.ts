@@ -1,5 +1,6 @@
 /** Options of `vm create` and `vm edit` → request bodies. Pure. */
 import { fail } from '@wadah/api/fault'
+import { SEED_KINDS } from '@wadah/api/schema/imports'
 import type { CdromInput, DiskLimits, Firmware, NicInput, Vm, VmCreate, VmEdit } from '@wadah/api/schema/vm'
 import { oneOf } from '../commands/options.ts'
 import { parseInteger, parseMib, parseSeconds } from './size.ts'
@@ -23,6 +24,7 @@ export type CreateOptions = StartOptions & {
   limit?: string[]
   hostname?: string
   seedUser?: string
+  seed?: string
   sshKey?: string[]
   cmdline?: string
   cdrom?: string[]
@@ -34,7 +36,7 @@ export type CreateOptions = StartOptions & {
   waitReady?: boolean
 }
 /** What was read from files: the spec that options are laid over, the seed's password, public keys. */
-export type CreateFiles = { base?: Partial<VmCreate>; password?: string | undefined; keys?: string[] }
+export type CreateFiles = { base?: Partial<VmCreate>; password?: string | undefined; keys?: string[]; userData?: string | undefined }
 
 /** The request, and limits of the first disk: those can be set only once it is there. */
 export function buildCreate(
@@ -70,9 +72,13 @@ export function buildCreate(
   const nics = buildNics(o, base.nics ?? [], nic)
   if (nics.length > 0) body.nics = nics
   const keys = (files.keys ?? []).flatMap(sshKeys)
-  if (o.seedUser !== undefined || o.hostname !== undefined || files.password !== undefined || keys.length > 0) {
+  const kind = oneOf(o.seed, '--seed', SEED_KINDS)
+  const seed = [o.seedUser, o.hostname, files.password, files.userData, kind]
+  if (seed.some((value) => value !== undefined) || keys.length > 0) {
     body.seed = {
       ...base.seed,
+      ...(kind === undefined ? {} : { kind }),
+      ...(files.userData === undefined ? {} : { user_data: files.userData }),
       ...(o.hostname === undefined ? {} : { hostname: o.hostname }),
       ...(o.seedUser === undefined ? {} : { user: o.seedUser }),
       ...(files.password === undefined ? {} : { password: files.password }),

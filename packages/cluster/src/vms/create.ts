@@ -2,6 +2,7 @@
 import { admit } from '@wadah/api/admit'
 import { WadahError, fail } from '@wadah/api/fault'
 import { nameProblem, newId } from '@wadah/api/ids'
+import type { SeedKind } from '@wadah/api/schema/imports'
 import type { Subject } from '@wadah/api/schema/access'
 import { AUTOSTART_DEFAULT } from '@wadah/api/schema/vm'
 import type { Nic, NicInput, Published, PublishInput, VmCreate, VmSpec } from '@wadah/api/schema/vm'
@@ -12,6 +13,7 @@ import {
   type IndexRecord,
   type NetworkRecord,
   type PoolRecord,
+  type SecretRecord,
   type VmRecord,
   type VolumeRecord,
   imageKind,
@@ -88,7 +90,8 @@ export async function planCreate(
     })
   }
   checkAgainstImage(body, image)
-  const memory = body.memory_mib ?? Math.max(512, image?.min_memory_mib ?? 0)
+  const made = image?.hardware ?? {}
+  const memory = body.memory_mib ?? made.memory_mib ?? Math.max(512, image?.min_memory_mib ?? 0)
   const smallMemory = image?.kind === 'kernel' && body.memory_mib === undefined ? image.min_memory_mib : memory
   checkMemory(deps, smallMemory)
 
@@ -103,18 +106,19 @@ export async function planCreate(
     disks.map((d) => d.name),
     '/cdroms',
   )
-  if (body.firmware) await checkFirmware(deps, body.firmware, image)
-  const nics = await planNics(deps, pending, project, body.nics ?? [{}], [])
+  const firmware = body.firmware ?? (made.firmware === 'uefi' ? { kind: 'uefi' as const } : undefined)
+  if (firmware) await checkFirmware(deps, firmware, image)
+  const nics = await planNics(deps, pending, project, body.nics ?? Array.from({ length: Math.min(made.nics ?? 1, 8) }, () => ({})), [])
   const uid = freeUid(
     (n) => deps.view.get(indexKind, indexKeys.uid(n)) !== undefined || pending.has(indexKeys.uid(n)),
     deps.config.uid_base,
     deps.config.uid_count,
   )
   const spec: VmSpec = {
-    cpus: body.cpus ?? 1,
+    cpus: body.cpus ?? made.cpus ?? 1,
     memory_mib: smallMemory,
     machine: 'q35',
-    ...(body.firmware === undefined ? {} : { firmware: body.firmware }),
+    ...(firmware === undefined ? {} : { firmware }),
     ...(cdroms.length === 0 ? {} : { cdroms }),
     ...(body.boot_order === undefined ? {} : { boot_order: body.boot_order }),
     boot:
@@ -130,6 +134,7 @@ export async function planCreate(
       ...(body.seed?.user === undefined ? {} : { user: body.seed.user }),
       has_password: body.seed?.password !== undefined,
       ssh_keys: body.seed?.ssh_keys ?? [],
+      ...seedKind(body, image),
     },
     ...(image ? { image: image.id } : {}),
     ...(image?.recipe === undefined ? {} : { recipe: image.recipe }),
@@ -165,7 +170,7 @@ export async function planCreate(
     wanted: body.start ? 'running' : 'stopped',
     spec,
   }
-  return assemble(deps, pending, record, disks, body.seed?.password, body.start ?? false, body.wait_ready ?? false)
+  return assemble(deps, pending, record, disks, body.seed, body.start ?? false, body.wait_ready ?? false)
 }
 
 /** The one commit that makes a VM known: its records, and an index record for all that only one may have. */
@@ -174,7 +179,7 @@ export function assemble(
   pending: Pending,
   record: VmRecord,
   disks: DiskPlan[],
-  password: string | undefined,
+  secrets: { password?: string; user_data?: string } | undefined,
   start: boolean,
   waitReady: boolean,
 ): CreatePlan {
@@ -204,7 +209,7 @@ export function assemble(
     put(vmKind, record.id, record),
     put(placementKind, record.id, { schema: 1, host: deps.hostId, epoch: 1 }),
     put(statusKind, record.id, { schema: 1, state: 'absent', reason: 'it is being created', since_ms: now }),
-    ...(password === undefined ? [] : [put(secretKind, record.id, { schema: 1, password })]),
+    ...secretWrites(record.id, secrets),
     ...keys.map((key) => put(indexKind, key, { ...holder, holder: ownHolder.get(key) ?? record.id })),
     ...disks.map((d) => put(volumeKind, d.volume.id, d.volume)),
   ]
@@ -229,6 +234,38 @@ export function assemble(
     writes,
     release,
   }
+}
+
+function secretWrites(vm: string, secrets: { password?: string; user_data?: string } | undefined): Write[] {
+  const { password, user_data } = secrets ?? {}
+  if (password === undefined && user_data === undefined) return []
+  const record: SecretRecord = {
+    schema: 1,
+    ...(password === undefined ? {} : { password }),
+    ...(user_data === undefined ? {} : { user_data }),
+  }
+  return [put(secretKind, vm, record)]
+}
+
+/** How the guest is told who it is. Only what differs from images of our own is kept. */
+function seedKind(body: VmCreate, image: ImageRecord | undefined): { kind?: SeedKind; has_user_data?: boolean } {
+  const kind = body.seed?.kind ?? image?.seed ?? 'wadah'
+  const { user_data, user, password, ssh_keys } = body.seed ?? {}
+  if (user_data !== undefined && kind !== 'nocloud')
+    throw fail('invalid', `User-data is for guests with cloud-init; this one is told by "${kind}".`, {
+      field: '/seed/user_data',
+      remedy: 'leave it out, or say --seed nocloud if the guest has cloud-init',
+    })
+  if (user_data !== undefined && !/^(#cloud-config\b|#!|#include|#cloud-boothook\b|## template: jinja)/.test(user_data))
+    throw fail('invalid', 'The user-data does not begin as cloud-init needs it: "#cloud-config", "#!" …', {
+      field: '/seed/user_data',
+    })
+  if (kind === 'none' && (user !== undefined || password !== undefined || (ssh_keys?.length ?? 0) > 0))
+    throw fail('invalid', 'The guest is told nothing (seed "none"), so no user, password or key would reach it.', {
+      field: '/seed',
+      remedy: 'if it has cloud-init: --seed nocloud',
+    })
+  return { ...(kind === 'wadah' ? {} : { kind }), ...(user_data === undefined ? {} : { has_user_data: true }) }
 }
 
 function dedupe(checks: Check[]): Check[] {
@@ -382,6 +419,17 @@ export async function planDisks(
       limits: {},
       from: { volume: source.id, how },
     })
+    for (const [i, id] of (image?.more_volumes ?? []).entries()) {
+      const further = deps.view.get(volumeKind, id)?.value
+      if (!further) throw fail('not_found', `A disk of the image "${image?.name}" is not there any more.`)
+      const name = `disk${i + 1}`
+      plans.push({
+        name,
+        volume: make(name, into.id, further.size_bytes, 'qcow2', how === 'linked' ? { base: further.id } : {}),
+        limits: {},
+        from: { volume: further.id, how },
+      })
+    }
   } else if (body.disk_mib !== undefined) {
     plans.push({
       name: 'root',

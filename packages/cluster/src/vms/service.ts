@@ -371,8 +371,8 @@ export class Vms implements VmService {
         seed: { ...spec.seed, hostname: body.name },
       },
     }
-    const password = deps.view.get(secretKind, source.id)?.value.password
-    return assemble(deps, this.#pending, record, disks, password, body.start ?? false, false)
+    const secrets = deps.view.get(secretKind, source.id)?.value
+    return assemble(deps, this.#pending, record, disks, secrets, body.start ?? false, false)
   }
 
   async edit(caller: Caller, ref: string, body: VmEdit, generation: IfGeneration): Promise<Vm> {

@@ -23,6 +23,8 @@ export function sockets(directory: string): { monitor: string; serial: string; v
   }
 }
 
+export const cloudSeedPath = (directory: string): string => `${directory}/cidata.iso`
+
 /** Everything after the program's own name. */
 export function argv(plan: BootPlan): string[] {
   const { record, local } = plan
@@ -182,6 +184,8 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
           json({ driver: 'virtio-rng-pci', id: device.id, bus: device.bus, addr: device.addr, rng: 'entropy0' }),
         ],
       ]
+    case 'cloud-seed':
+      return cloudSeedArgs(device, plan.local.directory)
     case 'disk':
       return diskArgs(device, plan.local)
     case 'nic':
@@ -270,6 +274,25 @@ function cdromArgs(device: BootDevice & { kind: 'cdrom' }, local: LocalPlan): st
         bus: device.bus,
         ...(file === undefined ? {} : { drive: node }),
         ...(device.boot_index === undefined ? {} : { bootindex: device.boot_index }),
+      }),
+    ],
+  ]
+}
+
+/** A disk that can't be written; the guest finds it by its label. */
+function cloudSeedArgs(device: BootDevice & { kind: 'cloud-seed' }, directory: string): string[][] {
+  const file = { driver: 'file', filename: cloudSeedPath(directory), 'read-only': true }
+  return [
+    ['-blockdev', json({ driver: 'raw', 'node-name': device.id, 'read-only': true, file })],
+    [
+      '-device',
+      json({
+        driver: 'virtio-blk-pci',
+        id: `dev-${device.id}`,
+        bus: device.bus,
+        addr: device.addr,
+        drive: device.id,
+        serial: 'cidata',
       }),
     ],
   ]

@@ -12,6 +12,7 @@ import { chmod, chown, lchown, lstat, mkdir, open, readFile, readdir, rename, rm
 import { isId } from '@wadah/api/ids'
 import { errno } from '../system/files.ts'
 import type { BootRecord } from '@wadah/ports/machine'
+import { cloudSeedPath } from './argv.ts'
 import type { ProcessId } from './process.ts'
 
 /** How this host started it: what a restarted daemon needs to adopt it. */
@@ -73,14 +74,20 @@ export class VmDirectory {
 
   /** The seed may hold a password: it is there only until QEMU has read it. */
   async writeSeed(text: string, uid: number | null): Promise<void> {
-    const path = `${this.live}/seed`
+    await this.#give(`${this.live}/seed`, text, uid)
+  }
+  /** The disk for cloud-init: in a folder that only QEMU enters, made anew at each start. */
+  async writeCloudSeed(image: Uint8Array, uid: number | null): Promise<void> {
+    await this.#give(cloudSeedPath(this.live), image, uid)
+  }
+  async #give(path: string, content: string | Uint8Array, uid: number | null): Promise<void> {
     const file = await open(
       path,
       constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW,
       0o400,
     )
     try {
-      await file.writeFile(text)
+      await file.writeFile(content)
       if (uid !== null) await file.chown(uid, uid)
     } finally {
       await file.close()

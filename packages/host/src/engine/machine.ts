@@ -1,4 +1,5 @@
 /** This machine's VMs: what `Machine` of @wadah/ports promises, over QEMU. */
+import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, statfs } from 'node:fs/promises'
 import { fail } from '@wadah/api/fault'
@@ -24,6 +25,7 @@ import { argv, sockets } from './argv.ts'
 import { baselineCpu } from './boot-record.ts'
 import { Cgroups, type CgroupLimits } from './cgroup.ts'
 import { Channel } from './channel.ts'
+import { cloudSeedImage } from './cloud-init.ts'
 import { SerialHub, openVnc } from './console.ts'
 import { type LiveRecord, VmDirectory } from './directory.ts'
 import { setMedium } from './cdrom.ts'
@@ -40,6 +42,7 @@ import { type Acceleration, accelerator } from './probe/accelerator.ts'
 import { isReplaced, processes, qemuOf, signalProcess, waitGone } from './process.ts'
 import { RunningVm } from './running-vm.ts'
 import { screenshot } from './screenshot.ts'
+import { cryptSalt } from './sha512-crypt.ts'
 import { memoryCeiling } from './state.ts'
 import { connectQmp } from '@wadah/qmp/client'
 
@@ -318,7 +321,13 @@ export class HostMachine implements Machine {
       directory
         .make(uid)
         .then(() =>
-          Promise.all([directory.writeSeed(seedText(prepared.request.seed), uid), directory.writeBoot(plan.record)]),
+          Promise.all([
+            directory.writeSeed(seedText(prepared.request.seed), uid),
+            prepared.request.cloud_seed
+              ? directory.writeCloudSeed(cloudSeedImage(prepared.request.cloud_seed, cryptSalt(randomBytes(16))), uid)
+              : undefined,
+            directory.writeBoot(plan.record),
+          ]),
         ),
       this.#cgroups.make(vm, this.#limits(plan, prepared.request.spec)),
     ])

@@ -28,6 +28,8 @@ export const create: Register = (group, cli) => {
     .option('--hostname <name>', t('opt.hostname'))
     .option('--seed-user <user>', t('opt.seed_user'))
     .option('--seed-password-file <file>', t('opt.seed_password_file'))
+    .option('--seed <kind>', t('opt.create.seed'))
+    .option('--user-data <file>', t('opt.user_data'))
     .option('--ssh-key <file>', t('opt.ssh_key'), collect)
     .option('--cmdline <text>', t('opt.cmdline'))
     .option('--cdrom <image>', t('opt.cdrom'), collect)
@@ -42,14 +44,15 @@ export const create: Register = (group, cli) => {
     .option('-f, --file <file>', t('opt.create.file'))
     .option('--start', t('opt.start'))
     .option('--wait-ready', t('opt.wait_ready'))
-    .action(async (name: string | undefined, options: CreateOptions & { file?: string; seedPasswordFile?: string }) => {
+    .action(async (name: string | undefined, options: CreateOptions & { file?: string; seedPasswordFile?: string; userData?: string }) => {
       const base = options.file === undefined ? {} : parseSpec(await readSmall(options.file, '--file'), options.file)
       const password =
         options.seedPasswordFile === undefined
           ? undefined
           : (await readSmall(options.seedPasswordFile, '--seed-password-file')).replace(/\r?\n$/, '')
       const keys = await Promise.all((options.sshKey ?? []).map((f) => readSmall(f, '--ssh-key')))
-      const { body, disk } = buildCreate(name, options, { base, password, keys })
+      const userData = options.userData === undefined ? undefined : await readSmall(options.userData, '--user-data')
+      const { body, disk } = buildCreate(name, options, { base, password, keys, userData })
       const limitDisk = Object.keys(disk).length > 0
       if (limitDisk && !cli.waits) {
         throw fail('invalid', '--limit iops and disk are set once the VM is there: leave out --no-wait', {
