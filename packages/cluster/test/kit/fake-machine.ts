@@ -12,6 +12,10 @@ export class FakeWorld {
   running = new Set<string>()
   builds = new Set<string>()
   kernels = new Set<string>()
+  /** Files of imports and exports that are under way. */
+  staged = new Set<string>()
+  /** What an import is found to have, MiB each. */
+  found = [8, 16]
   paused = new Set<string>()
   /** Guests do not hear the power button; `wholly`: nor their agents. */
   deaf: false | 'button' | 'wholly' = false
@@ -40,6 +44,7 @@ export class FakeWorld {
       builds: [...this.builds].sort(),
       kernels: [...this.kernels].sort(),
       sizes: [...this.sizes],
+      staged: [...this.staged].sort(),
     }
   }
 }
@@ -183,6 +188,52 @@ export function fakeMachine(w: FakeWorld): Machine {
       exists: async (pool: { id: string }, v: { id: string; format: string }) => w.files.has(file(pool, v)),
       allocatedBytes: async () => 4096,
       list: async () => [],
+    },
+    imports: {
+      receive: async (pool: { id: string }, id: string, data: AsyncIterable<Uint8Array>) => {
+        w.staged.add(`${pool.id}/${id}`)
+        let size_bytes = 0
+        for await (const part of data) size_bytes += part.length
+        return { size_bytes, sha256: 'a'.repeat(64) }
+      },
+      checkUrl: (url: string) => {
+        if (!url.startsWith('http')) throw fail('invalid', 'no URL')
+      },
+      download: async (pool: { id: string }, id: string) => {
+        w.staged.add(`${pool.id}/${id}`)
+        return { size_bytes: 1000, sha256: 'b'.repeat(64) }
+      },
+      inspect: async (pool: { id: string }, id: string) => {
+        if (!w.staged.has(`${pool.id}/${id}`)) throw fail('not_found', 'nothing came in')
+        return {
+          format: 'ova',
+          disks: w.found.map((mib) => ({ format: 'vmdk', size_bytes: mib * 2 ** 20 })),
+          hardware: { cpus: 2, memory_mib: 768, nics: 2, firmware: 'bios' },
+          notes: ['a note'],
+        }
+      },
+      convert: async (pool: { id: string }, id: string, _disk: unknown, v: { id: string; format: string }) => {
+        if (w.files.has(file(pool, v))) return
+        if (!w.staged.has(`${pool.id}/${id}`)) throw fail('not_found', 'nothing came in')
+        w.files.add(file(pool, v))
+      },
+      pack: async (
+        pool: { id: string },
+        id: string,
+        request: { volumes: { pool: { id: string }; volume: { id: string; format: string } }[] },
+      ) => {
+        for (const v of request.volumes)
+          if (!w.files.has(file(v.pool, v.volume))) throw fail('not_found', `no file ${v.volume.id}`)
+        w.staged.add(`${pool.id}/${id}`)
+        return { size_bytes: 1 }
+      },
+      async *read(pool: { id: string }, id: string) {
+        if (!w.staged.has(`${pool.id}/${id}`)) throw fail('not_found', 'nothing was made')
+        yield Buffer.from('content')
+      },
+      clean: async (pool: { id: string }, id: string) => void w.staged.delete(`${pool.id}/${id}`),
+      list: async (pool: { id: string }) =>
+        [...w.staged].filter((s) => s.startsWith(`${pool.id}/`)).map((s) => s.slice(pool.id.length + 1)),
     },
     networks: {
       apply: async () => [],

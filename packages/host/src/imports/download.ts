@@ -7,7 +7,7 @@ import { constants } from 'node:fs'
 import { open, readFile, rename, writeFile } from 'node:fs/promises'
 import http from 'node:http'
 import https from 'node:https'
-import { fail, WadahError } from '@wadah/api/fault'
+import { fail } from '@wadah/api/fault'
 import { type AddressRules, type Resolve, resolveOnce } from './addresses.ts'
 
 export type DownloadOptions = {
@@ -114,7 +114,7 @@ async function attempt(o: DownloadOptions, handle: Handle, state: State): Promis
   // `If-Range` wants a strong validator; without one we could glue two files together.
   const validator = state.begun?.etag ?? state.begun?.modified
   const resume = state.size > 0 && validator !== undefined
-  const response = await follow(o, resume ? { range: `bytes=${state.size}-`, 'if-range': validator } : {})
+  const { response, pieces } = await follow(o, resume ? { range: `bytes=${state.size}-`, 'if-range': validator } : {})
   try {
     const { statusCode: status = 0, headers } = response
     if (status === 408 || status === 429 || status >= 500) throw new Cut(`the server answered ${status}`)
@@ -142,7 +142,7 @@ async function attempt(o: DownloadOptions, handle: Handle, state: State): Promis
     if ((total ?? 0) > o.limit_bytes) throw tooLarge(o)
     if (!goesOn) state.begun = await keepBeginning(o, headers, total)
     await digest(handle, state)
-    await receive(o, handle, state, response, total)
+    await receive(o, handle, state, { response, pieces }, total)
   } finally {
     response.destroy()
   }
@@ -157,7 +157,7 @@ async function receive(
   o: DownloadOptions,
   handle: Handle,
   state: State,
-  response: http.IncomingMessage,
+  { response, pieces }: Answer,
   total: number | undefined,
 ): Promise<void> {
   const silence = o.silence_ms ?? SILENCE_MS
@@ -167,7 +167,7 @@ async function receive(
     response.destroy()
   }, silence)
   try {
-    for await (const chunk of response as AsyncIterable<Buffer>) {
+    for await (const chunk of pieces) {
       o.signal.throwIfAborted()
       timer.refresh()
       if (state.size + chunk.length > o.limit_bytes) throw tooLarge(o)
@@ -179,27 +179,69 @@ async function receive(
       state.best = Math.max(state.best, state.size)
       o.progress?.(state.size, total)
     }
-  } catch (error) {
-    if (error instanceof WadahError || o.signal.aborted) throw error
-    if (silent) throw new Cut(`nothing came for ${silence / 1000} s`)
-    // Full disks and the like are no matter of the network.
-    if (['ENOSPC', 'EDQUOT', 'EFBIG', 'EIO'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
-    throw new Cut('the connection was cut')
   } finally {
     clearTimeout(timer)
   }
+  o.signal.throwIfAborted()
+  if (silent) throw new Cut(`nothing came for ${silence / 1000} s`)
   if (!response.complete) throw new Cut('the connection was cut')
   if (total !== undefined && state.size !== total) throw new Cut(`${state.size} of ${total} bytes came`)
 }
 
+/** How much may wait to be written before the server is held up. */
+const QUEUE_BYTES = 4 * 2 ** 20
+
+/**
+ * The pieces of a body, also those that came just before the connection was cut: a stream's own iterator would drop them. Called as
+ * soon as the answer is there, so that no piece and no end comes before anybody listens.
+ */
+function arriving(response: http.IncomingMessage): AsyncGenerator<Buffer> {
+  const queue: Buffer[] = []
+  let waiting = 0
+  let closed = false
+  let wake: () => void = () => {}
+  response.on('data', (chunk: Buffer) => {
+    queue.push(chunk)
+    waiting += chunk.length
+    if (waiting > QUEUE_BYTES) response.pause()
+    wake()
+  })
+  response.on('error', () => {})
+  response.once('close', () => {
+    closed = true
+    wake()
+  })
+  response.once('end', () => {
+    closed = true
+    wake()
+  })
+  return (async function* () {
+    for (;;) {
+      const chunk = queue.shift()
+      if (chunk) {
+        waiting -= chunk.length
+        yield chunk
+        if (waiting < QUEUE_BYTES / 2 && response.isPaused()) response.resume()
+      } else if (closed) return
+      else
+        await new Promise<void>((resolve) => {
+          wake = resolve
+        })
+    }
+  })()
+}
+
+type Answer = { response: http.IncomingMessage; pieces: AsyncGenerator<Buffer> }
+
 /** Sends the request, and follows redirects; the answer's body is not read yet. */
-async function follow(o: DownloadOptions, headers: Record<string, string>): Promise<http.IncomingMessage> {
+async function follow(o: DownloadOptions, headers: Record<string, string>): Promise<Answer> {
   let url = parseUrl(o.url)
   for (let hop = 0; ; hop++) {
-    const response = await get(o, url, headers)
+    const answer = await get(o, url, headers)
+    const { response } = answer
     const { statusCode: status = 0 } = response
     const location = response.headers.location
-    if (![301, 302, 303, 307, 308].includes(status) || location === undefined) return response
+    if (![301, 302, 303, 307, 308].includes(status) || location === undefined) return answer
     response.destroy()
     if (hop >= REDIRECTS_MAX)
       throw fail('unreachable', `More than ${REDIRECTS_MAX} redirects.`, { field: '/url', retryable: false })
@@ -219,7 +261,7 @@ async function get(
   o: DownloadOptions,
   url: URL,
   headers: Record<string, string>,
-): Promise<http.IncomingMessage> {
+): Promise<Answer> {
   const address = await resolveOnce(url.hostname, o.rules, o.resolve)
   const family = address.includes(':') ? 6 : 4
   const silence = o.silence_ms ?? SILENCE_MS
@@ -243,7 +285,7 @@ async function get(
     const timer = setTimeout(() => request.destroy(new Cut(`no answer within ${silence / 1000} s`)), silence)
     request.once('response', (response) => {
       clearTimeout(timer)
-      resolve(response)
+      resolve({ response, pieces: arriving(response) })
     })
     request.once('error', (error: NodeJS.ErrnoException) => {
       clearTimeout(timer)
