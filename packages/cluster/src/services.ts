@@ -119,20 +119,10 @@ export interface ImageService {
 /** Disks that come in and go out. */
 export interface TransferService {
   importUrl(caller: Caller, body: ImageImport): Promise<Job>
-  importFile(
-    caller: Caller,
-    query: ImageUpload,
-    data: AsyncIterable<Uint8Array>,
-    signal: AbortSignal,
-  ): Promise<Job>
+  importFile(caller: Caller, query: ImageUpload, data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<Job>
   imageFromVm(caller: Caller, body: ImageFromVm): Promise<Job>
   exportImage(caller: Caller, ref: string, format: ImportFormat, signal: AbortSignal): AsyncIterable<Uint8Array>
-  uploadVolume(
-    caller: Caller,
-    query: VolumeUpload,
-    data: AsyncIterable<Uint8Array>,
-    signal: AbortSignal,
-  ): Promise<Job>
+  uploadVolume(caller: Caller, query: VolumeUpload, data: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<Job>
   downloadVolume(caller: Caller, ref: string, format: ImportFormat, signal: AbortSignal): AsyncIterable<Uint8Array>
   changeVolume(caller: Caller, ref: string, to: { format?: 'qcow2' | 'raw'; pool?: string }): Promise<Job>
 }

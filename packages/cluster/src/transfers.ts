@@ -13,13 +13,7 @@ import type {
 import type { Job } from '@wadah/api/schema/job'
 import { type Rec, absent, exists, put, unchanged } from '@wadah/store/store'
 import { type Deps, find } from './context.ts'
-import {
-  type ImportParams,
-  imageVolumeName,
-  importImage,
-  importLimit,
-  templateImage,
-} from './images/import-jobs.ts'
+import { type ImportParams, imageVolumeName, importImage, importLimit, templateImage } from './images/import-jobs.ts'
 import type { JobEngine } from './jobs/engine.ts'
 import { claimKind, hasEnded, jobKind } from './jobs/record.ts'
 import type { Pending } from './pending.ts'
@@ -181,7 +175,9 @@ export class Transfers implements TransferService {
       seed: spec.seed.kind ?? 'wadah',
       ...(spec.service === undefined ? {} : { service: spec.service }),
       size_bytes: sources.reduce((sum, v) => sum + v.size_bytes, 0),
-      notes: [`made of the disks of the VM "${vm.value.name}" as they were: names, keys and passwords on them are in it`],
+      notes: [
+        `made of the disks of the VM "${vm.value.name}" as they were: names, keys and passwords on them are in it`,
+      ],
     })
     const volumes = sources.map((v, i): VolumeRecord => {
       const id = newId('volume', deps.randomBytes)
@@ -349,11 +345,7 @@ export class Transfers implements TransferService {
     )
   }
 
-  async changeVolume(
-    caller: Caller,
-    ref: string,
-    to: { format?: 'qcow2' | 'raw'; pool?: string },
-  ): Promise<Job> {
+  async changeVolume(caller: Caller, ref: string, to: { format?: 'qcow2' | 'raw'; pool?: string }): Promise<Job> {
     const deps = this.#deps
     const rec = find(deps, 'volume', volumeKind, caller.project, ref)
     const { value: v } = rec
@@ -364,9 +356,13 @@ export class Transfers implements TransferService {
       })
     const above = deps.view.list(volumeKind).find((o) => o.value.base === v.id)
     if (above)
-      throw fail('in_use', `The volume "${above.value.name}" is a linked clone of "${v.name}", which must stay where it is.`, {
-        remedy: `wadah volume delete ${above.value.name}, or wadah volume clone ${v.name} NAME`,
-      })
+      throw fail(
+        'in_use',
+        `The volume "${above.value.name}" is a linked clone of "${v.name}", which must stay where it is.`,
+        {
+          remedy: `wadah volume delete ${above.value.name}, or wadah volume clone ${v.name} NAME`,
+        },
+      )
     const reader = readerOf(deps, v.id)
     if (reader !== undefined)
       throw fail('busy', `The job ${reader} reads "${v.name}".`, { remedy: `wadah job wait ${reader}` })

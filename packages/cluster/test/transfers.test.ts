@@ -146,7 +146,15 @@ describe('jobs leave all or nothing', () => {
   }, 60_000)
 
   test('volume.export', async () => {
-    const params = { export: VOLUMES[0] as string, name: 'x', pool: POOL, volumes: [BASE], vms: [], format: 'raw' as const, hardware: {} }
+    const params = {
+      export: VOLUMES[0] as string,
+      name: 'x',
+      pool: POOL,
+      volumes: [BASE],
+      vms: [],
+      format: 'raw' as const,
+      hardware: {},
+    }
     await checkJob({ definition: exportVolumes, params, world: world() })
   }, 60_000)
 })

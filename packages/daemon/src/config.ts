@@ -67,7 +67,8 @@ const SETTINGS: Record<string, (value: unknown) => boolean> = {
   starts_at_once: (v) => isWhole(v, 1, 64),
   builds_at_once: (v) => isWhole(v, 1, 16),
   import_allow_private: (v) => typeof v === 'boolean',
-  import_allow_hosts: (v) => Array.isArray(v) && v.every((x) => typeof x === 'string' && /^[0-9A-Za-z.:/_-]{1,255}$/.test(x)),
+  import_allow_hosts: (v) =>
+    Array.isArray(v) && v.every((x) => typeof x === 'string' && /^[0-9A-Za-z.:/_-]{1,255}$/.test(x)),
   import_max_gib: (v) => isWhole(v, 1, 1024 * 1024),
 }
 function isPath(v: unknown): v is string {

@@ -58,13 +58,7 @@ export interface Imports {
     work: ImportWork,
   ): Promise<Found>
   /** Makes one of its disks a volume of the pool, a qcow2 or raw that stands by itself. */
-  convert(
-    pool: PoolDefinition,
-    id: string,
-    disk: FoundDisk,
-    volume: VolumeDefinition,
-    work: VolumeWork,
-  ): Promise<void>
+  convert(pool: PoolDefinition, id: string, disk: FoundDisk, volume: VolumeDefinition, work: VolumeWork): Promise<void>
   /** Writes volumes (`volume`s whose files nobody writes) into one file of another format. */
   pack(
     pool: PoolDefinition,

@@ -10,7 +10,11 @@ export const endpoints = {
   pools,
   volumes: { ...volumes, ...volumeTransfers },
   networks,
-  jobs, access, tokens, system } as const
+  jobs,
+  access,
+  tokens,
+  system,
+} as const
 
 /** Every endpoint, in the order of the document. */
 export const allEndpoints: readonly Endpoint[] = Object.values(endpoints).flatMap(

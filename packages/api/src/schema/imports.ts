@@ -14,7 +14,10 @@ export const EXPORT_FORMATS = IMPORT_FORMATS
 export const SEED_KINDS = ['wadah', 'nocloud', 'none'] as const
 export type SeedKind = (typeof SEED_KINDS)[number]
 
-const Sha256Schema = Type.String({ pattern: '^[0-9a-f]{64}$', description: 'SHA-256 of the file as it comes, small hex' })
+const Sha256Schema = Type.String({
+  pattern: '^[0-9a-f]{64}$',
+  description: 'SHA-256 of the file as it comes, small hex',
+})
 const importFields = {
   name: NameSchema,
   pool: Type.Optional(RefSchema),
@@ -22,7 +25,8 @@ const importFields = {
   sha256: Type.Optional(Sha256Schema),
   format: Type.Optional(
     Type.Enum(IMPORT_FORMATS, {
-      description: 'what the file must be; otherwise what it is found to be. A raw disk without a boot sector needs it',
+      description:
+        'what the file is said to be; otherwise what it is found to be. A raw disk without a boot sector needs it',
     }),
   ),
   seed: Type.Optional(Type.Enum(SEED_KINDS, { default: 'nocloud' })),

@@ -175,7 +175,8 @@ export const en = {
   'opt.build.refresh': 'fetch packages anew',
   'opt.import.name': 'name of the image (otherwise from the file name)',
   'opt.import.sha256': 'SHA-256 that the file must have',
-  'opt.import.format': 'qcow2, raw, vmdk, vdi, vhdx, vpc or ova (otherwise found out; a raw disk without a boot sector needs it)',
+  'opt.import.format':
+    'qcow2, raw, vmdk, vdi, vhdx, vpc or ova (otherwise found out; a raw disk without a boot sector needs it)',
   'opt.import.seed': 'how guests get user, keys and name: nocloud (cloud-init), wadah, or none',
   'opt.image_create.from_vm': 'stopped VM whose disks are copied',
   'opt.export.format': 'qcow2, raw, vmdk, vdi, vhdx, vpc or ova (otherwise from the file name)',
@@ -330,7 +331,8 @@ export const en = {
   'image.built': '{name} was built',
   'image.imported': '{name} was imported',
   'image.made': '{name} was made',
-  'image.identity': 'The image has everything that was on the disks of {vm}: host keys, machine id, users and passwords, too',
+  'image.identity':
+    'The image has everything that was on the disks of {vm}: host keys, machine id, users and passwords, too',
   'image.hardware': '{cpus} CPUs, {memory}, {nics} NICs, {firmware}',
   'image.added': '{name} was added',
   'image.min_memory': 'at least {size}',

@@ -176,12 +176,14 @@ export const id: Record<MessageKey, string> = {
   'opt.build.refresh': 'ambil paket dari awal',
   'opt.import.name': 'nama image (jika tidak, dari nama berkas)',
   'opt.import.sha256': 'SHA-256 yang harus dimiliki berkas',
-  'opt.import.format': 'qcow2, raw, vmdk, vdi, vhdx, vpc atau ova (jika tidak, dikenali sendiri; disk raw tanpa boot sector memerlukannya)',
+  'opt.import.format':
+    'qcow2, raw, vmdk, vdi, vhdx, vpc atau ova (jika tidak, dikenali sendiri; disk raw tanpa boot sector memerlukannya)',
   'opt.import.seed': 'cara guest mendapat pengguna, kunci dan nama: nocloud (cloud-init), wadah, atau none',
   'opt.image_create.from_vm': 'VM berhenti yang disknya disalin',
   'opt.export.format': 'qcow2, raw, vmdk, vdi, vhdx, vpc atau ova (jika tidak, dari nama berkas)',
   'opt.user_data': 'user-data cloud-init untuk guest',
-  'opt.create.seed': 'cara guest mendapat pengguna, kunci dan nama: nocloud, wadah atau none (jika tidak, menurut image)',
+  'opt.create.seed':
+    'cara guest mendapat pengguna, kunci dan nama: nocloud, wadah atau none (jika tidak, menurut image)',
   'opt.image_add.kernel': 'kernel Linux (bzImage atau ELF)',
   'opt.image_add.initrd': 'initrd',
   'opt.image_add.min_memory': 'RAM paling sedikit yang diperlukan',
@@ -331,7 +333,8 @@ export const id: Record<MessageKey, string> = {
   'image.built': '{name} telah dibangun',
   'image.imported': '{name} telah diimpor',
   'image.made': '{name} telah dibuat',
-  'image.identity': 'Image berisi semua yang ada di disk {vm}: termasuk kunci host, machine id, pengguna dan kata sandi',
+  'image.identity':
+    'Image berisi semua yang ada di disk {vm}: termasuk kunci host, machine id, pengguna dan kata sandi',
   'image.hardware': '{cpus} CPU, {memory}, {nics} NIC, {firmware}',
   'image.added': '{name} telah ditambahkan',
   'image.min_memory': 'paling sedikit {size}',

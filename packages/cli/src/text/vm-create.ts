@@ -36,7 +36,12 @@ export type CreateOptions = StartOptions & {
   waitReady?: boolean
 }
 /** What was read from files: the spec that options are laid over, the seed's password, public keys. */
-export type CreateFiles = { base?: Partial<VmCreate>; password?: string | undefined; keys?: string[]; userData?: string | undefined }
+export type CreateFiles = {
+  base?: Partial<VmCreate>
+  password?: string | undefined
+  keys?: string[]
+  userData?: string | undefined
+}
 
 /** The request, and limits of the first disk: those can be set only once it is there. */
 export function buildCreate(

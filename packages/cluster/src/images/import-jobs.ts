@@ -6,14 +6,7 @@ import { absent, del, put } from '@wadah/store/store'
 import type { Deps } from '../context.ts'
 import { type StepContext, defineJob, step } from '../jobs/define.ts'
 import { Pending } from '../pending.ts'
-import {
-  type ImageRecord,
-  type VolumeRecord,
-  imageKind,
-  indexKeys,
-  indexKind,
-  volumeKind,
-} from '../records.ts'
+import { type ImageRecord, type VolumeRecord, imageKind, indexKeys, indexKind, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import { admitVolumes, promisedBytes } from '../vms/create.ts'
 import { makeVolume } from '../vms/jobs.ts'
@@ -238,7 +231,9 @@ export const templateImage = defineJob<TemplateParams, Deps>(
           const volume = (await deps.store.get(volumeKind, id))?.value
           if (!volume) throw fail('gone', 'A volume of the image is not there any more.')
           const from = { volume: p.from[i] as string, how: 'full' as const }
-          await makeVolume(ctx, volume, from, 'read-only', (fraction) => ctx.progress((i + fraction) / p.volumes.length))
+          await makeVolume(ctx, volume, from, 'read-only', (fraction) =>
+            ctx.progress((i + fraction) / p.volumes.length),
+          )
           const { making: _, ...ready } = volume
           ctx.commit([put(volumeKind, id, ready)])
         }
@@ -249,11 +244,7 @@ export const templateImage = defineJob<TemplateParams, Deps>(
     }),
   ],
   {
-    claims: (p) => [
-      `image/${p.image}`,
-      `vm/${p.vm}`,
-      ...p.from.map((id, i) => `volume/${id}/read/${p.volumes[i]}`),
-    ],
+    claims: (p) => [`image/${p.image}`, `vm/${p.vm}`, ...p.from.map((id, i) => `volume/${id}/read/${p.volumes[i]}`)],
     lane: 'create',
     result: (_output, p) => ({ image: p.image, name: p.name }),
   },

@@ -3,7 +3,15 @@ import { fail } from '@wadah/api/fault'
 import { del, put } from '@wadah/store/store'
 import { type Deps, forward } from '../context.ts'
 import { defineJob, pivot, step } from '../jobs/define.ts'
-import { type ImageRecord, type VolumeRecord, imageKind, imageVolumes, indexKeys, indexKind, volumeKind } from '../records.ts'
+import {
+  type ImageRecord,
+  type VolumeRecord,
+  imageKind,
+  imageVolumes,
+  indexKeys,
+  indexKind,
+  volumeKind,
+} from '../records.ts'
 import { poolDefinition, poolOf } from '../resolve.ts'
 
 export type BuildParams = {

@@ -7,7 +7,16 @@ import { type Rec, absent, exists, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, made, page } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind } from '../jobs/record.ts'
-import { type ImageRecord, imageKind, imageVolumes, indexKeys, indexKind, poolKind, vmKind, volumeKind } from '../records.ts'
+import {
+  type ImageRecord,
+  imageKind,
+  imageVolumes,
+  indexKeys,
+  indexKind,
+  poolKind,
+  vmKind,
+  volumeKind,
+} from '../records.ts'
 import type { Caller, IfGeneration, ImageService, ListQuery, PageOf } from '../services.ts'
 import { submit } from '../submit.ts'
 import { DEFAULT_POOL, checkName, poolClosing, readerOf } from '../vms/create.ts'

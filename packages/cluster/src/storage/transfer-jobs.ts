@@ -45,7 +45,9 @@ export const uploadVolume = defineJob<UploadParams, Deps>(
         )
         const [disk] = found.disks
         if (!disk || found.disks.length > 1)
-          throw fail('invalid', `It has ${found.disks.length} disks; a volume is one.`, { remedy: 'wadah image import' })
+          throw fail('invalid', `It has ${found.disks.length} disks; a volume is one.`, {
+            remedy: 'wadah image import',
+          })
         const volume: VolumeRecord = {
           schema: 1,
           id: p.volume,
@@ -139,7 +141,10 @@ export const changeVolume = defineJob<ChangeParams, Deps>(
         if (p.uid !== undefined) await deps.machine.volumes.grant(to, whole, { uid: p.uid })
       },
       undo: async ({ deps, params: p }) => {
-        await deps.machine.volumes.delete(poolDefinition(poolOf(deps, p.to.pool)), { id: p.volume, format: p.to.format })
+        await deps.machine.volumes.delete(poolDefinition(poolOf(deps, p.to.pool)), {
+          id: p.volume,
+          format: p.to.format,
+        })
       },
       progress: 'bytes',
     }),
@@ -212,10 +217,7 @@ export const exportVolumes = defineJob<ExportParams, Deps>(
   ],
   {
     onCrash: 'undo',
-    claims: (p) => [
-      ...p.volumes.map((id) => `volume/${id}/read/${p.export}`),
-      ...p.vms.map((id) => `vm/${id}`),
-    ],
+    claims: (p) => [...p.volumes.map((id) => `volume/${id}/read/${p.export}`), ...p.vms.map((id) => `vm/${id}`)],
     lane: 'import',
   },
 )

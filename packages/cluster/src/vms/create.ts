@@ -108,7 +108,13 @@ export async function planCreate(
   )
   const firmware = body.firmware ?? (made.firmware === 'uefi' ? { kind: 'uefi' as const } : undefined)
   if (firmware) await checkFirmware(deps, firmware, image)
-  const nics = await planNics(deps, pending, project, body.nics ?? Array.from({ length: Math.min(made.nics ?? 1, 8) }, () => ({})), [])
+  const nics = await planNics(
+    deps,
+    pending,
+    project,
+    body.nics ?? Array.from({ length: Math.min(made.nics ?? 1, 8) }, () => ({})),
+    [],
+  )
   const uid = freeUid(
     (n) => deps.view.get(indexKind, indexKeys.uid(n)) !== undefined || pending.has(indexKeys.uid(n)),
     deps.config.uid_base,

@@ -48,6 +48,9 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
             if (own) return own(...(args as never[]))
             if (name === 'jobs.subscribe') return () => undefined
             if (service === 'jobs' && method !== 'list' && method !== 'log') return JOB
+            if (/^transfers\.(export|download)/.test(name)) return pieces('content')
+            if (/^transfers\.(importFile|uploadVolume)$/.test(name)) return drain(args.find(isIterable)).then(() => JOB)
+            if (service === 'transfers') return Promise.resolve(JOB)
             if (method === 'checkConsole') return 'vm-aaaaaaaaaa'
             if (method === 'readFile' || method === 'screenshot') return pieces('content')
             if (method.startsWith('list') || method === 'recipes') return method === 'recipes' ? [] : { items: [] }
@@ -60,7 +63,7 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
         },
       },
     )
-  const names = ['vms', 'storage', 'images', 'networks', 'jobs', 'host'] as const
+  const names = ['vms', 'storage', 'images', 'transfers', 'networks', 'jobs', 'host'] as const
   return { services: Object.fromEntries(names.map((n) => [n, group(n)])) as unknown as Services, calls }
 }
 
@@ -199,6 +202,10 @@ export const BODIES: Record<string, unknown> = {
   'volumes.resize': { size_mib: 64 },
   'images.createIso': { name: 'debian' },
   'vms.insert': { image: 'debian' },
+  'images.import': { name: 'cloud', url: 'https://example.net/disk.qcow2' },
+  'images.fromVm': { name: 'golden', vm: 'web' },
+  'volumes.convert': { format: 'raw' },
+  'volumes.move': { pool: 'fast' },
   'pools.create': { name: 'fast', path: '/srv/fast' },
   'pools.edit': { overcommit: 3 },
   'volumes.create': { name: 'data', size_mib: 10 },
@@ -208,5 +215,12 @@ export const BODIES: Record<string, unknown> = {
   'access.setup': { code: 'x', user: 'ana', password: 'long enough' },
   'access.login': { user: 'ana', password: 'x' },
 }
-export const QUERIES: Record<string, string> = { 'vms.getFile': '?path=/etc/hosts', 'vms.putFile': '?path=/tmp/x' }
+export const QUERIES: Record<string, string> = {
+  'vms.getFile': '?path=/etc/hosts',
+  'vms.putFile': '?path=/tmp/x',
+  'images.importFile': '?name=cloud',
+  'images.export': '?format=qcow2',
+  'volumes.upload': '?name=data',
+  'volumes.download': '?format=qcow2',
+}
 export const every: readonly Endpoint[] = allEndpoints

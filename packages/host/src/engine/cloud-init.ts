@@ -13,7 +13,10 @@ const MERGE = 'list(append)+dict(no_replace,recurse_list)+str()'
 export function cloudSeedImage(seed: CloudSeed, salt: string): Buffer {
   const text = (value: string): Uint8Array => Buffer.from(value)
   return isoImage('cidata', [
-    { name: 'meta-data', data: text(`${JSON.stringify({ 'instance-id': seed.instance_id, 'local-hostname': seed.hostname })}\n`) },
+    {
+      name: 'meta-data',
+      data: text(`${JSON.stringify({ 'instance-id': seed.instance_id, 'local-hostname': seed.hostname })}\n`),
+    },
     { name: 'network-config', data: text(`${JSON.stringify(networkConfig(seed))}\n`) },
     { name: 'user-data', data: text(userData(seed, salt)) },
   ])
@@ -85,7 +88,9 @@ function userData(seed: CloudSeed, salt: string): string {
       'Content-Transfer-Encoding: base64',
       ...(kind === 'text/cloud-config' ? [`Merge-Type: ${MERGE}`] : []),
       '',
-      ...(Buffer.from(body).toString('base64').match(/.{1,76}/g) ?? []),
+      ...(Buffer.from(body)
+        .toString('base64')
+        .match(/.{1,76}/g) ?? []),
       '',
     ].join('\n')
   const boundary = '===============wadah=='

@@ -29,7 +29,9 @@ export function isoImage(label: string, files: readonly IsoFile[]): Buffer {
   const entries = Buffer.concat([
     root('\0', Buffer.concat([SP, px(0o040555, 2), ER])),
     root('\x01', px(0o040555, 2)),
-    ...placed.map((f) => record(Buffer.from(isoName(f.name)), f.at, f.data.length, false, Buffer.concat([px(0o100444, 1), nm(f.name)]))),
+    ...placed.map((f) =>
+      record(Buffer.from(isoName(f.name)), f.at, f.data.length, false, Buffer.concat([px(0o100444, 1), nm(f.name)])),
+    ),
   ])
   if (entries.length > SECTOR) throw new RangeError('too many files for one sector of names')
   entries.copy(image, ROOT * SECTOR)
@@ -49,7 +51,11 @@ export function isoImage(label: string, files: readonly IsoFile[]): Buffer {
 }
 
 /** As readers without Rock Ridge will see it. */
-const isoName = (name: string): string => `${name.toUpperCase().replaceAll(/[^A-Z0-9]/g, '_').slice(0, 28)}.;1`
+const isoName = (name: string): string =>
+  `${name
+    .toUpperCase()
+    .replaceAll(/[^A-Z0-9]/g, '_')
+    .slice(0, 28)}.;1`
 
 function both32(target: Buffer, value: number, at: number): void {
   target.writeUInt32LE(value, at)

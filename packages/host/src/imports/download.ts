@@ -64,7 +64,13 @@ export async function download(o: DownloadOptions): Promise<{ size_bytes: number
     let { size } = await handle.stat()
     if (begun?.url !== o.url || size > o.limit_bytes) size = 0
     await handle.truncate(size)
-    const state: State = { size, best: size, begun: size > 0 ? begun : undefined, hash: createHash('sha256'), hashed: 0 }
+    const state: State = {
+      size,
+      best: size,
+      begun: size > 0 ? begun : undefined,
+      hash: createHash('sha256'),
+      hashed: 0,
+    }
     if (size > 0) o.log?.(`going on at ${size} bytes`)
     for (let failures = 0, wait = o.patience_ms ?? 1000; ; ) {
       o.signal.throwIfAborted()
@@ -257,11 +263,7 @@ async function follow(o: DownloadOptions, headers: Record<string, string>): Prom
   }
 }
 
-async function get(
-  o: DownloadOptions,
-  url: URL,
-  headers: Record<string, string>,
-): Promise<Answer> {
+async function get(o: DownloadOptions, url: URL, headers: Record<string, string>): Promise<Answer> {
   const address = await resolveOnce(url.hostname, o.rules, o.resolve)
   const family = address.includes(':') ? 6 : 4
   const silence = o.silence_ms ?? SILENCE_MS
@@ -276,7 +278,9 @@ async function get(
       family,
       // Whatever is asked again of the name server: this address and no other.
       lookup: (_name, options, done) =>
-        options.all ? done(null, [{ address, family }]) : (done as (e: null, a: string, f: number) => void)(null, address, family),
+        options.all
+          ? done(null, [{ address, family }])
+          : (done as (e: null, a: string, f: number) => void)(null, address, family),
       headers: { 'accept-encoding': 'identity', 'user-agent': 'wadah', ...headers },
       signal: o.signal,
       maxHeaderSize: 32 * 1024,
@@ -293,7 +297,10 @@ async function get(
       const code = error.code ?? ''
       if (/^(ERR_TLS|CERT|UNABLE|DEPTH|SELF_SIGNED|ERR_SSL)/.test(code))
         return reject(
-          fail('unreachable', `The certificate of ${url.host} is not trusted (${code}).`, { field: '/url', retryable: false }),
+          fail('unreachable', `The certificate of ${url.host} is not trusted (${code}).`, {
+            field: '/url',
+            retryable: false,
+          }),
         )
       reject(new Cut(`${url.host} cannot be reached (${code || 'no reason given'})`))
     })

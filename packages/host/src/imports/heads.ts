@@ -10,9 +10,7 @@ import { readVmdk } from './vmdk.ts'
 export async function readDiskHead(format: DiskKind, content: Content): Promise<Head | string> {
   switch (format) {
     case 'raw':
-      return content.bytes === 0
-        ? 'it is empty'
-        : { size_bytes: Math.ceil(content.bytes / SECTOR) * SECTOR, notes: [] }
+      return content.bytes === 0 ? 'it is empty' : { size_bytes: Math.ceil(content.bytes / SECTOR) * SECTOR, notes: [] }
     case 'qcow2':
       return readQcow2(content)
     case 'vmdk':
@@ -37,8 +35,7 @@ async function readQcow2({ read }: Content): Promise<Head | string> {
   if (head.unknown_features) return 'it needs features that are not known here'
   const size = sane(BigInt(head.size_bytes))
   if (typeof size === 'string') return size
-  const notes =
-    head.internal_snapshots > 0 ? [`its ${head.internal_snapshots} internal snapshots were left out`] : []
+  const notes = head.internal_snapshots > 0 ? [`its ${head.internal_snapshots} internal snapshots were left out`] : []
   return { size_bytes: size, notes }
 }
 
@@ -71,7 +68,7 @@ async function readVpc({ read, bytes }: Content): Promise<Head | string> {
   if (foot.length < SECTOR || foot.toString('latin1', 0, 8) !== 'conectix') return 'its footer is missing'
   let sum = 0
   for (let i = 0; i < SECTOR; i++) if (i < 64 || i >= 68) sum += foot[i] as number
-  if ((~sum >>> 0) !== foot.readUInt32BE(64)) return 'the checksum of its footer is wrong'
+  if (~sum >>> 0 !== foot.readUInt32BE(64)) return 'the checksum of its footer is wrong'
   const type = foot.readUInt32BE(60)
   if (type === 4) return 'it is only the changes on top of another disk (differencing); merge it first'
   if (type !== 2 && type !== 3) return `its VHD type is ${type}`

@@ -43,11 +43,20 @@ export function createImports(o: ImportsOptions): Imports {
     return (await lstat(plain).catch(ignoreMissing)) === undefined ? file : plain
   }
 
-  async function unpack(pool: PoolDefinition, id: string, by: Packing, limit_bytes: number, work: ImportWork): Promise<void> {
+  async function unpack(
+    pool: PoolDefinition,
+    id: string,
+    by: Packing,
+    limit_bytes: number,
+    work: ImportWork,
+  ): Promise<void> {
     const { file, plain } = staging(pool, id)
     const part = `${plain}.part`
     const { O_WRONLY, O_CREAT, O_TRUNC, O_NOFOLLOW } = constants
-    const [from, to] = [await open(file, constants.O_RDONLY | O_NOFOLLOW), await open(part, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0o600)]
+    const [from, to] = [
+      await open(file, constants.O_RDONLY | O_NOFOLLOW),
+      await open(part, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0o600),
+    ]
     try {
       const [program = '', ...argv] = UNPACKERS[by]
       await confinement.use({ reads: [] }, (confined) =>
@@ -68,10 +77,14 @@ export function createImports(o: ImportsOptions): Imports {
       await unlink(part).catch(() => {})
       if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') throw error
       if (size >= limit_bytes)
-        throw fail('too_large', `Unpacked it would be larger than ${human(limit_bytes)}, which is what may be taken in here.`, {
-          remedy: 'use a pool with more room, or raise import_max_gib in wadahd.toml',
-          cause: error,
-        })
+        throw fail(
+          'too_large',
+          `Unpacked it would be larger than ${human(limit_bytes)}, which is what may be taken in here.`,
+          {
+            remedy: 'use a pool with more room, or raise import_max_gib in wadahd.toml',
+            cause: error,
+          },
+        )
       if (error.fault.detail.includes('No space left')) throw noRoom(pool, error)
       throw fail('image_corrupt', `The ${by} file is damaged or was cut off.`, { cause: error })
     } finally {
@@ -129,16 +142,17 @@ export function createImports(o: ImportsOptions): Imports {
       try {
         const kind = first.kind === 'packed' ? await identify(content) : first
         const format = decide(kind, wanted.format)
-        const found =
-          format === 'ova'
-            ? await readOva(content, work.signal, work.log)
-            : await single(content, format)
+        const found = format === 'ova' ? await readOva(content, work.signal, work.log) : await single(content, format)
         if (first.kind === 'packed') found.packed_by = first.by
         for (const [i, disk] of found.disks.entries()) {
           if (disk.size_bytes > wanted.disk_limit_bytes)
-            throw fail('too_large', `A disk in it has ${human(disk.size_bytes)}; at most ${human(wanted.disk_limit_bytes)} are taken.`, {
-              remedy: 'raise import_max_gib in wadahd.toml',
-            })
+            throw fail(
+              'too_large',
+              `A disk in it has ${human(disk.size_bytes)}; at most ${human(wanted.disk_limit_bytes)} are taken.`,
+              {
+                remedy: 'raise import_max_gib in wadahd.toml',
+              },
+            )
           const from = sourceOf(path, disk)
           if (!from) continue
           const problem = await confinement.use({ reads: [path] }, (c) =>
@@ -211,7 +225,10 @@ export function decide(kind: Kind, wanted: ImportFormat | undefined): DiskKind |
     default: {
       const found = kind.kind === 'ova' ? 'ova' : kind.format
       if (wanted !== undefined && wanted !== found)
-        throw fail('invalid', `The file is ${found}, and not ${wanted}.`, { field: '/format', remedy: `leave the format out, or say ${found}` })
+        throw fail('invalid', `The file is ${found}, and not ${wanted}.`, {
+          field: '/format',
+          remedy: `leave the format out, or say ${found}`,
+        })
       return found
     }
   }

@@ -124,7 +124,10 @@ export function unit(text: string): number {
   if (power !== undefined) return 2 ** Number(power)
   const words: Record<string, number> = { byte: 1, bytes: 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 }
   const name = text.trim().toLowerCase()
-  return words[name] ?? (/^(kilo|mega|giga|tera)?(bytes?|b)$|^[kmgt]i?b$/.test(name) ? (words[name[0] as string] ?? 1) : Number.NaN)
+  return (
+    words[name] ??
+    (/^(kilo|mega|giga|tera)?(bytes?|b)$|^[kmgt]i?b$/.test(name) ? (words[name[0] as string] ?? 1) : Number.NaN)
+  )
 }
 
 /** VMware says it in a Config, VirtualBox in its own section. */

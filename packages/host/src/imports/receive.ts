@@ -61,10 +61,14 @@ export function overLimit(limit_bytes: number): Error {
 
 export function checkSum(found: string, wanted: string | undefined): void {
   if (wanted === undefined || wanted === found) return
-  throw fail('image_corrupt', `The checksum is wrong: SHA-256 ${found} came, ${wanted} was expected. It was thrown away.`, {
-    field: '/sha256',
-    remedy: 'compare it with what the publisher says, and get the file again',
-  })
+  throw fail(
+    'image_corrupt',
+    `The checksum is wrong: SHA-256 ${found} came, ${wanted} was expected. It was thrown away.`,
+    {
+      field: '/sha256',
+      remedy: 'compare it with what the publisher says, and get the file again',
+    },
+  )
 }
 
 async function writeAll(handle: Awaited<ReturnType<typeof open>>, pieces: Uint8Array[]): Promise<void> {

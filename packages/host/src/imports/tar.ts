@@ -38,7 +38,8 @@ export async function tarFiles({ read, bytes }: Content): Promise<TarFile[]> {
     const prefix = head.toString('latin1', 257, 263) === 'ustar\0' ? text(head.subarray(345, 500)) : ''
     const name = long.name ?? (prefix === '' ? '' : `${prefix}/`) + text(head.subarray(0, 100))
     long = {}
-    if (type !== '0' && type !== '\0' && type !== '7') throw refuse(`"${shown(name)}" in it is ${kindOf(type)}, and only plain files may be`)
+    if (type !== '0' && type !== '\0' && type !== '7')
+      throw refuse(`"${shown(name)}" in it is ${kindOf(type)}, and only plain files may be`)
     const plain = name.replace(/^\.\//, '')
     if (plain === '' || plain === '.' || plain === '..' || /[/\\\0]/.test(plain) || plain.length > 255)
       throw refuse(`"${shown(name)}" in it is not the plain name of a file in the archive's own folder`)

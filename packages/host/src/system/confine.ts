@@ -69,7 +69,7 @@ export type Confined = {
  */
 export class Confinement {
   readonly #firstId: number | null
-  readonly #slots = new Array<boolean>(SLOTS).fill(false)
+  readonly #slots = Array.from({ length: SLOTS }, () => false)
   readonly #waiting: (() => void)[] = []
   /** Files lent now: a group for each, so that a program reads what was lent to it and not what was lent to another. */
   readonly #lent = new Map<string, { group: number; users: number; restore: () => Promise<void> }>()

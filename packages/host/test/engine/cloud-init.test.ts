@@ -31,7 +31,10 @@ describe('sha512-crypt', () => {
   })
   test.each([0, 1, 15, 16, 17, 63, 64, 65, 128])('agrees with openssl for %d characters', (length) => {
     const password = 'x'.repeat(length)
-    const theirs = execFileSync('openssl', ['passwd', '-6', '-salt', 'abcdefgh', '-stdin'], { input: `${password}\n`, encoding: 'utf8' })
+    const theirs = execFileSync('openssl', ['passwd', '-6', '-salt', 'abcdefgh', '-stdin'], {
+      input: `${password}\n`,
+      encoding: 'utf8',
+    })
     if (length > 0) expect(sha512Crypt(password, 'abcdefgh')).toBe(theirs.trim())
   })
   test('salts are of the alphabet', () => {
@@ -44,7 +47,11 @@ describe('the seed disk', () => {
     const dir = mkdtempSync(join(tmpdir(), 'wadah-iso-'))
     try {
       writeFileSync(join(dir, 's.iso'), image)
-      execFileSync('xorriso', ['-osirrox', 'on', '-indev', join(dir, 's.iso'), '-extract', `/${file}`, join(dir, 'out')], { stdio: 'ignore' })
+      execFileSync(
+        'xorriso',
+        ['-osirrox', 'on', '-indev', join(dir, 's.iso'), '-extract', `/${file}`, join(dir, 'out')],
+        { stdio: 'ignore' },
+      )
       return readFileSync(join(dir, 'out'), 'utf8')
     } finally {
       rmSync(dir, { recursive: true, force: true })

@@ -72,7 +72,9 @@ describe('a download', () => {
     const url = await serve((req, res) => {
       ranges.push(req.headers.range)
       const from = Number(/bytes=(\d+)-/.exec(req.headers.range ?? '')?.[1] ?? 0)
-      res.writeHead(206, { 'content-range': `bytes ${from}-${BODY.length - 1}/${BODY.length}` }).end(BODY.subarray(from))
+      res
+        .writeHead(206, { 'content-range': `bytes ${from}-${BODY.length - 1}/${BODY.length}` })
+        .end(BODY.subarray(from))
     })
     writeFileSync(file(), BODY.subarray(0, 123_456))
     writeFileSync(`${file()}.json`, JSON.stringify({ url, etag: '"v1"' }))
@@ -123,8 +125,14 @@ describe('a download', () => {
   })
 
   test.each([
-    ['says that it is too large', (res: http.ServerResponse) => res.writeHead(200, { 'content-length': 10 ** 9 }).write('x')],
-    ['does not say how large it is, and is', (res: http.ServerResponse) => res.writeHead(200).end(Buffer.alloc(2 * 10 ** 6))],
+    [
+      'says that it is too large',
+      (res: http.ServerResponse) => res.writeHead(200, { 'content-length': 10 ** 9 }).write('x'),
+    ],
+    [
+      'does not say how large it is, and is',
+      (res: http.ServerResponse) => res.writeHead(200).end(Buffer.alloc(2 * 10 ** 6)),
+    ],
   ])('that %s is stopped', async (_what, answer) => {
     const url = await serve((_, res) => void answer(res))
     await expect(get(url)).rejects.toMatchObject({ fault: { code: 'too_large' } })
@@ -161,30 +169,60 @@ describe('redirects', () => {
     const url = await serve((_, res) => res.writeHead(302, { location }).end())
     await expect(get(url)).rejects.toMatchObject({ fault: { code: 'invalid' } })
   })
-  test.each(['http://127.0.0.1:1/', 'http://[::1]:1/', 'http://169.254.169.254/latest', 'http://[::ffff:10.0.0.1]/', 'http://0x7f000001/', 'http://inner.test/'])(
-    'to %s are refused: each is looked at like the first URL',
-    async (location) => {
-      const url = new URL(await serve((_, res) => res.writeHead(302, { location }).end()))
-      // Only this name is allowed; where it leads is not.
-      const rules = { allowPrivate: false, allowHosts: ['allowed.test'] }
-      const resolve = async (name: string) => [name === 'allowed.test' ? '127.0.0.1' : '192.168.1.1']
-      const asked = get(`http://allowed.test:${url.port}/`, { rules, resolve })
-      await expect(asked).rejects.toMatchObject({ fault: { code: 'forbidden' } })
-    },
-  )
+  test.each([
+    'http://127.0.0.1:1/',
+    'http://[::1]:1/',
+    'http://169.254.169.254/latest',
+    'http://[::ffff:10.0.0.1]/',
+    'http://0x7f000001/',
+    'http://inner.test/',
+  ])('to %s are refused: each is looked at like the first URL', async (location) => {
+    const url = new URL(await serve((_, res) => res.writeHead(302, { location }).end()))
+    // Only this name is allowed; where it leads is not.
+    const rules = { allowPrivate: false, allowHosts: ['allowed.test'] }
+    const resolve = async (name: string) => [name === 'allowed.test' ? '127.0.0.1' : '192.168.1.1']
+    const asked = get(`http://allowed.test:${url.port}/`, { rules, resolve })
+    await expect(asked).rejects.toMatchObject({ fault: { code: 'forbidden' } })
+  })
 })
 
 describe('addresses', () => {
   test.each([
-    '127.0.0.1', '127.9.9.9', '10.1.2.3', '172.16.0.1', '172.31.255.255', '192.168.0.1', '169.254.169.254', '100.64.0.1', '100.127.255.255',
-    '0.0.0.0', '224.0.0.1', '239.1.1.1', '255.255.255.255', '240.0.0.1', '::1', '::', 'fe80::1', 'fc00::1', 'fd00:ec2::254', 'ff02::1',
-    '::ffff:127.0.0.1', '::ffff:10.0.0.1', '64:ff9b::7f00:1', '64:ff9b::a00:1', '2002:7f00:1::', '2001:0:7f00:1::',
+    '127.0.0.1',
+    '127.9.9.9',
+    '10.1.2.3',
+    '172.16.0.1',
+    '172.31.255.255',
+    '192.168.0.1',
+    '169.254.169.254',
+    '100.64.0.1',
+    '100.127.255.255',
+    '0.0.0.0',
+    '224.0.0.1',
+    '239.1.1.1',
+    '255.255.255.255',
+    '240.0.0.1',
+    '::1',
+    '::',
+    'fe80::1',
+    'fc00::1',
+    'fd00:ec2::254',
+    'ff02::1',
+    '::ffff:127.0.0.1',
+    '::ffff:10.0.0.1',
+    '64:ff9b::7f00:1',
+    '64:ff9b::a00:1',
+    '2002:7f00:1::',
+    '2001:0:7f00:1::',
   ])('%s may not be reached', (address) => {
     expect(addressProblem(address)).toBeDefined()
   })
-  test.each(['1.1.1.1', '8.8.8.8', '172.32.0.1', '100.128.0.1', '2606:4700::1111', '64:ff9b::808:808'])('%s may', (address) => {
-    expect(addressProblem(address)).toBeUndefined()
-  })
+  test.each(['1.1.1.1', '8.8.8.8', '172.32.0.1', '100.128.0.1', '2606:4700::1111', '64:ff9b::808:808'])(
+    '%s may',
+    (address) => {
+      expect(addressProblem(address)).toBeUndefined()
+    },
+  )
   test("this host's own may not, by whatever network it is reached", () => {
     expect(addressProblem('203.0.114.5', ['203.0.114.5'])).toContain('this host')
     expect(addressProblem('::ffff:203.0.114.5', ['203.0.114.5'])).toContain('this host')
@@ -226,6 +264,9 @@ describe('addresses', () => {
   })
 })
 
-test.each(['ftp://x/y', 'file:///etc/passwd', 'http://u:p@x/', 'https://u@x/', 'hello', ''])('%j is no URL for us', (text) => {
-  expect(() => parseUrl(text)).toThrow("can't be used")
-})
+test.each(['ftp://x/y', 'file:///etc/passwd', 'http://u:p@x/', 'https://u@x/', 'hello', ''])(
+  '%j is no URL for us',
+  (text) => {
+    expect(() => parseUrl(text)).toThrow("can't be used")
+  },
+)

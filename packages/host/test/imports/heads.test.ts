@@ -125,7 +125,11 @@ describe('the descriptor in a VMDK', () => {
     expect(descriptorProblem(DESCRIPTOR.replace('monolithicSparse', 'streamOptimized'))).toBeUndefined()
   })
   test.each<[string, string, RegExp]>([
-    ['an extent that is another file', DESCRIPTOR.replace('RW 2048 SPARSE "disk.vmdk"', 'RW 2048 FLAT "/etc/shadow" 0'), /another file/],
+    [
+      'an extent that is another file',
+      DESCRIPTOR.replace('RW 2048 SPARSE "disk.vmdk"', 'RW 2048 FLAT "/etc/shadow" 0'),
+      /another file/,
+    ],
     ['two extents', `${DESCRIPTOR}RW 2048 SPARSE "b.vmdk"\n`, /2 extents/],
     ['two extents, one in disguise', `${DESCRIPTOR}\t rw 2048 flat "/etc/shadow" 0\n`, /2 extents/],
     ['no extent', DESCRIPTOR.replace(/RW .*\n/, ''), /0 extents/],

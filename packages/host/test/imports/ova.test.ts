@@ -45,9 +45,30 @@ describe('an OVA', () => {
     ['a device', [{ name: 'sda', type: '4' }], /device/],
     ['a folder', [{ name: 'dir', type: '5' }], /folder/],
     ['a name twice', [disk, disk], /twice/],
-    ['a long name that leads out', [{ name: '././@LongLink', type: 'L', data: '../x\0' }, { name: 'x', data: 'x' }], /plain name/],
-    ['a pax name that leads out', [{ name: 'pax', type: 'x', data: '16 path=../../x\n' }, { name: 'x', data: 'x' }], /plain name/],
-    ['a pax link', [{ name: 'pax', type: 'x', data: '22 linkpath=/etc/shad\n' }, { name: 'x', data: 'x' }], /links/],
+    [
+      'a long name that leads out',
+      [
+        { name: '././@LongLink', type: 'L', data: '../x\0' },
+        { name: 'x', data: 'x' },
+      ],
+      /plain name/,
+    ],
+    [
+      'a pax name that leads out',
+      [
+        { name: 'pax', type: 'x', data: '16 path=../../x\n' },
+        { name: 'x', data: 'x' },
+      ],
+      /plain name/,
+    ],
+    [
+      'a pax link',
+      [
+        { name: 'pax', type: 'x', data: '22 linkpath=/etc/shad\n' },
+        { name: 'x', data: 'x' },
+      ],
+      /links/,
+    ],
     ['a size beyond its end', [{ name: 'disk1.vmdk', data: 'x', size: 2 ** 32 }], /cut off/],
     ['65 files', Array.from({ length: 65 }, (_, i) => ({ name: `f${i}`, data: 'x' })), /more than 64/],
     ['no disk of that name', [], /is not in it/],
@@ -71,7 +92,12 @@ describe('its description', () => {
     const three = [1, 2, 3]
     const text = ovf({
       files: three.map((n) => `<File ovf:id="file${n}" ovf:href="d${n}.vmdk"/>`).join(''),
-      disks: three.map((n) => `<Disk ovf:diskId="v${n}" ovf:fileRef="file${n}" ovf:capacity="${n}" ovf:capacityAllocationUnits="byte * 2^30"/>`).join(''),
+      disks: three
+        .map(
+          (n) =>
+            `<Disk ovf:diskId="v${n}" ovf:fileRef="file${n}" ovf:capacity="${n}" ovf:capacityAllocationUnits="byte * 2^30"/>`,
+        )
+        .join(''),
       items: ITEM(2, 'v1') + ITEM(0, 'v2') + ITEM(1, 'v3'),
     })
     expect(readOvf(text).disks.map((d) => d.file)).toEqual(['d2.vmdk', 'd3.vmdk', 'd1.vmdk'])
@@ -87,7 +113,10 @@ describe('its description', () => {
   })
   test('firmware, as VMware and as VirtualBox say it', () => {
     expect(readOvf(ovf({ more: '<vmw:Config vmw:key="firmware" vmw:value="efi"/>' })).hardware.firmware).toBe('uefi')
-    const vbox = ovf().replace('</VirtualSystem>', '<vbox:Machine><Hardware><Firmware type="EFI64"/></Hardware></vbox:Machine></VirtualSystem>')
+    const vbox = ovf().replace(
+      '</VirtualSystem>',
+      '<vbox:Machine><Hardware><Firmware type="EFI64"/></Hardware></vbox:Machine></VirtualSystem>',
+    )
     expect(readOvf(vbox).hardware.firmware).toBe('uefi')
   })
   test.each<[string, string, RegExp]>([
@@ -97,8 +126,19 @@ describe('its description', () => {
     ['compressed files', ovf({ files: '<File ovf:id="file1" ovf:href="d" ovf:compression="gzip"/>' }), /compressed/],
     ['chunks', ovf({ files: '<File ovf:id="file1" ovf:href="d" ovf:chunkSize="7"/>' }), /chunks/],
     ['no disk', ovf({ disks: '', items: '' }), /no disk/],
-    ['a size that is none', ovf({ disks: '<Disk ovf:diskId="vmdisk1" ovf:fileRef="file1" ovf:capacity="-1"/>' }), /size/],
-    ['8 EiB', ovf({ disks: '<Disk ovf:diskId="vmdisk1" ovf:fileRef="file1" ovf:capacity="8" ovf:capacityAllocationUnits="byte * 2^60"/>' }), /size/],
+    [
+      'a size that is none',
+      ovf({ disks: '<Disk ovf:diskId="vmdisk1" ovf:fileRef="file1" ovf:capacity="-1"/>' }),
+      /size/,
+    ],
+    [
+      '8 EiB',
+      ovf({
+        disks:
+          '<Disk ovf:diskId="vmdisk1" ovf:fileRef="file1" ovf:capacity="8" ovf:capacityAllocationUnits="byte * 2^60"/>',
+      }),
+      /size/,
+    ],
     ['too long', ovf() + ' '.repeat(2 ** 20), /longer/],
   ])('%s is refused', (_what, text, why) => {
     expect(() => readOvf(text)).toThrow(why)
@@ -126,9 +166,14 @@ test('what we write we read', async () => {
       { name: 'vm-disk2.vmdk', bytes: 1, size_bytes: 2 ** 21 },
     ]),
   )
-  const mf = Buffer.from(manifest([{ file: 'vm.ovf', sha256: sha(text) }, ...parts.map((p) => ({ file: p.name, sha256: sha(p.data) }))]))
+  const mf = Buffer.from(
+    manifest([{ file: 'vm.ovf', sha256: sha(text) }, ...parts.map((p) => ({ file: p.name, sha256: sha(p.data) }))]),
+  )
   const all = [{ name: 'vm.ovf', data: text }, { name: 'vm.mf', data: mf }, ...parts]
-  const archive = Buffer.concat([...all.flatMap((e) => [tarHead(e.name, e.data.length), e.data, tarPadding(e.data.length)]), TAR_END])
+  const archive = Buffer.concat([
+    ...all.flatMap((e) => [tarHead(e.name, e.data.length), e.data, tarPadding(e.data.length)]),
+    TAR_END,
+  ])
   const found = await readOva(content(archive), signal)
   expect(found.hardware).toEqual(hardware)
   expect(found.disks.map((d) => d.size_bytes)).toEqual([2 ** 20, 2 ** 21])
@@ -138,6 +183,9 @@ test('what we write we read', async () => {
 test('files from 8 GiB on keep their size', async () => {
   const big = 9 * 2 ** 30
   const head = tarHead('disk.vmdk', big)
-  const sparse = { bytes: 512 + big + 1024, read: async (at: number, n: number) => (at === 0 ? head.subarray(0, n) : Buffer.alloc(n)) }
+  const sparse = {
+    bytes: 512 + big + 1024,
+    read: async (at: number, n: number) => (at === 0 ? head.subarray(0, n) : Buffer.alloc(n)),
+  }
   expect(await tarFiles(sparse)).toEqual([{ name: 'disk.vmdk', offset: 512, bytes: big }])
 })

@@ -57,7 +57,10 @@ beforeEach(async () => {
   pool = { id: newId('pool', randomBytes), path: join(dir, 'pool'), direct_io: true }
   // qemu-img runs as another user, who must get through.
   await chmod(dir, 0o711)
-  volumes = createVolumes({ allowedDirs: [dir], confinement: new Confinement(process.getuid?.() === 0 ? 231_000 : null) })
+  volumes = createVolumes({
+    allowedDirs: [dir],
+    confinement: new Confinement(process.getuid?.() === 0 ? 231_000 : null),
+  })
   await volumes.openPool(pool)
 })
 afterEach(async () => {

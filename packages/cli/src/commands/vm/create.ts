@@ -44,38 +44,44 @@ export const create: Register = (group, cli) => {
     .option('-f, --file <file>', t('opt.create.file'))
     .option('--start', t('opt.start'))
     .option('--wait-ready', t('opt.wait_ready'))
-    .action(async (name: string | undefined, options: CreateOptions & { file?: string; seedPasswordFile?: string; userData?: string }) => {
-      const base = options.file === undefined ? {} : parseSpec(await readSmall(options.file, '--file'), options.file)
-      const password =
-        options.seedPasswordFile === undefined
-          ? undefined
-          : (await readSmall(options.seedPasswordFile, '--seed-password-file')).replace(/\r?\n$/, '')
-      const keys = await Promise.all((options.sshKey ?? []).map((f) => readSmall(f, '--ssh-key')))
-      const userData = options.userData === undefined ? undefined : await readSmall(options.userData, '--user-data')
-      const { body, disk } = buildCreate(name, options, { base, password, keys, userData })
-      const limitDisk = Object.keys(disk).length > 0
-      if (limitDisk && !cli.waits) {
-        throw fail('invalid', '--limit iops and disk are set once the VM is there: leave out --no-wait', {
-          field: '--limit',
-        })
-      }
-      const api = await cli.api()
-      if (limitDisk && body.image !== undefined && body.disk_mib === undefined && !body.disks?.length) {
-        const image = await api.call(endpoints.images.get, { params: { image: body.image } })
-        if (image.kind === 'kernel') throw fail('invalid', t('vm.no_disk', { image: image.name }), { field: '--limit' })
-      }
-      const job = await api.call(endpoints.vms.create, { body })
-      await finish(cli, api, job, () => t(body.start ? 'vm.created_started' : 'vm.created', { name: body.name }))
-      if (limitDisk) {
-        const vm = await api.call(endpoints.vms.get, { params: { vm: body.name } })
-        const first = vm.spec.disks[0]
-        if (!first) return cli.out.warn(t('vm.unlimited', { name: body.name }))
-        await api.call(endpoints.vms.edit, {
-          params: { vm: vm.id },
-          body: { disks: [{ name: first.name, limits: disk }] },
-        })
-      }
-    })
+    .action(
+      async (
+        name: string | undefined,
+        options: CreateOptions & { file?: string; seedPasswordFile?: string; userData?: string },
+      ) => {
+        const base = options.file === undefined ? {} : parseSpec(await readSmall(options.file, '--file'), options.file)
+        const password =
+          options.seedPasswordFile === undefined
+            ? undefined
+            : (await readSmall(options.seedPasswordFile, '--seed-password-file')).replace(/\r?\n$/, '')
+        const keys = await Promise.all((options.sshKey ?? []).map((f) => readSmall(f, '--ssh-key')))
+        const userData = options.userData === undefined ? undefined : await readSmall(options.userData, '--user-data')
+        const { body, disk } = buildCreate(name, options, { base, password, keys, userData })
+        const limitDisk = Object.keys(disk).length > 0
+        if (limitDisk && !cli.waits) {
+          throw fail('invalid', '--limit iops and disk are set once the VM is there: leave out --no-wait', {
+            field: '--limit',
+          })
+        }
+        const api = await cli.api()
+        if (limitDisk && body.image !== undefined && body.disk_mib === undefined && !body.disks?.length) {
+          const image = await api.call(endpoints.images.get, { params: { image: body.image } })
+          if (image.kind === 'kernel')
+            throw fail('invalid', t('vm.no_disk', { image: image.name }), { field: '--limit' })
+        }
+        const job = await api.call(endpoints.vms.create, { body })
+        await finish(cli, api, job, () => t(body.start ? 'vm.created_started' : 'vm.created', { name: body.name }))
+        if (limitDisk) {
+          const vm = await api.call(endpoints.vms.get, { params: { vm: body.name } })
+          const first = vm.spec.disks[0]
+          if (!first) return cli.out.warn(t('vm.unlimited', { name: body.name }))
+          await api.call(endpoints.vms.edit, {
+            params: { vm: vm.id },
+            body: { disks: [{ name: first.name, limits: disk }] },
+          })
+        }
+      },
+    )
 }
 
 function parseSpec(text: string, file: string): Partial<VmCreate> {
