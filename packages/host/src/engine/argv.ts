@@ -283,15 +283,15 @@ function cdromArgs(device: BootDevice & { kind: 'cdrom' }, local: LocalPlan): st
 function cloudSeedArgs(device: BootDevice & { kind: 'cloud-seed' }, directory: string): string[][] {
   const file = { driver: 'file', filename: cloudSeedPath(directory), 'read-only': true }
   return [
-    ['-blockdev', json({ driver: 'raw', 'node-name': device.id, 'read-only': true, file })],
+    ['-blockdev', json({ driver: 'raw', 'node-name': `file-${device.id}`, 'read-only': true, file })],
     [
       '-device',
       json({
         driver: 'virtio-blk-pci',
-        id: `dev-${device.id}`,
+        id: device.id,
         bus: device.bus,
         addr: device.addr,
-        drive: device.id,
+        drive: `file-${device.id}`,
         serial: 'cidata',
       }),
     ],

@@ -34,10 +34,13 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
     { kind: 'rng', id: 'rng0', bus: 'pcie.0', addr: '0x4' },
     { kind: 'serial', id: 'serial0', index: 0 },
   ]
-  // In a slot that no other VM uses, so that having one moves nothing.
-  if (request.cloud_seed) devices.push({ kind: 'cloud-seed', id: 'cidata0', bus: 'pcie.0', addr: '0xf' })
   const onPorts = spec.disks.length + spec.nics.length
   for (let i = 0; i < onPorts + SPARE_PORTS; i++) devices.push(rootPort(i))
+  if (request.cloud_seed) {
+    // On a port of its own behind all others: the guest's own disks keep their names (vda …).
+    const last = onPorts + SPARE_PORTS
+    devices.push(rootPort(last), { kind: 'cloud-seed', id: 'cidata0', bus: `rp${last}`, addr: '0x0' })
+  }
   const order = bootOrder(spec)
   let port = 0
   for (const nic of spec.nics) {

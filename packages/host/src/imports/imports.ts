@@ -31,7 +31,7 @@ const UNPACKERS: Record<Packing, string[]> = {
   gzip: ['gzip', '-dc'],
   // Also keeps a file that asks for an enormous dictionary from getting it.
   xz: ['xz', '-dc', '--memlimit-decompress=1GiB'],
-  zstd: ['zstd', '-dcq', '--memory=1024MB'],
+  zstd: ['zstd', '-dcq', '--sparse', '--memory=1024MB'],
 }
 
 export function createImports(o: ImportsOptions): Imports {

@@ -58,6 +58,7 @@ const CASES: [string, () => Promise<LaunchRequest>, string][] = [
     },
     'live',
   ],
+  ['the seed disk of cloud-init', async () => MATRIX['cloud-seed']?.request as LaunchRequest, 'live'],
   ['nine disks', async () => MATRIX['many-disks']?.request as LaunchRequest, 'live'],
   ['commas in paths', async () => request({ disks: [disk(0)], nics: [nic(1)] }), 'li,ve'],
 ]
@@ -72,6 +73,7 @@ test.each(CASES)('%s', { timeout: 60_000 }, async (_what, make, folder) => {
     for (const v of chain) execFileSync('qemu-img', ['create', '-q', '-f', v.format, diskPath(undefined, v), '1G'])
   }
   writeFileSync(join(live, 'seed'), 'hostname=x\n')
+  writeFileSync(join(live, 'cidata.iso'), Buffer.alloc(32 * 2048))
   const kernel = r.kernel ? { kernel: tiny.kernel, initrd: tiny.initrd } : undefined
   const plan = bootPlan(r, { ...FACTS, ...LOCAL, machine, directory: live, diskPath, kernel })
   const [log, serial] = [openSync(join(dir, 'qemu.log'), 'a'), openSync(join(dir, 'serial.log'), 'a')]

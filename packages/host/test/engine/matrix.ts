@@ -134,6 +134,12 @@ export const MATRIX: Record<string, { request: LaunchRequest; facts?: object; lo
     request: request({ disks: [disk(0)], firmware: { kind: 'uefi', secure_boot: true } }),
     local: { firmware: { code: '/usr/share/OVMF/OVMF_CODE_4M.secboot.fd', vars: '/state/nvram-secure.fd' } },
   },
+  'cloud-seed': {
+    request: request(
+      { disks: [disk(0)] },
+      { cloud_seed: { instance_id: 'vm-aaaaaaaaaa', hostname: 'web', ssh_keys: [], nics: [] } },
+    ),
+  },
   commas: {
     request: request({ disks: [disk(0)] }),
     local: { directory: '/odd,place/live', diskPath: () => '/a,b/c.qcow2' },
