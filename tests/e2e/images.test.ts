@@ -1,7 +1,18 @@
 /** Disks from elsewhere: what is taken, what is refused, and that nothing is left. Also such as are made to do harm. */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -51,7 +62,10 @@ function cli(...argv: string[]): { code: number | null; out: string } {
   return { code, out: `${stdout}${stderr}` }
 }
 function staged(): string {
-  return execFileSync('find', [`${d.data}/pools/default/wadah/imports`, '-type', 'f'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()
+  return execFileSync('find', [`${d.data}/pools/default/wadah/imports`, '-type', 'f'], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'ignore'],
+  }).trim()
 }
 async function nothingLeft(before: number): Promise<void> {
   expect((await d.api.call(volumes.list)).items.length).toBe(before)
@@ -62,17 +76,20 @@ async function nothingLeft(before: number): Promise<void> {
 const count = async () => (await d.api.call(volumes.list)).items.length
 
 describe('what is taken', () => {
-  test.each(['qcow2', 'raw', 'vmdk', 'vdi', 'vhdx', 'vpc', 'ova'])('%s, out and in again, is the same disk', (format) => {
-    if (format === 'qcow2') {
-      qemuImg('convert', '-f', 'raw', '-O', 'qcow2', '-c', raw(), join(dir, 'first.qcow2'))
-      expect(cli('image', 'import', join(dir, 'first.qcow2'), '--name', 'first').code).toBe(0)
-    }
-    const file = join(dir, `out.${format}`)
-    expect(cli('image', 'export', 'first', file, '--format', format)).toMatchObject({ code: 0 })
-    expect(cli('image', 'import', file, '--name', `of-${format}`, '--sha256', sha(file))).toMatchObject({ code: 0 })
-    expect(cli('image', 'export', `of-${format}`, join(dir, 'back.raw'))).toMatchObject({ code: 0 })
-    expect(sha(join(dir, 'back.raw'))).toBe(sha(raw()))
-  })
+  test.each(['qcow2', 'raw', 'vmdk', 'vdi', 'vhdx', 'vpc', 'ova'])(
+    '%s, out and in again, is the same disk',
+    (format) => {
+      if (format === 'qcow2') {
+        qemuImg('convert', '-f', 'raw', '-O', 'qcow2', '-c', raw(), join(dir, 'first.qcow2'))
+        expect(cli('image', 'import', join(dir, 'first.qcow2'), '--name', 'first').code).toBe(0)
+      }
+      const file = join(dir, `out.${format}`)
+      expect(cli('image', 'export', 'first', file, '--format', format)).toMatchObject({ code: 0 })
+      expect(cli('image', 'import', file, '--name', `of-${format}`, '--sha256', sha(file))).toMatchObject({ code: 0 })
+      expect(cli('image', 'export', `of-${format}`, join(dir, 'back.raw'))).toMatchObject({ code: 0 })
+      expect(sha(join(dir, 'back.raw'))).toBe(sha(raw()))
+    },
+  )
 
   test.each([
     ['gzip', 'gz'],
@@ -138,7 +155,11 @@ describe('what is refused', () => {
     return buffer
   }
   const made: [string, (file: string) => void, RegExp][] = [
-    ['backing-shadow', (f) => void qemuImg('create', '-q', '-u', '-f', 'qcow2', '-b', '/etc/shadow', '-F', 'raw', f, '1M'), /backing file/],
+    [
+      'backing-shadow',
+      (f) => void qemuImg('create', '-q', '-u', '-f', 'qcow2', '-b', '/etc/shadow', '-F', 'raw', f, '1M'),
+      /backing file/,
+    ],
     [
       'data-file',
       (f) => {
@@ -162,9 +183,18 @@ describe('what is refused', () => {
       },
       /size/,
     ],
-    ['two-pib', (f) => void qemuImg('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=2M', f, '2048T'), /size|at most/],
+    [
+      'two-pib',
+      (f) => void qemuImg('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=2M', f, '2048T'),
+      /size|at most/,
+    ],
     ['larger-than-allowed', (f) => void qemuImg('create', '-q', '-f', 'qcow2', f, '2T'), /at most/],
-    ['vmdk-flat', (f) => writeFileSync(f, '# Disk DescriptorFile\nversion=1\ncreateType="monolithicFlat"\nRW 1 FLAT "/etc/shadow" 0\n'), /other files/],
+    [
+      'vmdk-flat',
+      (f) =>
+        writeFileSync(f, '# Disk DescriptorFile\nversion=1\ncreateType="monolithicFlat"\nRW 1 FLAT "/etc/shadow" 0\n'),
+      /other files/,
+    ],
     [
       'vmdk-sparse-that-names-another',
       (f) => {
@@ -267,7 +297,14 @@ describe('from a URL', () => {
     const job = await start('resumed', at())
     await until('half of it to be there', () => {
       try {
-        return statSync(staged().split('\n').find((f) => f.endsWith('/file')) ?? '').size === 3 * 2 ** 20
+        return (
+          statSync(
+            staged()
+              .split('\n')
+              .find((f) => f.endsWith('/file')) ?? '',
+          ).size ===
+          3 * 2 ** 20
+        )
       } catch {
         return false
       }
@@ -335,7 +372,9 @@ async function* zeros(mib: number): AsyncGenerator<Uint8Array> {
 
 function statusOf(program: string): string | undefined {
   try {
-    const pid = execFileSync('pgrep', ['-f', `^${program} convert .*${d.instance}`], { encoding: 'utf8' }).trim().split('\n')[0]
+    const pid = execFileSync('pgrep', ['-f', `^${program} convert .*${d.instance}`], { encoding: 'utf8' })
+      .trim()
+      .split('\n')[0]
     return readFileSync(`/proc/${pid}/status`, 'utf8')
   } catch {
     return undefined
