@@ -141,6 +141,14 @@ describe('the API', () => {
     void read(last).catch(() => undefined)
     const event = await until('the event after it', () => seen.find((e) => e.id !== undefined))
     expect(JSON.parse(event.data)).toMatchObject({ resource: 'vm', change: 'put' })
+    // Every event says of which generation it is, those of a state too.
+    await d.done(await d.api.call(endpoints.vms.start, { params: { vm: 'once' } }))
+    await d.done(await d.api.call(endpoints.vms.stop, { params: { vm: 'once' } }))
+    const states = await until('the states', () => {
+      const all = seen.map((e) => JSON.parse(e.data) as { state?: string; generation?: number })
+      return ['running', 'stopped'].every((s) => all.some((e) => e.state === s)) && all
+    })
+    expect(states.filter((e) => e.state !== undefined && !(Number(e.generation) >= 1))).toEqual([])
     stop.abort()
   })
 

@@ -252,4 +252,18 @@ describe('the life of a VM', () => {
       (await r.storage.getVolume(caller, one.spec.disks[0]?.volume ?? '')).base,
     )
   })
+
+  test.each([
+    '8.8.8.0/24',
+    '224.0.0.0/24',
+    '0.0.0.0/16',
+    '169.254.0.0/16',
+    '127.0.0.0/24',
+    '172.32.0.0/16',
+    '11.0.0.0/24',
+  ])('a network with the subnet %s would hide others', async (subnet) => {
+    await expect(r.networks.create(caller, { name: 'hiding', kind: 'nat', subnet })).rejects.toMatchObject({
+      fault: { code: 'invalid', field: '/subnet' },
+    })
+  })
 })

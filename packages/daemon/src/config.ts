@@ -106,15 +106,20 @@ const OPTIONS = {
   help: { type: 'boolean', default: false },
 } as const
 
-const dataOf = (instance: string, data: string | undefined): string =>
-  data ?? (instance === 'default' ? '/var/lib/wadah' : `/var/lib/wadah-${instance}`)
-
-/** Of an ordinary user in their own folder (XDG base directories). */
-function cacheOf(suffix: string): string {
-  if (process.geteuid?.() === 0) return `/var/cache/wadah${suffix}`
-  const { XDG_CACHE_HOME, HOME } = process.env
-  return `${XDG_CACHE_HOME || `${HOME ?? '/nonexistent'}/.cache`}/wadah${suffix}`
+/** Of an ordinary user in their own folders (XDG base directories), as the command line does it. */
+function home(variable: string, otherwise: string): string {
+  return process.env[variable] || `${process.env['HOME'] ?? '/nonexistent'}/${otherwise}`
 }
+const called = (instance: string): string => (instance === 'default' ? 'wadah' : `wadah-${instance}`)
+const isRoot = (): boolean => process.geteuid?.() === 0
+const dataOf = (instance: string, data: string | undefined): string =>
+  data ?? `${isRoot() ? '/var/lib' : home('XDG_DATA_HOME', '.local/share')}/${called(instance)}`
+/** Where its socket lies unless said. */
+export const runOf = (instance: string): string =>
+  `${isRoot() ? '/run' : process.env['XDG_RUNTIME_DIR'] || `/run/user/${process.geteuid?.() ?? 0}`}/${called(instance)}`
+
+const cacheOf = (instance: string): string =>
+  `${isRoot() ? '/var/cache' : home('XDG_CACHE_HOME', '.cache')}/${called(instance)}`
 
 /** The data folder of the daemon with this command line, as another process sees it; undefined when it is no daemon's. Pure. */
 export function servedBy(argv: readonly string[]): string | undefined {
@@ -138,7 +143,6 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
       { field: '/instance' },
     )
   }
-  const suffix = instance === 'default' ? '' : `-${instance}`
   const file = await settings(values.config)
   const text = (key: string, otherwise: string) => (file[key] as string | undefined) ?? otherwise
   const number = (key: string, otherwise: number) => (file[key] as number | undefined) ?? otherwise
@@ -152,7 +156,7 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
   return {
     instance,
     data,
-    socket: values.socket ?? `/run/wadah${suffix}/wadahd.sock`,
+    socket: values.socket ?? `${runOf(instance)}/wadahd.sock`,
     listen: parseListen(values.listen),
     names: (file['names'] as string[] | undefined) ?? [],
     pool_dirs: [
@@ -160,7 +164,7 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
       ...((file['pool_dirs'] as string[] | undefined) ?? ['/srv', '/mnt', '/media', '/var/lib/wadah-pools']),
     ],
     recipe_dirs: [...builtInRecipes(), ...((file['recipe_dirs'] as string[] | undefined) ?? ['/etc/wadah/recipes'])],
-    cache: text('cache', cacheOf(suffix)),
+    cache: text('cache', cacheOf(instance)),
     ...(file['mirror'] === undefined ? {} : { mirror: file['mirror'] as string }),
     qemu: text('qemu', '/usr/bin/qemu-system-x86_64'),
     uid_base: number(

@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path'
 import { toFault } from '@wadah/api/fault'
 import { openCluster } from '@wadah/cluster/cluster'
 import { recordStates } from '@wadah/cluster/networks/service'
-import { resourceOf, type StatusRecord } from '@wadah/cluster/records'
+import { resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
 import type { JobRecord } from '@wadah/cluster/jobs/record'
 import { HostMachine } from '@wadah/host/engine/machine'
 import { createImages } from '@wadah/host/images/images'
@@ -27,31 +27,32 @@ import { purge } from './purge.ts'
 import { restore } from './restore.ts'
 import { VERSION } from './version.ts'
 
-const mapEvent: MapEvent = (change: Change) => {
-  const resource = resourceOf(change.kind) ?? (change.kind === 'access/token' ? 'token' : undefined)
-  if (resource === undefined) return undefined
-  const gone = change.type === 'delete'
-  // A VM is gone when its spec is; its other records go with it.
-  if (gone && change.kind !== 'vm/spec' && resource === 'vm') return undefined
-  const rec = change.type === 'put' ? change.rec : undefined
-  const state =
-    change.kind === 'vm/status'
-      ? (rec?.value as StatusRecord | undefined)?.state
-      : change.kind === 'job'
-        ? (rec?.value as JobRecord | undefined)?.state
-        : undefined
-  return {
-    resource,
-    resource_id: change.id,
-    change: gone ? 'delete' : 'put',
-    ...(rec && change.kind === 'vm/spec'
-      ? { generation: rec.version }
-      : rec && resource !== 'vm'
-        ? { generation: rec.version }
-        : {}),
-    ...(state === undefined ? {} : { state }),
+/** `specOf`: generation of a VM; a status says of which spec it is. */
+const mapEvent =
+  (specOf: (vm: string) => number | undefined): MapEvent =>
+  (change: Change) => {
+    const resource = resourceOf(change.kind) ?? (change.kind === 'access/token' ? 'token' : undefined)
+    if (resource === undefined) return undefined
+    const gone = change.type === 'delete'
+    // A VM is gone when its spec is; its other records go with it.
+    if (gone && change.kind !== 'vm/spec' && resource === 'vm') return undefined
+    const rec = change.type === 'put' ? change.rec : undefined
+    const state =
+      change.kind === 'vm/status'
+        ? (rec?.value as StatusRecord | undefined)?.state
+        : change.kind === 'job'
+          ? (rec?.value as JobRecord | undefined)?.state
+          : undefined
+    const generation =
+      rec === undefined ? undefined : resource === 'vm' && change.kind !== 'vm/spec' ? specOf(change.id) : rec.version
+    return {
+      resource,
+      resource_id: change.id,
+      change: gone ? 'delete' : 'put',
+      ...(generation === undefined ? {} : { generation }),
+      ...(state === undefined ? {} : { state }),
+    }
   }
-}
 
 async function main(config: DaemonConfig): Promise<void> {
   const log = createLog({ level: config.log_level })
@@ -118,7 +119,7 @@ async function main(config: DaemonConfig): Promise<void> {
     services: cluster.services,
     store,
     view: cluster.view,
-    mapEvent,
+    mapEvent: mapEvent((vm) => cluster.view.get(vmKind, vm)?.version),
     clock: systemClock,
     random: randomBytes,
     log,

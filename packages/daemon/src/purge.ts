@@ -7,7 +7,7 @@ import { Cgroups } from '@wadah/host/engine/cgroup'
 import { VmDirectory } from '@wadah/host/engine/directory'
 import { processes, signalProcess, waitGone } from '@wadah/host/engine/process'
 import { createNetworks } from '@wadah/host/network/networks'
-import { type DaemonConfig, servedBy } from './config.ts'
+import { type DaemonConfig, runOf, servedBy } from './config.ts'
 
 /** Ends QEMUs (found by their pid file inside our folder), networks, control groups; then removes the folders. */
 export async function purge(config: DaemonConfig): Promise<void> {
@@ -43,7 +43,7 @@ export async function purge(config: DaemonConfig): Promise<void> {
   }
   for (const name of ['wadahd.sock', 'wadahd.pid']) await rm(`${dirname(config.socket)}/${name}`, { force: true })
   if (config.instance !== 'default') {
-    await rm(`/run/wadah-${config.instance}`, { recursive: true, force: true })
+    await rm(runOf(config.instance), { recursive: true, force: true })
     await rm(`/var/cache/wadah-${config.instance}`, { recursive: true, force: true })
   }
   process.stdout.write(`removed: everything of the instance "${config.instance}"\n`)

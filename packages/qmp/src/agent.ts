@@ -143,6 +143,11 @@ export class AgentClient {
       const { exited: _, ...result } = status
       return { pid, ...result, ...cut(result, max_output_bytes) }
     } catch (error) {
+      // It knew the process a moment ago: another agent answers by now, after a restart of it or of the guest.
+      if (isQmpError(error, 'command-failed')) {
+        const message = `the guest agent was restarted while ${options.path} ran; what came of it is not known`
+        throw new QmpError('closed', message, { command: 'guest-exec', sent: true, cause: error })
+      }
       if (!isQmpError(error, 'timeout') && !isQmpError(error, 'aborted')) throw error
       const what = error.kind === 'timeout' ? `did not end within ${timeout_ms} ms` : 'was not waited for any longer'
       const message = `${options.path} (process ${pid} in the guest) ${what}; it may still run`

@@ -8,6 +8,7 @@ import { parseInteger } from '../text/size.ts'
 
 const IPV4 = new RegExp(IPV4_PATTERN)
 
+/** Port 0: a free one, which the daemon writes down. */
 export function parseListen(text: string): { host: string; port: number } {
   const match = /^(\[[0-9a-f:]+\]|[^:\s]+):(\d+)$/i.exec(text)
   const host = match?.[1]?.replace(/^\[|\]$/g, '')
@@ -16,7 +17,7 @@ export function parseListen(text: string): { host: string; port: number } {
       field: '--listen',
     })
   }
-  return { host, port: parseInteger(match[2]!, '--listen', 1, 65_535) }
+  return { host, port: parseInteger(match[2]!, '--listen', 0, 65_535) }
 }
 
 /** Where the API of the running daemon is, as it wrote it at its start; `ADDRESS:PORT`. */

@@ -137,6 +137,12 @@ export async function newNetwork(deps: Deps, project: string, body: NetworkCreat
   }
   if (body.subnet === undefined) return { ...nat, ...proposal }
   const { subnet, gateway } = normalise(body.subnet)
+  if (!PRIVATE.some((whole) => within(whole, subnet))) {
+    throw fail('invalid', `${subnet} is no private subnet: real machines elsewhere could not be reached any more.`, {
+      field: '/subnet',
+      remedy: `one inside ${PRIVATE.join(', ')}; without "subnet" a free one is chosen`,
+    })
+  }
   const clash = others.find((other) => overlap(other, subnet))
   if (clash !== undefined)
     throw fail('address_taken', `${subnet} overlaps ${clash}, the subnet of another network.`, { field: '/subnet' })
@@ -155,6 +161,13 @@ function range(cidr: string): [number, number] {
   const size = 2 ** (32 - Number(bits))
   const first = Math.floor(toNumber(address) / size) * size
   return [first, first + size - 1]
+}
+/** RFC 1918. */
+const PRIVATE = ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16']
+function within(whole: string, part: string): boolean {
+  const [w0, w1] = range(whole)
+  const [p0, p1] = range(part)
+  return w0 <= p0 && p1 <= w1
 }
 function overlap(a: string, b: string): boolean {
   const [a0, a1] = range(a)

@@ -30,7 +30,12 @@ export function pendingRestart(spec: VmSpec, booted: StatusRecord['booted']): st
 
 const firmwareKey = ({ firmware }: VmSpec): string =>
   firmware?.kind === 'uefi' ? (firmware.secure_boot ? 'uefi-secure' : 'uefi') : 'bios'
-const nicKey = (n: VmSpec['nics'][number]): string => `${n.name}/${n.network}/${n.mac}/${n.address ?? ''}`
+/** Without an address it is on a network of kind `user`, whose ports QEMU itself publishes, at its start. */
+const nicKey = (n: VmSpec['nics'][number]): string =>
+  [
+    `${n.name}/${n.network}/${n.mac}/${n.address ?? ''}`,
+    ...(n.address === undefined ? n.publish.map((p) => `${p.protocol}/${p.address}/${p.port}/${p.to}`) : []),
+  ].join(' ')
 
 export function bootedOf(spec: VmSpec): NonNullable<StatusRecord['booted']> {
   return {

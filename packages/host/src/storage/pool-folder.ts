@@ -60,7 +60,7 @@ export async function prepareFolders(pool: PoolDefinition, allowedDirs: readonly
   ) {
     throw fail('forbidden', `Pools may lie in ${allowedDirs.join(', ') || 'no folder'} only, and ${path} is outside.`, {
       field,
-      remedy: 'choose a folder inside, or add its parent to `storage.allowed_dirs` in the configuration of wadahd',
+      remedy: 'choose a folder inside, or add its parent to `pool_dirs` in wadahd.toml',
     })
   }
   // A link may be part of an allowed folder (the administrator wrote it), never of what follows.
