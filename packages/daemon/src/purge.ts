@@ -30,6 +30,12 @@ export async function purge(config: DaemonConfig): Promise<void> {
     const networks = createNetworks({ instance: config.instance, dataDir: config.data, watch_ms: 0 })
     if ((await networks.support()).nat) await networks.removeAll()
     networks.close()
+    // Of a folder that is broken, or that a file system was taken away from: by what they were started with.
+    const left = (await processes()).filter((p) =>
+      p.argv.some((arg) => arg.startsWith(`--conf-file=${config.data}/networks/`)),
+    )
+    for (const dnsmasq of left) signalProcess(dnsmasq, 'SIGKILL')
+    for (const dnsmasq of left) await waitGone(dnsmasq, 5_000)
     const cgroups = await Cgroups.open(config.instance === 'default' ? 'wadah' : `wadah-${config.instance}`)
     await cgroups.removeAll()
   }
