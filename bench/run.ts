@@ -8,13 +8,14 @@ import { parseArgs } from 'node:util'
 import { clone } from './clone.ts'
 import { demo } from './demo.ts'
 import { idle } from './idle.ts'
+import { import_ } from './import.ts'
 import { type Bench, Daemon, ROOT } from './kit.ts'
 import { list } from './list.ts'
 import { many } from './many.ts'
 import { keep, machine } from './report.ts'
 import { start } from './start.ts'
 
-const BENCHES: Bench[] = [start, clone, many, list, idle]
+const BENCHES: Bench[] = [start, clone, many, list, idle, import_]
 const { values } = parseArgs({
   options: {
     only: { type: 'string', multiple: true },
