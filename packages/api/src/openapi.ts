@@ -257,6 +257,8 @@ function codesOf(e: Endpoint): FaultCode[] {
   if (/^vms\.(exec|guest|freeze|thaw|getFile|putFile|health)$/.test(e.id))
     add('agent_silent', 'agent_failed', 'wrong_state', 'timeout')
   if (/^vms\.(reset|pause|resume|edit|screenshot|insert|eject)$/.test(e.id)) add('qemu_failed', 'monitor_silent')
+  if (/^(images\.export|volumes\.download)$/.test(e.id))
+    add('wrong_state', 'busy', 'in_use', 'no_room', 'host_lacks', 'tool_failed', 'cancelled', 'timeout')
   if (e.id === 'vms.screenshot') add('wrong_state', 'busy', 'host_lacks')
   if (e.id === 'jobs.cancel') add('too_late')
   return [...codes]

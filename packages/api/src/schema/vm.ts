@@ -1,6 +1,6 @@
 /** A virtual server: what is wanted (spec) and what was observed (status). Units: MiB, bytes, bytes per second, ms. */
 import Type from 'typebox'
-import { IdSchema, NameSchema, RefSchema } from '../ids.ts'
+import { IdSchema, NAME_PATTERN, NameSchema, RefSchema } from '../ids.ts'
 import { FaultSchema } from '../fault.ts'
 import { SEED_KINDS } from './imports.ts'
 import { Closed, DescriptionSchema, Ipv4Schema, LabelsSchema, MacSchema, metaFields } from './common.ts'
@@ -80,8 +80,14 @@ export const PublishedSchema = Type.Object({
 })
 export type Published = Type.Static<typeof PublishedSchema>
 
+/** QEMU's names of block nodes have 31 characters, and ours hold this one (`vol-NAME-base1-file`). */
+const driveName = Type.String({
+  pattern: NAME_PATTERN,
+  maxLength: 16,
+  description: 'small letters, digits, hyphens; at most 16 characters',
+})
 export const DiskInputSchema = Closed({
-  name: Type.Optional(NameSchema),
+  name: Type.Optional(driveName),
   volume: Type.Optional(RefSchema),
   size_mib: Type.Optional(Type.Integer({ minimum: 1, maximum: 64 * 1024 * 1024 })),
   pool: Type.Optional(RefSchema),
@@ -141,7 +147,7 @@ export type Firmware = Type.Static<typeof FirmwareSchema>
 /** In order: names of disks and CD drives. What is not named comes after, disks first. */
 const bootOrder = Type.Array(NameSchema, { maxItems: 20, description: 'names of disks and CD drives, first one first' })
 export const CdromInputSchema = Closed({
-  name: Type.Optional(NameSchema),
+  name: Type.Optional(driveName),
   image: Type.Optional(RefSchema),
 })
 export type CdromInput = Type.Static<typeof CdromInputSchema>

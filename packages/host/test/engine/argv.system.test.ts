@@ -59,6 +59,7 @@ const CASES: [string, () => Promise<LaunchRequest>, string][] = [
     'live',
   ],
   ['the seed disk of cloud-init', async () => MATRIX['cloud-seed']?.request as LaunchRequest, 'live'],
+  ['the longest names', async () => MATRIX['longest-names']?.request as LaunchRequest, 'live'],
   ['nine disks', async () => MATRIX['many-disks']?.request as LaunchRequest, 'live'],
   ['commas in paths', async () => request({ disks: [disk(0)], nics: [nic(1)] }), 'li,ve'],
 ]
@@ -84,7 +85,7 @@ test.each(CASES)('%s', { timeout: 60_000 }, async (_what, make, folder) => {
     const qmp = await connectQmp({ path: sockets(live).monitor, connect_timeout_ms: 30_000, gone: exit })
     expect(await qmp.execute('query-status')).toMatchObject({ status: 'prelaunch', running: false })
     for (const d of plan.record.devices) {
-      if (d.kind === 'serial') continue
+      if (d.kind === 'serial' || d.kind === 'cdrom') continue
       const ask = (property: string) => qmp.execute('qom-get', { path: `/machine/peripheral/${d.id}`, property })
       const [slot, fn = '0x0'] = 'addr' in d ? d.addr.split('.') : ['0x0']
       expect(await ask('addr')).toBe(Number(slot) * 8 + Number(fn))

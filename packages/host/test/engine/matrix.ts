@@ -130,6 +130,21 @@ export const MATRIX: Record<string, { request: LaunchRequest; facts?: object; lo
       firmware: { code: '/usr/share/OVMF/OVMF_CODE_4M.fd', vars: '/state/nvram.fd' },
     },
   },
+  'longest-names': {
+    request: request(
+      { disks: [{ ...disk(0), name: 'a234567890123456' }], cdroms: [{ name: 'b234567890123456' }] },
+      {
+        disks: [
+          {
+            name: 'a234567890123456',
+            chain: ['vol-top', 'vol-middle', 'vol-base'].map((id) => volume(id)),
+            pool: POOL,
+          },
+        ],
+        cdroms: [{ name: 'b234567890123456' }],
+      },
+    ),
+  },
   'secure-boot': {
     request: request({ disks: [disk(0)], firmware: { kind: 'uefi', secure_boot: true } }),
     local: { firmware: { code: '/usr/share/OVMF/OVMF_CODE_4M.secboot.fd', vars: '/state/nvram-secure.fd' } },
