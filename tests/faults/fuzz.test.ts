@@ -117,7 +117,7 @@ describe('random requests', () => {
       if (said !== undefined)
         note(
           `${method} ${r.operation.path} ${answer.status}`,
-          `${method} ${r.path} ${r.body?.slice(0, 300) ?? ''} → ${said}: ${answer.text.slice(0, 300)}`,
+          `${method} ${r.path} ${r.body?.slice(0, 300) ?? ''} → ${said}: ${answer.text.slice(0, 1500)}`,
         )
       if (answer.status >= 300) return
       good++

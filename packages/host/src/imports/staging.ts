@@ -4,7 +4,7 @@
  *     file        as it came        file.json   what a download is part of
  *     plain       unpacked          out/        made for an export
  */
-import { lstat, mkdir, readdir, rm, rmdir } from 'node:fs/promises'
+import { lstat, mkdir, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
@@ -38,11 +38,9 @@ export async function makeStaging(pool: PoolDefinition, id: string): Promise<voi
   }
 }
 
+/** The folder of all imports stays: taking it away would pull it from under one that begins at the same moment. */
 export async function cleanStaging(pool: PoolDefinition, id: string): Promise<void> {
   await rm(staging(pool, id).dir, { recursive: true, force: true })
-  await rmdir(root(pool)).catch((error: unknown) => {
-    if (!['ENOTEMPTY', 'EEXIST', 'ENOENT'].includes(errno(error))) throw error
-  })
 }
 
 export async function listStaging(pool: PoolDefinition): Promise<string[]> {
