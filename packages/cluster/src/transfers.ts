@@ -35,7 +35,7 @@ import { poolDefinition } from './resolve.ts'
 import type { Caller, TransferService } from './services.ts'
 import { changeVolume, exportVolumes, uploadVolume, vmsOf } from './storage/transfer-jobs.ts'
 import { submit } from './submit.ts'
-import { DEFAULT_POOL, admitVolumes, checkName, poolClosing, readerOf } from './vms/create.ts'
+import { DEFAULT_POOL, admitVolumes, checkName, poolClosing, workerOn } from './vms/create.ts'
 
 /** More disks than an import can have. */
 const MOST_DISKS = 16
@@ -257,29 +257,34 @@ export class Transfers implements TransferService {
       throw fail('wrong_state', `The image "${image.name}" has no disk that is ready.`, {
         remedy: `wadah image show ${image.name}`,
       })
-    const volumes = imageVolumes(image).map((id) => find(this.#deps, 'volume', volumeKind, caller.project, id).value)
+    const volumes = imageVolumes(image).map((id) => find(this.#deps, 'volume', volumeKind, caller.project, id))
     return this.#export(caller, image.name, volumes, format, image.hardware ?? {}, signal)
   }
 
   downloadVolume(caller: Caller, ref: string, format: ImportFormat, signal: AbortSignal): AsyncIterable<Uint8Array> {
-    const volume = find(this.#deps, 'volume', volumeKind, caller.project, ref).value
+    const rec = find(this.#deps, 'volume', volumeKind, caller.project, ref)
+    const volume = rec.value
     if (volume.making) throw fail('busy', `The volume "${volume.name}" is being made.`)
+    const worker = this.#deps.view.get(claimKind, `volume/${volume.id}`)?.value.job
+    if (worker !== undefined)
+      throw fail('busy', `The job ${worker} is at work on "${volume.name}".`, { remedy: `wadah job wait ${worker}` })
     const vm = volume.vm === undefined ? undefined : this.#deps.view.get(vmKind, volume.vm)
     if (vm) this.#refuseRunning(vm)
     const spec = vm?.value.spec
     const hardware = spec ? { cpus: spec.cpus, memory_mib: spec.memory_mib, nics: spec.nics.length } : {}
-    return this.#export(caller, volume.name, [volume], format, hardware, signal)
+    return this.#export(caller, volume.name, [rec], format, hardware, signal)
   }
 
   async *#export(
     caller: Caller,
     name: string,
-    volumes: VolumeRecord[],
+    recs: Rec<VolumeRecord>[],
     format: ImportFormat,
     hardware: ImageHardware,
     signal: AbortSignal,
   ): AsyncIterable<Uint8Array> {
     const deps = this.#deps
+    const volumes = recs.map((rec) => rec.value)
     const [first] = volumes as [VolumeRecord]
     const id = newId('volume', deps.randomBytes)
     const pool = find(deps, 'pool', poolKind, caller.project, first.pool)
@@ -295,7 +300,11 @@ export class Transfers implements TransferService {
     const target = { kind: 'volume', id: first.id, name: first.name }
     // A GET carries no key of its own.
     const { idempotency: _, ...asker } = caller
-    const job = await submit(deps, this.#engine, asker, exportVolumes, params, target)
+    const job = await submit(deps, this.#engine, asker, exportVolumes, params, target, {
+      checks: recs.map(unchanged),
+      // An image's own are never changed, so nobody needs to be kept out.
+      writes: volumes.filter((v) => v.image === undefined).map((v) => put(volumeKind, v.id, v)),
+    })
     const where = poolDefinition(pool.value)
     try {
       const stop = () => void this.#engine.cancel(job.id).catch(() => undefined)
@@ -363,9 +372,9 @@ export class Transfers implements TransferService {
           remedy: `wadah volume delete ${above.value.name}, or wadah volume clone ${v.name} NAME`,
         },
       )
-    const reader = readerOf(deps, v.id)
-    if (reader !== undefined)
-      throw fail('busy', `The job ${reader} reads "${v.name}".`, { remedy: `wadah job wait ${reader}` })
+    const worker = workerOn(deps, v.id)
+    if (worker !== undefined)
+      throw fail('busy', `The job ${worker} is at work on "${v.name}".`, { remedy: `wadah job wait ${worker}` })
     const vm = v.vm === undefined ? undefined : deps.view.get(vmKind, v.vm)
     if (vm) this.#refuseRunning(vm)
     const pool = to.pool === undefined ? undefined : this.#pool(caller, to.pool)
@@ -388,7 +397,11 @@ export class Transfers implements TransferService {
         to: target,
       },
       { kind: 'volume', id: v.id, name: v.name },
-      { checks: [unchanged(rec), ...(vm ? [unchanged(vm)] : []), exists(poolKind, target.pool)], release },
+      {
+        checks: [unchanged(rec), ...(vm ? [unchanged(vm)] : []), exists(poolKind, target.pool)],
+        writes: [put(volumeKind, v.id, v)],
+        release,
+      },
     )
   }
 }

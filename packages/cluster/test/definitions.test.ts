@@ -175,7 +175,7 @@ describe('jobs leave all or nothing', () => {
   test.each(['delta', 'full', 'attached'] as const)(
     'vm.create from disks that are there: %s',
     async (how) => {
-      const other: VolumeRecord = { ...root(false), id: 'vol-otherothera', name: 'other' }
+      const other: VolumeRecord = { ...root(false), id: 'vol-cccccccccc', name: 'other' }
       const { vm: _, base: __, ...free } = other
       const source: VolumeRecord = how === 'delta' ? { ...other, vm: 'vm-otherother' } : free
       const name = put(indexKind, indexKeys.name('volume', 'default', 'other'), { schema: 1, holder: other.id })
@@ -186,7 +186,10 @@ describe('jobs leave all or nothing', () => {
         how === 'attached'
           ? { name: 'root', volume: { ...free, vm: VM }, limits: {} }
           : { name: 'root', volume: root(true), limits: {}, from: { volume: source.id, how } }
-      const { params, writes } = assemble(planDeps, new Pending(), record, [disk], undefined, true, false)
+      const attached = (_: unknown, id: string) =>
+        how === 'attached' && id === free.id ? { id, value: free } : undefined
+      const deps = { ...planDeps, view: { get: attached, list: () => [] } } as unknown as Deps
+      const { params, writes } = assemble(deps, new Pending(), record, [disk], undefined, true, false)
       const begin = how === 'attached' ? [put(volumeKind, free.id, free), name] : there
       await checkJob({
         definition: withCommit(createVm, writes, params, begin),

@@ -24,7 +24,7 @@ import {
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, StorageService } from '../services.ts'
 import { submit } from '../submit.ts'
-import { DEFAULT_POOL, admitVolumes, checkName, promisedBytes, readerOf } from '../vms/create.ts'
+import { DEFAULT_POOL, admitVolumes, checkName, promisedBytes, workerOn } from '../vms/create.ts'
 import { deleteVolumeJob, makeVolumeJob } from './jobs.ts'
 import { resizeVolumeJob } from './resize.ts'
 
@@ -278,7 +278,9 @@ export class Storage implements StorageService {
     const release = await this.#admit(volume, '/name')
     // From now on nobody may write what the clone stands on.
     const base: Parameters<typeof put>[] =
-      how === 'linked' && !source.value.read_only ? [[volumeKind, source.id, { ...source.value, read_only: true }]] : []
+      source.value.image === undefined
+        ? [[volumeKind, source.id, { ...source.value, read_only: how === 'linked' || source.value.read_only }]]
+        : []
     return this.#submit(
       caller,
       volume,
@@ -293,6 +295,9 @@ export class Storage implements StorageService {
   #readable(source: Rec<VolumeRecord>, how: 'linked' | 'full'): void {
     const { value: v } = source
     if (v.making) throw fail('busy', `The volume "${v.name}" is being made.`)
+    const job = this.#deps.view.get(claimKind, `volume/${v.id}`)?.value.job
+    if (job !== undefined)
+      throw fail('busy', `The job ${job} is at work on "${v.name}".`, { remedy: `wadah job wait ${job}` })
     if (v.vm === undefined) return
     const vm = this.#deps.view.get(vmKind, v.vm)?.value
     const name = vm?.name ?? v.vm
@@ -332,9 +337,9 @@ export class Storage implements StorageService {
         remedy: `wadah volume clone ${v.name} NAME`,
       })
     }
-    const reader = readerOf(deps, v.id)
-    if (reader !== undefined)
-      throw fail('busy', `The volume "${v.name}" is being copied.`, { remedy: `wadah job wait ${reader}` })
+    const job = workerOn(deps, v.id)
+    if (job !== undefined)
+      throw fail('busy', `The job ${job} is at work on "${v.name}".`, { remedy: `wadah job wait ${job}` })
     const release = await this.#admit({ ...v, size_bytes: size_bytes - v.size_bytes }, '/size_mib')
     return submit(
       deps,
@@ -366,7 +371,7 @@ export class Storage implements StorageService {
         })
       }
     }
-    const claim = deps.view.get(claimKind, `volume/${v.id}`)?.value.job ?? readerOf(deps, v.id)
+    const claim = workerOn(deps, v.id)
     if (claim !== undefined)
       throw fail('busy', `The job ${claim} is at work on "${v.name}".`, { remedy: `wadah job wait ${claim}` })
     const refuse = () => {

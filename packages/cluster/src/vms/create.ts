@@ -184,11 +184,15 @@ export function assemble(
   deps: Deps,
   pending: Pending,
   record: VmRecord,
-  disks: DiskPlan[],
+  planned: DiskPlan[],
   secrets: { password?: string; user_data?: string } | undefined,
   start: boolean,
   waitReady: boolean,
 ): CreatePlan {
+  // Judged again together with the checks: time has passed since the plan.
+  const disks = planned.map((d) =>
+    d.volume.making ? d : { ...d, volume: attachable(deps, record.project, d.volume.id, '/disks', record.id) },
+  )
   const keys = indexKeysOf(
     deps,
     record,
@@ -499,8 +503,16 @@ export function readerOf(deps: Pick<Deps, 'view'>, volume: string): string | und
   return deps.view.list(claimKind, `volume/${volume}/read/`)[0]?.value.job
 }
 
-/** A volume of its own that is given to a VM. */
-function attachable(deps: Deps, project: string, ref: string, field: string, vm: string): VolumeRecord {
+/** Any job at work on a volume, be it to read or to change it. */
+export function workerOn(deps: Pick<Deps, 'view'>, volume: string): string | undefined {
+  return deps.view.get(claimKind, `volume/${volume}`)?.value.job ?? readerOf(deps, volume)
+}
+
+/**
+ * A volume of its own that is given to a VM. Whoever commits the result checks that the record is `unchanged`: each job that reads
+ * or changes a volume writes its record when it is asked for, so that of two who decide at the same moment one is refused.
+ */
+export function attachable(deps: Deps, project: string, ref: string, field: string, vm: string): VolumeRecord {
   const { value } = find(deps, 'volume', volumeKind, project, ref, field)
   if (value.making) throw fail('busy', `The volume "${value.name}" is being made.`, { field })
   const stood = value.image !== undefined || deps.view.list(volumeKind).some((v) => v.value.base === value.id)
@@ -511,9 +523,9 @@ function attachable(deps: Deps, project: string, ref: string, field: string, vm:
     })
   if (value.vm !== undefined && value.vm !== vm)
     throw fail('in_use', `The volume "${value.name}" belongs to another VM (${value.vm}).`, { field })
-  const reader = readerOf(deps, value.id)
-  if (reader !== undefined)
-    throw fail('busy', `The volume "${value.name}" is being copied.`, { field, remedy: `wadah job wait ${reader}` })
+  const job = workerOn(deps, value.id)
+  if (job !== undefined)
+    throw fail('busy', `The job ${job} is at work on "${value.name}".`, { field, remedy: `wadah job wait ${job}` })
   // A base whose last clone is gone may be written again.
   return { ...value, vm, read_only: false }
 }

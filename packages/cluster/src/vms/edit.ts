@@ -16,7 +16,7 @@ import {
   volumeKind,
 } from '../records.ts'
 import { checkBootOrder, checkFirmware, planCdroms } from './drives.ts'
-import { checkMemory, checkName, chooseAddress, nicKeys, planNics, planPublish, portKey } from './create.ts'
+import { attachable, checkMemory, checkName, chooseAddress, nicKeys, planNics, planPublish, portKey } from './create.ts'
 
 /** `null` takes a limit away; what is not named stays. */
 export function mergeLimits<T extends Limits | DiskLimits | NicLimits>(before: T, change: T): T {
@@ -91,11 +91,13 @@ export async function planEdit(
       writes.push(put(volumeKind, volume.id, free))
     }
   }
-  for (const { name, volume, limits } of added) {
-    spec.disks.push({ name, volume: volume.id, limits })
+  for (const [i, { name, volume, limits }] of added.entries()) {
+    // Judged again: it was a free one while the others were made, and somebody else may have taken it.
+    const mine = attachable(deps, vm.project, volume.id, `/add_disks/${i}`, vm.id)
     const stored = deps.view.get(volumeKind, volume.id)
     if (stored) checks.push(unchanged(stored))
-    writes.push(put(volumeKind, volume.id, { ...(stored?.value ?? volume), vm: vm.id }))
+    spec.disks.push({ name, volume: volume.id, limits })
+    writes.push(put(volumeKind, volume.id, mine))
   }
 
   for (const [i, name] of (body.remove_cdroms ?? []).entries()) {

@@ -52,8 +52,16 @@ async function makeDisks(ctx: Ctx<CreateParams>): Promise<void> {
     const volume = volumeOf(deps, d.volume)
     const to = { uid: vm.spec.uid }
     if (d.make) await makeVolume(ctx, volume, d.from, to, (fraction) => ctx.progress((i + fraction) / p.disks.length))
-    else await deps.machine.volumes.grant(poolDefinition(poolOf(deps, volume.pool)), volumeDefinition(deps, volume), to)
+    else await grantTo(deps, vm, volume.id)
   }
+}
+
+/** The file of a volume for the user of the VM whose disk it is. */
+export async function grantTo(deps: Deps, vm: VmRecord, id: string): Promise<void> {
+  const volume = volumeOf(deps, id)
+  if (volume.vm !== vm.id) throw fail('in_use', `The volume "${volume.name}" is not a disk of "${vm.name}" any more.`)
+  const pool = poolDefinition(poolOf(deps, volume.pool))
+  await deps.machine.volumes.grant(pool, volumeDefinition(deps, volume), { uid: vm.spec.uid })
 }
 
 /** Makes the file of one volume and gives it to who may write it. */
@@ -106,7 +114,8 @@ async function dropRecords(ctx: Ctx<CreateParams>): Promise<void> {
 /** Writes that remove a VM; of its volumes those that `goes` says, the others are let go. */
 async function dropWrites(deps: Deps, vm: VmRecord, goes: (volume: VolumeRecord) => boolean): Promise<Write[]> {
   const found = await Promise.all(vm.spec.disks.map((d) => deps.store.get(volumeKind, d.volume)))
-  const volumes = found.flatMap((rec) => (rec ? [rec.value] : []))
+  // What belongs to another VM stays that VM's, whatever this one's spec says.
+  const volumes = found.flatMap((rec) => (rec?.value.vm === vm.id ? [rec.value] : []))
   const going = volumes.filter(goes)
   return [
     ...indexKeysOf(deps, vm, going).map((key) => del(indexKind, key)),
@@ -209,6 +218,8 @@ async function launch(ctx: Ctx<VmParams>): Promise<{ begun_ms: number }> {
     throw fail('not_owner', `The VM belongs to the host ${placement?.host ?? '(none)'}.`)
   }
   if (!deps.machine.running(vm.id)) checkRoomToRun(deps, vm)
+  // Done when they were attached, unless a crash came between.
+  for (const disk of vm.spec.disks) await grantTo(deps, vm, disk.volume)
   const plan = await deps.machine.plan(launchRequest(deps, vm))
   await deps.machine.prepare(plan, signal)
   await deps.machine.launch(plan, 'fresh', signal)
@@ -419,7 +430,7 @@ export const deleteVm = defineJob<DeleteParams, Deps>(
         const vm = (await deps.store.get(vmKind, p.vm))?.value
         for (const disk of vm?.spec.disks ?? []) {
           const volume = (await deps.store.get(volumeKind, disk.volume))?.value
-          if (!volume || p.keep_disks) continue
+          if (volume?.vm !== p.vm || p.keep_disks) continue
           await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
         }
       },

@@ -26,7 +26,7 @@ import {
   vmKind,
   volumeKind,
 } from '../records.ts'
-import { chainOf, launchRequest, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
+import { chainOf, launchRequest } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../services.ts'
 import { deleteVolumeJob, makeVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
@@ -45,7 +45,7 @@ import {
 } from './create.ts'
 import { type EditPlan, planEdit } from './edit.ts'
 import { isoImage } from './drives.ts'
-import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './jobs.ts'
+import { createVm, deleteVm, grantTo, shutdownVm, startVm, stopVm } from './jobs.ts'
 import { healthTarget, viewVm } from './view.ts'
 
 const TRIES = 6
@@ -404,6 +404,8 @@ export class Vms implements VmService {
       throw error
     }
     if (plan.nats) await deps.syncNetworks()
+    // Only now: until the commit it could have become somebody else's.
+    for (const { volume } of added) if (!volume.making) await grantTo(deps, plan.record, volume.id)
     if (deps.machine.running(before.id)) {
       if (body.add_disks ?? body.remove_disks) await this.#plug(plan.record)
       await deps.machine.applyLimits(before.id, plan.record.spec)
@@ -486,10 +488,7 @@ export class Vms implements VmService {
 
   async #makeDisk(caller: Caller, vm: VmRecord, planned: VolumeRecord): Promise<void> {
     const deps = this.#deps
-    if (!planned.making) {
-      const pool = poolDefinition(poolOf(deps, planned.pool))
-      return deps.machine.volumes.grant(pool, volumeDefinition(deps, planned), { uid: vm.spec.uid })
-    }
+    if (!planned.making) return
     const { vm: _vm, ...volume } = planned
     const key = indexKeys.name('volume', caller.project, volume.name)
     const writes: Write[] = [put(volumeKind, volume.id, volume), put(indexKind, key, { schema: 1, holder: volume.id })]

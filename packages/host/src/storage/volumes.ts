@@ -392,6 +392,8 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
       await alone(fileName(volume), async () => {
         await removeTmp(pool, volume)
         const was = await unlink(path(pool, volume)).then(() => true, ignoreMissing)
+        // Not there, or its whole file system is not there: only the first is gone for good.
+        if (was !== true && !(await lstat(folders(pool).volumes).catch(ignoreMissing))) throw poolAway(pool, undefined)
         if (was === true) await durable(folders(pool).volumes)
       })
     },
@@ -448,10 +450,14 @@ function checkSize(volume: VolumeDefinition): void {
 }
 
 function poolAway(pool: PoolDefinition, error: unknown): Error {
-  return fail('unavailable', `The pool at ${pool.path} can't be reached (${errno(error) || 'unknown reason'}).`, {
-    remedy: `is its file system mounted? ls ${pool.path}`,
-    cause: error,
-  })
+  return fail(
+    'unavailable',
+    `The pool at ${pool.path} can't be reached (${errno(error) || 'its folder is not there'}).`,
+    {
+      remedy: `is its file system mounted? ls ${pool.path}`,
+      cause: error,
+    },
+  )
 }
 
 /** For `.catch`: a missing file becomes `not_found`. */
