@@ -343,7 +343,10 @@ describe('adoption', () => {
     r.world.odd.add(id('odd'))
     await adoptAll(r.cluster.deps)
     await r.view.waitFor(await r.store.current())
-    expect(['runs', 'ended', 'odd', 'off'].map(state)).toEqual(['running', 'stopped', 'running', 'stopped'])
+    expect(['runs', 'ended', 'odd', 'off'].map(state)).toEqual(['running', 'stopped', 'unknown', 'stopped'])
+    // Not known is not ended: nothing of it was cleaned, and it says why.
+    expect(r.vms.get(caller, 'odd').status.reason).toContain('could not find out whether it runs')
+    expect(r.world.running.has(id('odd'))).toBe(true)
     expect(r.vms.get(caller, 'ended').status.reason).toContain('while wadahd was not running')
     expect(r.vms.get(caller, 'off').status.reason).toBeUndefined()
     expect(r.view.list(statusKind)).toHaveLength(r.view.list(vmKind).length)

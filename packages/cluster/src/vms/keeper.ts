@@ -12,6 +12,7 @@ import type { ShutdownParams } from './jobs.ts'
 const RETRY_MS = 1_000
 const CONFLICT_MS = 5
 const ADOPT_TRIES = 5
+const ADOPT_AT_ONCE = 16
 /** States that pass by themselves within a moment: not worth a write. */
 const FLEETING = new Set(['starting', 'prepared'])
 
@@ -101,17 +102,36 @@ async function goesDownWithHost(deps: Deps, vm: string): Promise<boolean> {
 
 /** After a start of the daemon: what is recorded against what is there. VMs are adopted, and what is gone is said to be gone. */
 export async function adoptAll(deps: Deps, ended = 'it ended while wadahd was not running'): Promise<void> {
+  const all = deps.view.list(placementKind).filter(({ value }) => value.host === deps.hostId)
+  const next = all.values()
   await Promise.all(
-    deps.view.list(placementKind).map(async ({ id, value }) => {
-      if (value.host !== deps.hostId) return
-      const status = deps.view.get(statusKind, id)?.value
-      if (status?.state === 'absent') return
-      await adopt(deps, id, status, ended).catch((error: unknown) => {
-        // One VM in trouble keeps no other, and not the daemon, from its work.
-        deps.log(`adopting ${id}: ${(error as Error).message}`)
-      })
+    Array.from({ length: ADOPT_AT_ONCE }, async () => {
+      for (const { id } of next) {
+        const status = deps.view.get(statusKind, id)?.value
+        if (status?.state !== 'absent') await adoptOne(deps, id, status, ended)
+      }
     }),
   )
+}
+
+/** One VM in trouble keeps no other, and not the daemon, from its work. Of what can't be looked at nothing is ended or removed. */
+async function adoptOne(deps: Deps, id: string, status: StatusRecord | undefined, ended: string): Promise<void> {
+  for (let i = 1; ; i++) {
+    try {
+      return await adopt(deps, id, status, ended)
+    } catch (error) {
+      const why = (error as Error).message
+      deps.log(`adopting ${id}: ${why}`)
+      if (i < ADOPT_TRIES) {
+        await new Promise((resolve) => setTimeout(resolve, 100 * i))
+        continue
+      }
+      const reason = `wadahd could not find out whether it runs: ${why}`
+      return await record(deps, { vm: id, state: 'unknown', reason, at_ms: deps.clock.now_ms() }).catch(
+        (failed: unknown) => deps.log(`status of ${id}: ${(failed as Error).message}`),
+      )
+    }
+  }
 }
 
 async function adopt(deps: Deps, id: string, status: StatusRecord | undefined, why: string): Promise<void> {

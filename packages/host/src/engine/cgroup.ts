@@ -144,6 +144,17 @@ export class Cgroups {
     await Promise.all(this.#bases().map((base) => removeGroup(`${base}/${vm}`)))
   }
 
+  /** Who runs in the group of a VM. */
+  async pids(vm: string): Promise<number[]> {
+    const [base] = this.#bases()
+    if (!base) return []
+    const text = await readFile(`${base}/${vm}/cgroup.procs`, 'utf8').catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOENT' && error.code !== 'ENODEV') throw error
+      return ''
+    })
+    return text.split('\n').filter(Boolean).map(Number)
+  }
+
   /** Groups that are there, to find leftovers. */
   async list(): Promise<string[]> {
     const [base] = this.#bases()

@@ -10,7 +10,7 @@
 import { constants } from 'node:fs'
 import { chmod, chown, lchown, lstat, mkdir, open, readFile, readdir, rename, rm } from 'node:fs/promises'
 import { isId } from '@wadah/api/ids'
-import { errno } from '../system/files.ts'
+import { errno, ignoreMissing } from '../system/files.ts'
 import type { BootRecord } from '@wadah/ports/machine'
 import { cloudSeedPath } from './argv.ts'
 import type { ProcessId } from './process.ts'
@@ -28,6 +28,8 @@ export type LiveRecord = {
   pools: string[]
   started_at_ms: number
   paused_by?: 'user' | 'job'
+  /** Its file systems are frozen, and thawed at this time at the latest. */
+  thaw_at_ms?: number
 }
 
 export class VmDirectory {
@@ -53,14 +55,11 @@ export class VmDirectory {
   /** Makes the folder of what stays; done twice is done once. Call it only while no QEMU of this VM runs. */
   async makeState(uid: number | null): Promise<void> {
     await mkdir(this.root, { recursive: true, mode: 0o711 })
-    const made = await mkdir(this.state, { mode: 0o700 }).then(
-      () => true,
-      (error: unknown) => {
-        if (errno(error) !== 'EEXIST') throw error
-        return false
-      },
-    )
-    if (made && uid !== null) await lchown(this.state, uid, uid)
+    await mkdir(this.state, { mode: 0o700 }).catch((error: unknown) => {
+      if (errno(error) !== 'EEXIST') throw error
+    })
+    // Not only when it was made just now: a crash may have come between.
+    if (uid !== null && (await lstat(this.state)).uid !== uid) await lchown(this.state, uid, uid)
   }
 
   /** Makes both folders, empty of what an earlier QEMU left. `uid` null: the daemon's own user. */
@@ -144,8 +143,11 @@ export class VmDirectory {
   }
 
   async #read<T extends { schema: number }>(name: string): Promise<T | undefined> {
+    // That it can't be read now does not mean that it is not there.
+    const text = await readFile(`${this.root}/${name}`, 'utf8').catch(ignoreMissing)
+    if (text === undefined) return undefined
     try {
-      const value = JSON.parse(await readFile(`${this.root}/${name}`, 'utf8')) as T
+      const value = JSON.parse(text) as T
       return value.schema === 1 ? value : undefined
     } catch {
       return undefined

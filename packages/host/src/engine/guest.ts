@@ -9,21 +9,26 @@ const MAX_THAW_TRIES = 5
 /** An agent that lives answers within this time, also in a guest that is busy. */
 const ANSWER_MS = 10_000
 
+export type GuestOptions = {
+  path: string
+  gone: Promise<unknown>
+  log: (line: string) => void
+  now_ms: () => number
+  /** Writes down until when it may stay frozen, for a daemon that comes after us; undefined: it is not. */
+  frozenUntil: (at_ms: number | undefined) => Promise<void>
+}
+
 export class VmGuest implements Guest {
-  readonly #path: string
-  readonly #gone: Promise<unknown>
-  readonly #log: (line: string) => void
+  readonly #o: GuestOptions
   #client: Promise<AgentClient> | undefined
   #thawTimer: NodeJS.Timeout | undefined
 
-  constructor(path: string, gone: Promise<unknown>, log: (line: string) => void) {
-    this.#path = path
-    this.#gone = gone
-    this.#log = log
+  constructor(options: GuestOptions) {
+    this.#o = options
   }
 
   async #agent(signal: AbortSignal): Promise<AgentClient> {
-    this.#client ??= connectAgent({ path: this.#path, gone: this.#gone }).then(
+    this.#client ??= connectAgent({ path: this.#o.path, gone: this.#o.gone }).then(
       (client) => {
         void client.closed.then(() => {
           this.#client = undefined
@@ -56,7 +61,8 @@ export class VmGuest implements Guest {
       const { version, commands } = await agent.info({ signal })
       const frozen = (await agent.freezeStatus({ signal }).catch(() => 'thawed')) === 'frozen'
       const os = commands.has('guest-get-osinfo') ? await agent.osInfo({ signal }).catch(() => undefined) : undefined
-      const { interfaces } = await agent.interfaces({ signal })
+      // A frozen agent refuses nearly everything, and must still be able to say that it is frozen.
+      const { interfaces } = frozen ? { interfaces: [] } : await agent.interfaces({ signal })
       return {
         agent_version: version,
         ...(os
@@ -124,9 +130,10 @@ export class VmGuest implements Guest {
   /** Thaws by itself after `timeout_s`: a client that vanishes must not leave a guest frozen. */
   freeze(timeout_s: number, signal: AbortSignal): Promise<number> {
     return this.#ask(signal, async (agent) => {
-      clearTimeout(this.#thawTimer)
-      this.#thawTimer = setTimeout(() => void this.#thawLater(0), timeout_s * 1000)
-      this.#thawTimer.unref()
+      const at_ms = this.#o.now_ms() + timeout_s * 1000
+      // Written down first: whoever starts after us must know.
+      await this.#o.frozenUntil(at_ms)
+      this.thawAt(at_ms)
       return agent.freeze({ timeout_ms: 30_000, signal })
     })
   }
@@ -135,15 +142,31 @@ export class VmGuest implements Guest {
     return this.#ask(signal, async (agent) => {
       const count = await agent.thaw({ timeout_ms: 30_000, signal })
       clearTimeout(this.#thawTimer)
+      this.#thawTimer = undefined
+      await this.#o.frozenUntil(undefined)
       return count
     })
+  }
+
+  thawAt(at_ms: number): void {
+    clearTimeout(this.#thawTimer)
+    this.#thawTimer = setTimeout(() => void this.#thawLater(0), Math.max(0, at_ms - this.#o.now_ms()))
+    this.#thawTimer.unref()
+  }
+
+  /** Without us nobody would thaw it. */
+  async thawBeforeEnd(): Promise<void> {
+    if (this.#thawTimer === undefined) return
+    await this.thaw(AbortSignal.timeout(3_000)).catch((error: unknown) =>
+      this.#o.log(`thaw before the end: ${(error as Error).message}`),
+    )
   }
 
   async #thawLater(tries: number): Promise<void> {
     try {
       await this.thaw(AbortSignal.timeout(60_000))
     } catch (error) {
-      this.#log(`thaw after the time: ${(error as Error).message}`)
+      this.#o.log(`thaw after the time: ${(error as Error).message}`)
       if (tries < MAX_THAW_TRIES) this.#thawTimer = setTimeout(() => void this.#thawLater(tries + 1), 10_000).unref()
     }
   }

@@ -39,7 +39,7 @@ import { spawnQemu } from './launch.ts'
 import { tailLog, trimLog } from './log-file.ts'
 import { bootPlan, localDisk, seedText } from './plan.ts'
 import { type Acceleration, accelerator } from './probe/accelerator.ts'
-import { isReplaced, processes, qemuOf, signalProcess, waitGone } from './process.ts'
+import { isReplaced, processAt, processes, qemuOf, signalProcess, startOf, waitGone } from './process.ts'
 import { RunningVm } from './running-vm.ts'
 import { screenshot } from './screenshot.ts'
 import { cryptSalt } from './sha512-crypt.ts'
@@ -134,6 +134,7 @@ export class HostMachine implements Machine {
     this.#closed = true
     for (const timer of this.#timers) clearInterval(timer)
     clearTimeout(this.#roomTimer)
+    await Promise.all([...this.#guests.values()].map((guest) => guest.thawBeforeEnd()))
     for (const guest of this.#guests.values()) guest.close()
     for (const hub of this.#serial.values()) hub.close()
     await Promise.all([...this.#running.values()].map((vm) => vm.detach()))
@@ -493,17 +494,21 @@ export class HostMachine implements Machine {
     })
     this.#adopt(running)
     await (qmp ? running.begin() : running.refresh())
-    return running.isGone ? undefined : running
+    if (running.isGone) return undefined
+    if (found.live.thaw_at_ms !== undefined) this.#guest(vm).thawAt(found.live.thaw_at_ms)
+    return running
   }
 
   async #find(directory: VmDirectory, live: LiveRecord | undefined) {
     const pidfile = `${directory.live}/qemu.pid`
-    const list = await processes((argv) => argv.includes(pidfile))
     if (live) {
-      const qemu = list.find((p) => p.pid === live.qemu.pid && p.start === live.qemu.start)
-      // Also right after the spawn, while it still is setpriv: argv has the pid file in both.
-      if (qemu?.argv.includes(pidfile)) return { live }
+      const qemu = await processAt(live.qemu.pid)
+      // Also right after the spawn, while it still is setpriv: argv has the pid file in both. A guest that broke out of QEMU may
+      // change its argv, and not its user, which no other VM has.
+      const its = qemu && (qemu.argv.includes(pidfile) || (this.#root && live.uid !== 0 && qemu.uid === live.uid))
+      if (its && qemu.start === live.qemu.start) return { live }
     }
+    const list = await processes((argv) => argv.includes(pidfile))
     const uid = live?.uid ?? process.getuid?.() ?? 0
     const stray = list.find((p) => p.argv.some((arg, i) => arg === pidfile && p.argv[i - 1] === '-pidfile'))
     const orphan = stray ?? qemuOf(list, directory.live, uid)
@@ -512,10 +517,25 @@ export class HostMachine implements Machine {
 
   async stop(vm: string): Promise<void> {
     const running = this.running(vm) ?? (await this.attach(vm))
-    if (!running) return
+    if (!running) return await this.#endGroup(vm)
     const stopped = this.waitStopped(vm, 40_000, AbortSignal.timeout(40_000))
     await running.quit()
     await stopped
+  }
+
+  /** A QEMU that nobody knows any more is still in its VM's group. */
+  async #endGroup(vm: string): Promise<void> {
+    const pids = await this.#cgroups.pids(vm)
+    if (pids.length === 0) return
+    for (const pid of pids) {
+      const start = startOf(pid)
+      if (start === undefined) continue
+      signalProcess({ pid, start }, 'SIGKILL')
+      if (!(await waitGone({ pid, start }, 30_000)))
+        throw fail('monitor_silent', `Process ${pid} of this VM does not end even by SIGKILL.`, { effect: 'unknown' })
+    }
+    await this.clean(vm)
+    this.#observed({ vm, state: 'stopped', at_ms: this.#o.now_ms() })
   }
 
   async waitStopped(vm: string, timeout_ms: number, signal: AbortSignal): Promise<Observed | undefined> {
@@ -569,9 +589,10 @@ export class HostMachine implements Machine {
   async #tidy(vm: string, taps: string[]): Promise<void> {
     const directory = new VmDirectory(this.#o.dataDir, vm)
     this.#prepared.delete(vm)
+    // First, and by itself: while anything runs in it, nothing that it needs is taken away.
+    await this.#cgroups.remove(vm)
     await Promise.all([
       ...taps.map((nic) => this.networks.detach(vm, nic)),
-      this.#cgroups.remove(vm),
       directory.dropLive(),
       directory.dropLiveRecord(),
     ])
@@ -673,7 +694,13 @@ export class HostMachine implements Machine {
     let guest = this.#guests.get(vm)
     if (!guest) {
       const directory = new VmDirectory(this.#o.dataDir, vm)
-      guest = new VmGuest(sockets(directory.live).agent, running.gone, (line) => this.#o.log(`${vm}: ${line}`))
+      guest = new VmGuest({
+        path: sockets(directory.live).agent,
+        gone: running.gone,
+        log: (line) => this.#o.log(`${vm}: ${line}`),
+        now_ms: this.#o.now_ms,
+        frozenUntil: (at_ms) => running.noteFrozen(at_ms),
+      })
       this.#guests.set(vm, guest)
     }
     return guest

@@ -14,18 +14,31 @@ function parseStart(stat: string): { start: string; state: string } | undefined 
   return state && start ? { start, state } : undefined
 }
 
-/** The start time of a living process; undefined when there is none (a zombie is none). */
-export function startOf(pid: number): string | undefined {
-  try {
-    const parsed = parseStart(readFileSync(`/proc/${pid}/stat`, 'latin1'))
-    return parsed && parsed.state !== 'Z' && parsed.state !== 'X' ? parsed.start : undefined
-  } catch {
-    return undefined
-  }
+/** Only this says that a process is gone. Anything else, such as no descriptor left to look with, says nothing. */
+function gone(error: unknown): undefined {
+  const code = (error as NodeJS.ErrnoException).code
+  if (code !== 'ENOENT' && code !== 'ESRCH') throw error
 }
 
+/** The start time of a living process; undefined when there is none (a zombie is none). @throws when it can't be told */
+export function startOf(pid: number): string | undefined {
+  let text: string
+  try {
+    text = readFileSync(`/proc/${pid}/stat`, 'latin1')
+  } catch (error) {
+    return gone(error)
+  }
+  const parsed = parseStart(text)
+  return parsed && parsed.state !== 'Z' && parsed.state !== 'X' ? parsed.start : undefined
+}
+
+/** Alive where it can't be told: nothing is ended or tidied away for that. */
 export function isAlive(id: ProcessId): boolean {
-  return startOf(id.pid) === id.start
+  try {
+    return startOf(id.pid) === id.start
+  } catch {
+    return true
+  }
 }
 
 /** Waits until a process is gone. Its end cannot be awaited by event when it is no child of ours. */
@@ -40,9 +53,9 @@ export async function waitGone(id: ProcessId, timeout_ms: number): Promise<boole
   return true
 }
 
-/** Sends a signal to exactly this process; false when it is gone. */
+/** Sends a signal to exactly this process; false when it is gone. @throws when it can't be told */
 export function signalProcess(id: ProcessId, signal: NodeJS.Signals): boolean {
-  if (!isAlive(id)) return false
+  if (startOf(id.pid) !== id.start) return false
   try {
     process.kill(id.pid, signal)
     return true
@@ -55,27 +68,41 @@ export function signalProcess(id: ProcessId, signal: NodeJS.Signals): boolean {
  * The living processes that `wanted` says by their argv, as `{pid, start, uid, argv}`; those that end while we look are left
  * out. What else there is to know is read only of those: this stands in the way of every start.
  */
-export async function processes(
+export function processes(wanted: (argv: string[]) => boolean = () => true): Promise<Process[]> {
+  const mine = scans.then(() => scan(wanted))
+  scans = mine.catch(() => undefined)
+  return mine
+}
+
+export type Process = ProcessId & { uid: number; argv: string[] }
+
+/** One after the other, and each in parts: descriptors must last for all VMs of a host that are adopted together. */
+let scans: Promise<unknown> = Promise.resolve()
+const AT_ONCE = 32
+
+async function scan(wanted: (argv: string[]) => boolean): Promise<Process[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
+  const found: Process[] = []
+  for (let i = 0; i < pids.length; i += AT_ONCE) {
+    const part = await Promise.all(pids.slice(i, i + AT_ONCE).map((pid) => processAt(pid, wanted)))
+    found.push(...part.filter((p) => p !== undefined))
+  }
+  return found
+}
+
+/** What lives at this pid; undefined when nothing does, or nothing that is wanted. @throws when it can't be told */
+export async function processAt(
+  pid: number,
   wanted: (argv: string[]) => boolean = () => true,
-): Promise<(ProcessId & { uid: number; argv: string[] })[]> {
-  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
-  const all = await Promise.all(
-    pids.map(async (name) => {
-      try {
-        const cmdline = await readFile(`/proc/${name}/cmdline`, 'utf8')
-        const argv = cmdline.split('\0').slice(0, -1)
-        if (cmdline === '' || !wanted(argv)) return undefined
-        const status = await readFile(`/proc/${name}/status`, 'latin1')
-        const uid = /^Uid:\s+\d+\s+(\d+)/m.exec(status)?.[1]
-        const start = startOf(Number(name))
-        if (uid === undefined || start === undefined) return undefined
-        return { pid: Number(name), start, uid: Number(uid), argv }
-      } catch {
-        return undefined
-      }
-    }),
-  )
-  return all.filter((p) => p !== undefined)
+): Promise<Process | undefined> {
+  const cmdline = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(gone)
+  if (!cmdline) return undefined
+  const argv = cmdline.split('\0').slice(0, -1)
+  if (!wanted(argv)) return undefined
+  const status = await readFile(`/proc/${pid}/status`, 'latin1').catch(gone)
+  const uid = status && /^Uid:\s+\d+\s+(\d+)/m.exec(status)?.[1]
+  const start = startOf(pid)
+  return uid === undefined || start === undefined ? undefined : { pid, start, uid: Number(uid), argv }
 }
 
 /** The QEMU that was started with this directory's pid file as this user. */

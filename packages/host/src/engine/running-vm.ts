@@ -254,6 +254,12 @@ export class RunningVm implements Running {
     return this.refresh()
   }
 
+  async noteFrozen(thaw_at_ms: number | undefined): Promise<void> {
+    if (thaw_at_ms === undefined) delete this.live.thaw_at_ms
+    else this.live.thaw_at_ms = thaw_at_ms
+    await this.#o.directory.writeLive(this.live)
+  }
+
   async note(pausedBy: 'user' | 'job' | undefined): Promise<void> {
     if (pausedBy) this.live.paused_by = pausedBy
     else delete this.live.paused_by

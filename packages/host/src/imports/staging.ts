@@ -9,8 +9,8 @@ import { join } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
 import type { PoolDefinition } from '@wadah/ports/volumes'
-import { folders, ignoreMissing } from '../storage/pool-folder.ts'
-import { errno, openRegular } from '../system/files.ts'
+import { folders } from '../storage/pool-folder.ts'
+import { errno, ignoreMissing, openRegular } from '../system/files.ts'
 import type { Content } from './identify.ts'
 
 const FOLDER_MODE = 0o711

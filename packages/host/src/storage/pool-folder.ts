@@ -11,7 +11,7 @@ import { isAbsolute, join, normalize, sep } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
 import type { PoolDefinition } from '@wadah/ports/volumes'
-import { errno, pathProblem, syncDir } from '../system/files.ts'
+import { errno, ignoreMissing, pathProblem, syncDir } from '../system/files.ts'
 import { run } from '../system/run.ts'
 
 export type VolumeName = { id: string; format: 'qcow2' | 'raw' }
@@ -159,10 +159,4 @@ export async function probeDirectIo(pool: PoolDefinition): Promise<boolean> {
   } finally {
     await unlink(file).catch(ignoreMissing)
   }
-}
-
-/** For `.catch`: a thing that is not there is as good as gone. */
-export function ignoreMissing(error: unknown): undefined {
-  if (errno(error) === 'ENOENT') return undefined
-  throw error
 }

@@ -5,19 +5,11 @@ import { join } from 'node:path'
 import { human } from '@wadah/api/admit'
 import { fail, WadahError } from '@wadah/api/fault'
 import type { PoolDefinition, PoolFacts, VolumeDefinition, Volumes, VolumeWork } from '@wadah/ports/volumes'
-import { createExclusive, errno, openRegular, syncDir } from '../system/files.ts'
+import { createExclusive, errno, ignoreMissing, openRegular, syncDir } from '../system/files.ts'
 import { run } from '../system/run.ts'
 import { room } from './file-system.ts'
 import { coalesce, keyed } from './order.ts'
-import {
-  fileName,
-  folders,
-  ignoreMissing,
-  parseFileName,
-  prepareFolders,
-  probeDirectIo,
-  removeFolders,
-} from './pool-folder.ts'
+import { fileName, folders, parseFileName, prepareFolders, probeDirectIo, removeFolders } from './pool-folder.ts'
 import { HEAD_BYTES, headProblem, MAX_SIZE_BYTES, newQcow2, readHead, type Overlay } from './qcow2.ts'
 import { convert, resize, type Source } from './qemu-img.ts'
 import { Confinement } from '../system/confine.ts'

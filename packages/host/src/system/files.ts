@@ -8,6 +8,12 @@ export function errno(error: unknown): string {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : ''
 }
 
+/** For `.catch`: a thing that is not there is as good as gone. */
+export function ignoreMissing(error: unknown): undefined {
+  if (errno(error) === 'ENOENT') return undefined
+  throw error
+}
+
 /** Opens an existing regular file without following a link in its last component; O_NONBLOCK so that a FIFO can't hang us. */
 export async function openRegular(path: string, flags: number = constants.O_RDONLY): Promise<FileHandle> {
   const handle = await open(path, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK)
