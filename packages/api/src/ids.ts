@@ -11,6 +11,7 @@ export const ID_PREFIXES = {
   token: 'tok',
   user: 'usr',
   host: 'host',
+  snapshot: 'snap',
 } as const
 export type IdKind = keyof typeof ID_PREFIXES
 
@@ -24,7 +25,7 @@ export function newId(kind: IdKind, random: (bytes: number) => Uint8Array): stri
   return `${ID_PREFIXES[kind]}-${text}`
 }
 
-const ID_PATTERN = /^(vm|img|vol|pool|net|job|tok|usr|host)-[a-z2-7]{10}$/
+const ID_PATTERN = /^(vm|img|vol|pool|net|job|tok|usr|host|snap)-[a-z2-7]{10}$/
 /** True for a text with the shape of an id; such a text may not be used as a name. */
 export function isId(text: string): boolean {
   return ID_PATTERN.test(text)

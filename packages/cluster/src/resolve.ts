@@ -41,13 +41,16 @@ export function poolOf(deps: Pick<Deps, 'view'>, id: string): PoolRecord {
   return pool
 }
 
+/** Layers of snapshots on top of an image's; the host refuses more than this too. */
+const MAX_CHAIN = 40
+
 /** The volume, then what it stands on. */
 export function chainOf(deps: Pick<Deps, 'view'>, id: string): VolumeRecord[] {
   const chain: VolumeRecord[] = []
   for (let next: string | undefined = id; next !== undefined; ) {
     const volume: VolumeRecord | undefined = deps.view.get(volumeKind, next)?.value
     if (!volume) throw fail('not_found', `The volume ${next} is not there any more.`)
-    if (chain.length > 16) throw fail('image_corrupt', `The volume ${id} stands on too many others.`)
+    if (chain.length > MAX_CHAIN) throw fail('image_corrupt', `The volume ${id} stands on too many others.`)
     chain.push(volume)
     next = volume.base
   }

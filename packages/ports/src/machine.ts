@@ -7,6 +7,7 @@ import type { CheckItem, Host } from '@wadah/api/schema/host'
 import type { PausedBy, Service, VmSpec, VmState } from '@wadah/api/schema/vm'
 import type { NetworkAttachment, NetworkDefinition, Networks } from './networks.ts'
 import type { Images } from './images.ts'
+import type { Snapshots } from './snapshots.ts'
 import type { Imports } from './imports.ts'
 import type { PoolDefinition, VolumeDefinition, Volumes } from './volumes.ts'
 
@@ -28,6 +29,8 @@ export type LaunchRequest = {
   seed: Record<string, string>
   /** For guests with cloud-init: handed over on a small read-only disk instead. */
   cloud_seed?: CloudSeed
+  /** Goes on from saved RAM: the machine is exactly the one it was saved from. */
+  restore?: { boot: BootRecord; qemu_version: string; pool: PoolDefinition; volume: { id: string; format: 'raw' } }
 }
 export type CloudSeed = {
   instance_id: string
@@ -58,7 +61,7 @@ export type BootRecord = {
 /** A device with its place on the PCI bus; `addr` is slot[.function] in hex as QEMU takes it. */
 export type BootDevice =
   | { kind: 'root-port'; id: string; addr: string; chassis: number; multifunction?: boolean }
-  | { kind: 'disk'; id: string; bus: string; name: string; volume: string; boot_index?: number }
+  | { kind: 'disk'; id: string; bus: string; name: string; volume: string; serial?: string; boot_index?: number }
   | { kind: 'nic'; id: string; bus: string; name: string; mac: string; network: string }
   | { kind: 'cdrom'; id: string; bus: string; name: string; boot_index?: number }
   | { kind: 'balloon'; id: string; bus: string; addr: string }
@@ -95,6 +98,8 @@ export type LocalPlan = {
   firmware?: { code: string; vars: string }
   tb_size_mib: number | null
   qemu: string
+  /** A file with saved RAM to start from. */
+  incoming?: string
 }
 /** `chain[0]` is written; what follows is only read. */
 export type LocalDisk = {
@@ -219,6 +224,7 @@ export interface Machine {
     signal: AbortSignal,
   ): Promise<{ ok: boolean; detail: string; took_ms: number }>
 
+  readonly snapshots: Snapshots
   readonly volumes: Volumes
   readonly networks: Networks
   readonly images: Images

@@ -261,7 +261,13 @@ export const VmEditSchema = Closed(
 )
 export type VmEdit = Type.Static<typeof VmEditSchema>
 
-export const DiskSchema = Type.Object({ name: NameSchema, volume: IdSchema, limits: DiskLimitsSchema })
+export const DiskSchema = Type.Object({
+  name: NameSchema,
+  volume: IdSchema,
+  limits: DiskLimitsSchema,
+  /** What the guest sees as the disk's serial number, where that is not the id of the volume: snapshots put new volumes on top. */
+  serial: Type.Optional(IdSchema),
+})
 export type Disk = Type.Static<typeof DiskSchema>
 export const NicSchema = Type.Object({
   name: NameSchema,

@@ -4,6 +4,9 @@ import type { BootDevice, BootPlan, LocalPlan } from '@wadah/ports/machine'
 /** Descriptor 3 of the child: the serial log, opened by the daemon in a folder QEMU cannot reach. */
 export const SERIAL_LOG_FD = 3
 
+/** Descriptor 4: saved RAM to start from. */
+export const RAM_FD = 4
+
 /** QEMU's option syntax doubles commas inside values. */
 function opt(first: string, values: Record<string, string | number | undefined>): string {
   let text = first
@@ -33,6 +36,7 @@ export function argv(plan: BootPlan): string[] {
     ['-name', opt('', { guest: record.name, process: `wadah:${record.name}`, 'debug-threads': 'on' })],
     ['-uuid', record.uuid],
     ['-nodefaults', '-no-user-config', '-S'],
+    ...(local.incoming ? [['-incoming', `fd:${RAM_FD}`]] : []),
     ['-display', 'none'],
     ['-sandbox', 'on,spawn=deny,elevateprivileges=deny,obsolete=deny,resourcecontrol=deny'],
     ['-pidfile', `${local.directory}/qemu.pid`],
@@ -214,7 +218,8 @@ export function blockdev(node: string, disk: LocalPlan['disks'][string]): Json {
         driver: 'file',
         'node-name': i === 0 ? `${node}-file` : `${node}-base${i}-file`,
         filename: path,
-        'read-only': !writable,
+        // A layer below is opened for writing only while what lies above is merged into it, and only where its file allows it.
+        ...(writable ? { 'read-only': false } : { 'auto-read-only': true }),
         cache,
         ...(writable ? { discard: 'unmap' } : {}),
       },
@@ -242,7 +247,7 @@ export function diskDevice(device: BootDevice & { kind: 'disk' }): Json {
     bus: device.bus,
     addr: '0x0',
     drive: `vol-${device.name}`,
-    serial: device.volume,
+    serial: device.serial ?? device.volume,
     // A write that cannot be done stops the guest instead of failing in it; it goes on once there is room.
     werror: 'stop',
     rerror: 'report',

@@ -60,6 +60,7 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
       bus: `rp${port++}`,
       name: disk.name,
       volume: disk.volume,
+      ...(disk.serial === undefined ? {} : { serial: disk.serial }),
       // With -kernel no device may claim index 0, and none needs one.
       ...(spec.boot.kind === 'disk' ? { boot_index: order.indexOf(disk.name) + 1 } : {}),
     })

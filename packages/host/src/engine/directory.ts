@@ -4,6 +4,8 @@
  *   vms/<id>/            root, 0711: boot.json, live.json, serial.log, qemu.log (0600)
  *   vms/<id>/live/       the VM's uid, 0700: sockets, pid file, seed; made anew at each start
  *   vms/<id>/state/      the VM's uid, 0700: what is the machine's own and stays, such as UEFI variables
+ *   vms/<id>/kept/<snapshot>/state/   root, 0700: the same as it was when a snapshot was taken
+ *   vms/<id>/transfer/   root and the VM's group, 0710: a socket through which RAM is saved, only as long as that takes
  *
  * What the daemon trusts lies where an escaped QEMU cannot write.
  */
@@ -28,6 +30,8 @@ export type LiveRecord = {
   pools: string[]
   started_at_ms: number
   paused_by?: 'user' | 'job'
+  /** It goes on from saved RAM, and has not done so yet. */
+  loading?: true
   /** Its file systems are frozen, and thawed at this time at the latest. */
   thaw_at_ms?: number
 }
@@ -36,16 +40,23 @@ export class VmDirectory {
   readonly root: string
   readonly live: string
   readonly state: string
+  readonly transfer: string
   readonly serialLog: string
   readonly qemuLog: string
 
-  constructor(dataDir: string, vm: string) {
+  constructor(dataDir: string, vm: string, within = 'vms') {
     if (!isId(vm)) throw new Error(`not an id: ${vm}`)
-    this.root = `${dataDir}/vms/${vm}`
+    this.root = `${dataDir}/${within}/${vm}`
     this.live = `${this.root}/live`
     this.state = `${this.root}/state`
+    this.transfer = `${this.root}/transfer`
     this.serialLog = `${this.root}/serial.log`
     this.qemuLog = `${this.root}/qemu.log`
+  }
+
+  /** The folder of what a snapshot keeps. */
+  kept(snapshot: string): VmDirectory {
+    return new VmDirectory(this.root, snapshot, 'kept')
   }
 
   static async list(dataDir: string): Promise<string[]> {

@@ -4,7 +4,7 @@ import { access, lstat, rename, rm } from 'node:fs/promises'
 import { fail } from '@wadah/api/fault'
 import type { Firmware } from '@wadah/api/schema/vm'
 import type { BootRecord } from '@wadah/ports/machine'
-import { createExclusive, openRegular } from '../system/files.ts'
+import { createExclusive, ignoreMissing, openRegular } from '../system/files.ts'
 import type { VmDirectory } from './directory.ts'
 
 export type FirmwareFiles = { code: string; vars: string }
@@ -112,5 +112,18 @@ export async function copyFirmwareState(from: VmDirectory, to: VmDirectory, uid:
     if (!(await lstat(source).catch(() => undefined))?.isFile()) continue
     await to.makeState(uid)
     if (!(await lstat(target).catch(() => undefined))) await give(source, target, uid)
+  }
+}
+
+/** As it was kept; what is not among it goes. */
+export async function replaceFirmwareState(from: VmDirectory, to: VmDirectory, uid: number | null): Promise<void> {
+  for (const kind of ['uefi', 'uefi-secure'] as const) {
+    const [source, target] = [from, to].map((d) => `${d.state}/${varsName(kind)}`) as [string, string]
+    if (!(await lstat(source).catch(ignoreMissing))?.isFile()) {
+      await rm(target, { force: true })
+      continue
+    }
+    await to.makeState(uid)
+    await give(source, target, uid)
   }
 }

@@ -6,6 +6,7 @@ import type { BootPlan } from '@wadah/ports/machine'
 import { isQmpError } from '@wadah/qmp/errors'
 import { type Qmp, connectQmp } from '@wadah/qmp/client'
 import { argv, sockets } from './argv.ts'
+import { openRegular } from '../system/files.ts'
 import { openLog, tailLog, trimLog } from './log-file.ts'
 import { type ProcessId, startOf } from './process.ts'
 
@@ -48,17 +49,18 @@ export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
   const qemu = plan.local.qemu
   const words = [...(uid === null ? [] : dropPrivileges(uid, options.groups)), qemu, ...argv(plan)]
   const [serialLog, qemuLog] = await Promise.all([openLog(options.logs.serial), openLog(options.logs.qemu)])
+  const ram = plan.local.incoming === undefined ? undefined : await openRegular(plan.local.incoming)
   let child: ReturnType<typeof spawn>
   try {
     child = spawn(words[0] as string, words.slice(1), {
       detached: true,
       cwd: '/',
       env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C', HOME: '/nonexistent' },
-      stdio: ['ignore', qemuLog.fd, qemuLog.fd, serialLog.fd],
+      stdio: ['ignore', qemuLog.fd, qemuLog.fd, serialLog.fd, ...(ram ? [ram.fd] : [])],
     })
   } finally {
     // The child has its own copies once spawn returned.
-    await Promise.all([serialLog.close(), qemuLog.close()])
+    await Promise.all([serialLog.close(), qemuLog.close(), ram?.close()])
   }
   const exit = new Promise<string>((resolve) => {
     child.once('error', (error) => resolve(error.message))

@@ -19,7 +19,7 @@ import type {
   Running,
 } from '@wadah/ports/machine'
 import type { NetworkAttachment, NetworkDefinition, Networks } from '@wadah/ports/networks'
-import type { Volumes } from '@wadah/ports/volumes'
+import type { HostVolumes } from '../storage/volumes.ts'
 import { inspect } from '../check/look.ts'
 import { argv, sockets } from './argv.ts'
 import { baselineCpu } from './boot-record.ts'
@@ -38,6 +38,9 @@ import { notLetGo, plugDisk } from './hotplug.ts'
 import { spawnQemu } from './launch.ts'
 import { tailLog, trimLog } from './log-file.ts'
 import { bootPlan, localDisk, seedText } from './plan.ts'
+import { headOf } from './snapshot/layers.ts'
+import { loaded, restorePlan } from './snapshot/restore.ts'
+import { HostSnapshots } from './snapshot/snapshots.ts'
 import { type Acceleration, accelerator } from './probe/accelerator.ts'
 import { isReplaced, processAt, processes, qemuOf, signalProcess, startOf, waitGone } from './process.ts'
 import { RunningVm } from './running-vm.ts'
@@ -51,7 +54,7 @@ export type MachineOptions = {
   /** Parent control group, e.g. `wadah` or `wadah-demo`. */
   cgroup: string
   qemu: string
-  volumes: Volumes
+  volumes: HostVolumes
   networks: Networks
   images: Images
   imports: Imports
@@ -76,7 +79,8 @@ const EMPTY_LIMITS = { pools: [] as string[] }
 type Prepared = { request: LaunchRequest; taps: string[] }
 
 export class HostMachine implements Machine {
-  readonly volumes: Volumes
+  readonly volumes: HostVolumes
+  readonly snapshots: HostSnapshots
   readonly networks: Networks
   readonly images: Images
   readonly imports: Imports
@@ -104,6 +108,14 @@ export class HostMachine implements Machine {
     this.networks = options.networks
     this.images = options.images
     this.imports = options.imports
+    this.snapshots = new HostSnapshots({
+      dataDir: options.dataDir,
+      volumes: options.volumes,
+      running: async (vm) => this.running(vm) ?? (await this.attach(vm)),
+      guest: (vm) => this.#guest(vm),
+      root: this.#root,
+      log: options.log,
+    })
     this.#slots = new Slots(options.startsAtOnce ?? 3)
     this.#acceleration = this.#probe()
     this.#acceleration.catch(() => {})
@@ -275,7 +287,7 @@ export class HostMachine implements Machine {
     // A daemon that died in the middle of this start may have left a QEMU. One that never ran the guest lacks limits, perhaps
     // more: it goes, and all is made anew.
     const there = this.running(request.vm) ?? (await this.attach(request.vm))
-    if (there?.last.state === 'prepared') await this.stop(request.vm)
+    if (there && (there.last.state === 'prepared' || there.live.loading)) await this.stop(request.vm)
     const [qemu, cpu, acceleration] = await Promise.all([qemuFacts(this.#o.qemu), cpuFacts(), this.#acceleration])
     const files = request.kernel ? await this.images.files(request.kernel.image) : undefined
     if (request.kernel && !files?.kernel) {
@@ -294,7 +306,7 @@ export class HostMachine implements Machine {
       taps.set(name, (await this.networks.attach(network, attachment, AbortSignal.timeout(30_000))).ifname)
     }
     this.#prepared.set(request.vm, { request, taps: [...taps.keys()] })
-    return bootPlan(request, {
+    const plan = bootPlan(request, {
       machine: qemu.machine,
       accelerator: acceleration.accelerator,
       cpu: baselineCpu(acceleration.accelerator, cpu.flags),
@@ -307,6 +319,9 @@ export class HostMachine implements Machine {
       tapName: (_vm, nic) => taps.get(nic) ?? '',
       kernel: files?.kernel ? { kernel: files.kernel, ...(files.initrd ? { initrd: files.initrd } : {}) } : undefined,
     })
+    if (!request.restore) return plan
+    const { pool, volume, ...saved } = request.restore
+    return restorePlan(plan, saved, this.volumes.path(pool, volume), { qemu_version: qemu.version })
   }
 
   async prepare(plan: BootPlan, signal: AbortSignal): Promise<void> {
@@ -386,6 +401,7 @@ export class HostMachine implements Machine {
         taps: prepared?.taps ?? [],
         pools: [...new Set(prepared?.request.disks.map((d) => d.pool.path) ?? EMPTY_LIMITS.pools)],
         started_at_ms: this.#o.now_ms(),
+        ...(plan.local.incoming === undefined ? {} : { loading: true as const }),
       }
       const running = new RunningVm({
         directory,
@@ -398,9 +414,12 @@ export class HostMachine implements Machine {
         log: this.#o.log,
       })
       this.#adopt(running)
-      await Promise.all([directory.writeLive(live), directory.dropSeed(), this.#throttle(running, plan.local.disks)])
+      await Promise.all([directory.writeLive(live), directory.dropSeed()])
+      if (plan.local.incoming !== undefined) await loaded(running, signal)
+      await this.#throttle(running, plan.local.disks)
       if (prepared?.request.spec.balloon_mib) await this.#balloon(running, prepared.request.spec.balloon_mib)
       if (how === 'fresh') await running.execute('cont')
+      if (live.loading) await running.noteLoaded()
       await running.refresh()
       if (running.isGone) throw fail('qemu_failed', `QEMU ended right after its start: ${(await running.gone).reason}.`)
       return running
@@ -640,7 +659,8 @@ export class HostMachine implements Machine {
   }
 
   async growDisk(vm: string, disk: string, to_bytes: number, signal: AbortSignal): Promise<void> {
-    await this.#need(vm).execute('block_resize', { 'node-name': `vol-${disk}`, size: to_bytes }, { signal })
+    const running = this.#need(vm)
+    await running.execute('block_resize', { 'node-name': await headOf(running, disk), size: to_bytes }, { signal })
   }
 
   async copyState(from: string, to: string, uid: number): Promise<void> {

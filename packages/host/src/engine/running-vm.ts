@@ -2,13 +2,14 @@
 import type { PausedBy } from '@wadah/api/schema/vm'
 import { fail } from '@wadah/api/fault'
 import type { BootDevice, BootRecord, Observed, Running } from '@wadah/ports/machine'
-import { type Qmp, connectQmp } from '@wadah/qmp/client'
+import { type Qmp, type QmpEvent, connectQmp } from '@wadah/qmp/client'
 import { isQmpError } from '@wadah/qmp/errors'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sockets } from './argv.ts'
 import type { LiveRecord, VmDirectory } from './directory.ts'
 import { monitorFault } from './monitor-fault.ts'
 import { isAlive, signalProcess, waitGone } from './process.ts'
+import { closeNodes } from './snapshot/layers.ts'
 import { STATE_EVENTS, stateOf } from './state.ts'
 
 const QUIT_TIMEOUT_MS = 5_000
@@ -26,6 +27,12 @@ export type RunningOptions = {
   now_ms: () => number
   observed: (o: Observed) => void
   log: (line: string) => void
+}
+
+export type EventWatch = {
+  seen(name: string): number | undefined
+  until(wanted: (event: QmpEvent) => boolean, options: { timeout_ms: number; signal?: AbortSignal }): Promise<QmpEvent>
+  close(): void
 }
 
 export class RunningVm implements Running {
@@ -82,6 +89,53 @@ export class RunningVm implements Running {
     }
   }
 
+  /** Events from now on, until `close`. `seen`: when one of a name last came, ms by QEMU's clock. */
+  watch(names: readonly string[]): EventWatch {
+    const last = new Map<string, number>()
+    const waiting = new Set<(event: QmpEvent) => void>()
+    const off = this.#monitor().subscribe((event) => {
+      if (!names.includes(event.event)) return
+      last.set(event.event, event.timestamp.seconds * 1000 + event.timestamp.microseconds / 1000)
+      for (const look of [...waiting]) look(event)
+    })
+    return {
+      seen: (name) => last.get(name),
+      until: async (wanted, { timeout_ms, signal }) => {
+        const { promise, resolve, reject } = Promise.withResolvers<QmpEvent>()
+        const look = (event: QmpEvent) => wanted(event) && resolve(event)
+        const stop = () => reject(signal?.reason)
+        const timer = setTimeout(
+          () => reject(fail('monitor_silent', `QEMU did not get on with it for ${Math.round(timeout_ms / 1000)} s.`)),
+          timeout_ms,
+        )
+        waiting.add(look)
+        signal?.addEventListener('abort', stop)
+        void this.gone.then(() => reject(fail('wrong_state', 'The VM does not run any more.')))
+        try {
+          signal?.throwIfAborted()
+          return await promise
+        } finally {
+          clearTimeout(timer)
+          waiting.delete(look)
+          signal?.removeEventListener('abort', stop)
+        }
+      },
+      close: off,
+    }
+  }
+
+  /** While it stands still for a moment by our own doing, nobody is told: it will be what it was. */
+  async quietly<T>(work: () => Promise<T>): Promise<T> {
+    this.#quiet += 1
+    try {
+      return await work()
+    } finally {
+      this.#quiet -= 1
+      if (this.#quiet === 0 && !this.#isGone) await this.refresh()
+    }
+  }
+  #quiet = 0
+
   #monitor(): Qmp {
     if (this.#isGone) throw fail('wrong_state', 'The VM does not run any more.')
     if (!this.#qmp) {
@@ -131,7 +185,7 @@ export class RunningVm implements Running {
       ...o,
       at_ms: this.#o.now_ms(),
     }
-    this.#o.observed(this.last)
+    if (this.#quiet === 0) this.#o.observed(this.last)
     return this.last
   }
 
@@ -224,7 +278,7 @@ export class RunningVm implements Running {
     if (device?.kind !== 'disk') return
     try {
       await this.#o.directory.writeBoot(this.record)
-      await this.execute('blockdev-del', { 'node-name': `vol-${device.name}` })
+      await closeNodes(this, device.name)
     } catch (error) {
       this.#o.log(`${this.vm}: ${device.name} was taken out: ${(error as Error).message}`)
     }
@@ -252,6 +306,11 @@ export class RunningVm implements Running {
     const port = ports.find((p) => p.label === 'chan-agent0')
     if (port) this.#agent = port['frontend-open'] ? 'connected' : 'absent'
     return this.refresh()
+  }
+
+  async noteLoaded(): Promise<void> {
+    delete this.live.loading
+    await this.#o.directory.writeLive(this.live)
   }
 
   async noteFrozen(thaw_at_ms: number | undefined): Promise<void> {

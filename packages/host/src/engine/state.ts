@@ -17,7 +17,8 @@ export function stateOf(status: string, note: PausedBy | undefined): { state: Vm
       return { state: 'incoming' }
     case 'postmigrate':
     case 'finish-migrate':
-      return { state: 'postmigrate' }
+      // Its RAM was saved while it was paused: it still is.
+      return note === 'user' ? { state: 'paused', paused_by: 'user' } : { state: 'postmigrate' }
     case 'postcopy-paused':
       return { state: 'postcopy-paused' }
     case 'save-vm':

@@ -77,6 +77,37 @@ export function newQcow2(size_bytes: number, backing?: Overlay): Layout {
   }
 }
 
+/**
+ * The first bytes of a qcow2 that stands on another file, with the name of another instead: in place, in one sector, so that no crash
+ * leaves half of it. Names of volumes have one length. @throws RangeError when there is no room for it where the old one was
+ */
+export function withBacking(bytes: Uint8Array, backing: Overlay): Uint8Array {
+  const head = readHead(bytes)
+  if (typeof head === 'string') throw new RangeError(head)
+  const b = Buffer.from(bytes)
+  const nameAt = Number(b.readBigUInt64BE(8))
+  const name = Buffer.from(backing.file)
+  const format = Buffer.from(backing.format)
+  if (nameAt === 0 || head.backing === undefined) throw new RangeError('it stands by itself')
+  const roomForName = Math.ceil(b.readUInt32BE(16) / 8) * 8
+  if (name.length > roomForName) throw new RangeError('no room for a longer name')
+  let at = b.readUInt32BE(4) === 3 ? b.readUInt32BE(100) : 72
+  for (; at + 8 <= nameAt; at += 8 + Math.ceil(b.readUInt32BE(at + 4) / 8) * 8) {
+    const type = b.readUInt32BE(at)
+    if (type === EXT_END) throw new RangeError('it does not say the format of what it stands on')
+    if (type !== EXT_BACKING_FORMAT) continue
+    const room = Math.ceil(b.readUInt32BE(at + 4) / 8) * 8
+    if (format.length > room) throw new RangeError('no room for a longer format')
+    b.writeUInt32BE(format.length, at + 4)
+    b.fill(0, at + 8, at + 8 + room)
+    format.copy(b, at + 8)
+    b.writeUInt32BE(name.length, 16)
+    name.copy(b, nameAt)
+    return b.subarray(0, nameAt + name.length)
+  }
+  throw new RangeError('it does not say the format of what it stands on')
+}
+
 export type Qcow2Head = {
   version: 2 | 3
   size_bytes: number

@@ -120,6 +120,25 @@ export async function resize(confined: Confined, chain: Source, to_bytes: number
   }
 }
 
+/** The topmost layer's content goes into the one below it. What it held stays in it: the caller removes it when that is recorded. */
+export async function commitLayer(
+  confined: Confined,
+  chain: Source,
+  size_bytes: number,
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    const node = { ...sourceNode(chain), 'read-only': false }
+    await confined.run('qemu-img', ['commit', '-q', '-d', '-t', 'writeback', `json:${JSON.stringify(node)}`], {
+      limits: limitsFor(size_bytes),
+      timeout_ms: CONVERT_TIMEOUT_MS,
+      signal,
+    })
+  } catch (error) {
+    throw explained(error)
+  }
+}
+
 /** The two failures that have a remedy of their own. qemu-img has no codes: its text is all there is. */
 function explained(error: unknown): unknown {
   if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') return error

@@ -10,8 +10,8 @@ import { run } from '../system/run.ts'
 import { room } from './file-system.ts'
 import { coalesce, keyed } from './order.ts'
 import { fileName, folders, parseFileName, prepareFolders, probeDirectIo, removeFolders } from './pool-folder.ts'
-import { HEAD_BYTES, headProblem, MAX_SIZE_BYTES, newQcow2, readHead, type Overlay } from './qcow2.ts'
-import { convert, resize, type Source } from './qemu-img.ts'
+import { HEAD_BYTES, headProblem, MAX_SIZE_BYTES, newQcow2, readHead, type Overlay, withBacking } from './qcow2.ts'
+import { commitLayer, convert, resize, type Source } from './qemu-img.ts'
 import { Confinement } from '../system/confine.ts'
 
 export type VolumesOptions = {
@@ -29,6 +29,17 @@ export type HostVolumes = Volumes & {
     work: VolumeWork,
     fill: (tmp: string, handle: FileHandle) => Promise<void>,
   ): Promise<void>
+  /** A raw volume that `write` fills, at most so large; its length is what came, rounded up to whole sectors. Whole or not at all. */
+  capture(
+    pool: PoolDefinition,
+    volume: { id: string; format: 'raw' },
+    most_bytes: number,
+    write: (handle: FileHandle) => Promise<void>,
+  ): Promise<number>
+  /** Merges a layer that no QEMU has open into the one below (`chain[1]`), which grows if it must. Both then belong to `uid`. */
+  merge(pool: PoolDefinition, chain: VolumeDefinition[], uid: number, work: VolumeWork): Promise<void>
+  /** Puts a layer that no QEMU has open on another base, which holds the same as the one it stood on. */
+  rebase(pool: PoolDefinition, volume: VolumeDefinition, base: VolumeDefinition): Promise<void>
   /** The files a volume consists of, topmost first, each with its head checked. */
   chain(pool: PoolDefinition, volume: VolumeDefinition): Promise<Source>
 }
@@ -36,8 +47,9 @@ type Name = { id: string; format: 'qcow2' | 'raw' }
 
 /** Only its owner while it is made; `grant` says who may after. */
 const FILE_MODE = 0o600
-/** How deep linked clones may stand on one another. */
-const MAX_CHAIN = 8
+/** How deep layers may stand on one another; no VM gets more snapshots in a row than leave room for an image below. */
+const MAX_CHAIN = 40
+const SECTOR = 512
 /** A large layer may take long; what stands still is ended by the job's own signal. */
 const COPY_TIMEOUT_MS = 24 * 3600 * 1000
 
@@ -207,6 +219,23 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
     await handle.truncate(layout.file_bytes)
   }
 
+  async function grantTo(file: string, volume: Name, to: { uid: number } | 'read-only'): Promise<void> {
+    const handle = await openRegular(file).catch(missing(volume))
+    try {
+      const stat = await handle.stat()
+      // Without root there is one user, of daemon and VMs alike.
+      const owner = to === 'read-only' || uid !== 0 ? uid : to.uid
+      const mode = to === 'read-only' ? 0o444 : FILE_MODE
+      if (stat.uid === owner && (stat.mode & 0o7777) === mode) return
+      // Ours in between: whoever owned it could otherwise widen the mode again before the owner changes.
+      if (stat.uid !== uid && uid === 0) await handle.chown(uid, 0)
+      await handle.chmod(mode)
+      if (owner !== uid) await handle.chown(owner, uid === 0 ? 0 : stat.gid)
+    } finally {
+      await handle.close()
+    }
+  }
+
   async function removeTmp(pool: PoolDefinition, volume: Name): Promise<void> {
     await unlink(tmpPath(pool, volume)).catch(ignoreMissing)
   }
@@ -326,6 +355,48 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
       })
     },
 
+    async capture(pool, volume, most_bytes, write) {
+      return await alone(fileName(volume), async () => {
+        await unlink(path(pool, volume)).catch(ignoreMissing)
+        let bytes = 0
+        await publish(pool, volume, most_bytes, async (_tmp, handle) => {
+          await write(handle)
+          bytes = Math.ceil((await handle.stat()).size / SECTOR) * SECTOR
+          await handle.truncate(bytes)
+        })
+        return bytes
+      })
+    },
+
+    async merge(pool, chain, owner, work) {
+      const [child, parent] = chain
+      if (!child || !parent) throw fail('internal', 'a merge needs two layers')
+      await alone(fileName(parent), async () => {
+        stopIfAborted(work)
+        const layers = await checkChain(pool, child).catch(missing(child))
+        work.log?.(`merging ${child.id} into ${parent.id}`)
+        // As the user whose disks these are: what a guest wrote into them gains no more than its own QEMU has.
+        for (const layer of [child, parent]) await grantTo(path(pool, layer), layer, { uid: owner })
+        try {
+          await commitLayer(confinement.as(owner), layers, child.size_bytes, work.signal)
+        } catch (error) {
+          throw await explain(pool, error, child.size_bytes)
+        }
+      })
+    },
+
+    async rebase(pool, volume, base) {
+      const handle = await openRegular(path(pool, volume), constants.O_RDWR).catch(missing(volume))
+      try {
+        const { buffer, bytesRead } = await handle.read(Buffer.alloc(HEAD_BYTES), 0, HEAD_BYTES, 0)
+        const head = withBacking(buffer.subarray(0, bytesRead), { file: fileName(base), format: base.format })
+        await writeAll(handle, head, 0)
+        await handle.datasync()
+      } finally {
+        await handle.close()
+      }
+    },
+
     chain: (pool, volume) => checkChain(pool, volume).catch(missing(volume)),
 
     async adopt(pool, file, volume, work) {
@@ -363,22 +434,7 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
       })
     },
 
-    async grant(pool, volume, to) {
-      const handle = await openRegular(path(pool, volume)).catch(missing(volume))
-      try {
-        const stat = await handle.stat()
-        // Without root there is one user, of daemon and VMs alike.
-        const owner = to === 'read-only' || uid !== 0 ? uid : to.uid
-        const mode = to === 'read-only' ? 0o444 : FILE_MODE
-        if (stat.uid === owner && (stat.mode & 0o7777) === mode) return
-        // Ours in between: whoever owned it could otherwise widen the mode again before the owner changes.
-        if (stat.uid !== uid && uid === 0) await handle.chown(uid, 0)
-        await handle.chmod(mode)
-        if (owner !== uid) await handle.chown(owner, uid === 0 ? 0 : stat.gid)
-      } finally {
-        await handle.close()
-      }
-    },
+    grant: (pool, volume, to) => grantTo(path(pool, volume), volume, to),
 
     async delete(pool, volume) {
       await alone(fileName(volume), async () => {

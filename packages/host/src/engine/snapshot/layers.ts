@@ -1,0 +1,80 @@
+/** The layers of a running QEMU's disks, by the files they lie in: QEMU is asked, nothing is remembered. */
+import { basename } from 'node:path'
+import { fail } from '@wadah/api/fault'
+import type { LocalDisk, Running } from '@wadah/ports/machine'
+import { blockdev } from '../argv.ts'
+
+export type Node = { name: string; path: string }
+const FILE = '-file'
+
+/** Every format node that has a file of its own; we name the file below `NODE-file`. */
+export async function nodes(running: Running): Promise<Node[]> {
+  const all = (await running.execute('query-named-block-nodes', { flat: true })) as {
+    'node-name': string
+    drv: string
+    file: string
+  }[]
+  return all.flatMap((n) =>
+    n.drv === 'file' && n['node-name'].endsWith(FILE)
+      ? [{ name: n['node-name'].slice(0, -FILE.length), path: n.file }]
+      : [],
+  )
+}
+
+/** The node each disk writes to. */
+export async function headNodes(running: Running): Promise<Map<string, string>> {
+  const devices = (await running.execute('query-block')) as { qdev?: string; inserted?: { 'node-name'?: string } }[]
+  const found = new Map<string, string>()
+  for (const { qdev, inserted } of devices) {
+    const disk = /^\/machine\/peripheral\/disk-([a-z0-9-]+)\/virtio-backend$/.exec(qdev ?? '')?.[1]
+    const node = inserted?.['node-name']
+    if (disk !== undefined && node !== undefined) found.set(disk, node)
+  }
+  return found
+}
+
+export async function headOf(running: Running, disk: string): Promise<string> {
+  const node = (await headNodes(running)).get(disk)
+  if (node === undefined) throw fail('wrong_state', `The running VM has no disk "${disk}".`)
+  return node
+}
+
+/** Disk → the id of the volume it writes to. */
+export async function headVolumes(running: Running): Promise<Record<string, string>> {
+  const [heads, all] = [await headNodes(running), await nodes(running)]
+  return Object.fromEntries(
+    [...heads].map(([disk, node]) => [disk, volumeOf(all.find((n) => n.name === node)?.path ?? '')]),
+  )
+}
+
+const volumeOf = (path: string): string => basename(path).replace(/\.[a-z0-9]+$/, '')
+
+/** Opens a file as a layer that can be put on top of `disk`. Returns its node. Pure but for the command. */
+export async function openLayer(running: Running, disk: string, layer: LocalDisk): Promise<string> {
+  const there = await nodes(running)
+  const path = layer.chain[0]?.path
+  const known = there.find((n) => n.path === path)
+  if (known) return known.name
+  const numbers = there.flatMap((n) => (n.name.startsWith(`vol-${disk}.`) ? [Number(n.name.split('.')[1])] : []))
+  const node = `vol-${disk}.${Math.max(0, ...numbers) + 1}`
+  await running.execute('blockdev-add', blockdev(node, layer))
+  return node
+}
+
+/** All at the same instant, or none. */
+export async function putOnTop(running: Running, pairs: readonly { node: string; overlay: string }[]): Promise<void> {
+  await running.execute('transaction', {
+    actions: pairs.map((data) => ({ type: 'blockdev-snapshot', data })),
+  })
+}
+
+/** Nodes of a disk that nothing uses any more. What is still in use stays. */
+export async function closeNodes(running: Running, disk: string): Promise<void> {
+  const own = (await nodes(running))
+    .map((n) => n.name)
+    .filter((n) => n === `vol-${disk}` || n.startsWith(`vol-${disk}.`))
+  // The newest first: it holds those below.
+  const age = (name: string) => Number(name.split('.')[1] ?? 0)
+  for (const node of own.sort((a, b) => age(b) - age(a)))
+    await running.execute('blockdev-del', { 'node-name': node }).catch(() => {})
+}

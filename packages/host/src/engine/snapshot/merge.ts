@@ -1,0 +1,97 @@
+/** A layer's content goes into the layer below, under a guest that runs on (QEMU's `block-commit`). */
+import { basename } from 'node:path'
+import { fail } from '@wadah/api/fault'
+import type { RunningVm } from '../running-vm.ts'
+import { closeNodes, headOf, nodes } from './layers.ts'
+
+type Job = { id: string; status: string; 'current-progress': number; 'total-progress': number; error?: string }
+export type LiveMerge = {
+  disk: string
+  /** Files of the layer that goes and of the one that takes its content. */
+  from: string
+  into: string
+}
+const LOOK_MS = [5, 10, 20, 50, 100, 200] as const
+const ENDS_MS = 60_000
+
+/**
+ * At the end of the topmost layer the guest is held (`paused`): while it is, both layers hold the same, so that whoever comes after
+ * a crash may merge once more and overwrites nothing.
+ */
+export async function mergeLive(
+  running: RunningVm,
+  merge: LiveMerge,
+  signal: AbortSignal,
+  progress: (done: number, total: number) => void,
+): Promise<{ paused: boolean }> {
+  const id = `merge-${merge.disk}`
+  const all = await nodes(running)
+  const node = (path: string) => all.find((n) => n.path === path)?.name
+  const [head, from, into] = [await headOf(running, merge.disk), node(merge.from), node(merge.into)]
+  if (into === undefined) throw fail('wrong_state', `QEMU does not have ${basename(merge.into)} open.`)
+  if (from === undefined || head === into) {
+    // An earlier try went through.
+    await closeNodes(running, merge.disk)
+    return { paused: running.live.paused_by === 'job' }
+  }
+  const top = head === from
+  if (!(await jobOf(running, id))) {
+    await running.execute('block-commit', {
+      'job-id': id,
+      device: head,
+      'base-node': into,
+      'auto-dismiss': false,
+      ...(top ? {} : { 'top-node': from, 'backing-file': basename(merge.into) }),
+    })
+  }
+  try {
+    const job = await until(running, id, ['ready', 'concluded'], signal, progress)
+    let paused = false
+    if (job.status === 'ready') {
+      const { status } = (await running.execute('query-status')) as { status: string }
+      if (status === 'running') {
+        await running.pause('job')
+        paused = true
+      }
+      await running.execute('job-complete', { id })
+      await until(running, id, ['concluded'], AbortSignal.timeout(ENDS_MS), () => {})
+    }
+    await dismiss(running, id)
+    await closeNodes(running, merge.disk)
+    return { paused: paused || running.live.paused_by === 'job' }
+  } catch (error) {
+    // Whoever was aborted leaves no copying behind; what was copied does no harm.
+    await running.execute('job-cancel', { id }).catch(() => {})
+    await until(running, id, ['concluded'], AbortSignal.timeout(ENDS_MS), () => {}).catch(() => {})
+    await running.execute('job-dismiss', { id }).catch(() => {})
+    if (running.live.paused_by === 'job') await running.resume().catch(() => {})
+    throw error
+  }
+}
+
+async function jobOf(running: RunningVm, id: string): Promise<Job | undefined> {
+  return ((await running.execute('query-jobs')) as Job[]).find((j) => j.id === id)
+}
+
+async function until(
+  running: RunningVm,
+  id: string,
+  wanted: string[],
+  signal: AbortSignal,
+  progress: (done: number, total: number) => void,
+): Promise<Job> {
+  for (let i = 0; ; i++) {
+    signal.throwIfAborted()
+    const job = await jobOf(running, id)
+    if (!job) throw fail('qemu_failed', 'QEMU lost the merging of the layer.')
+    progress(job['current-progress'], job['total-progress'])
+    if (wanted.includes(job.status)) return job
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS[Math.min(i, LOOK_MS.length - 1)]))
+  }
+}
+
+async function dismiss(running: RunningVm, id: string): Promise<void> {
+  const job = await jobOf(running, id)
+  await running.execute('job-dismiss', { id })
+  if (job?.error !== undefined) throw fail('qemu_failed', `QEMU could not merge the layer: ${job.error}.`)
+}

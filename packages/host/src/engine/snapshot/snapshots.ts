@@ -1,0 +1,220 @@
+/** Snapshots of this machine's VMs. What it promises is written in packages/ports/src/snapshots.ts and docs/snapshots.md. */
+import { chmod, lchown, mkdir, rm } from 'node:fs/promises'
+import { WadahError, fail, toFault } from '@wadah/api/fault'
+import type { Guest } from '@wadah/ports/machine'
+import type { MergeRequest, SnapshotRequest, SnapshotTaken, Snapshots } from '@wadah/ports/snapshots'
+import type { VolumeWork } from '@wadah/ports/volumes'
+import type { HostVolumes } from '../../storage/volumes.ts'
+import { VmDirectory } from '../directory.ts'
+import { copyFirmwareState, replaceFirmwareState } from '../firmware.ts'
+import type { RunningVm } from '../running-vm.ts'
+import { headNodes, headVolumes, nodes, openLayer, putOnTop } from './layers.ts'
+import { mergeLive } from './merge.ts'
+import { openSink, saveRam, settle } from './ram.ts'
+
+export type SnapshotsOptions = {
+  dataDir: string
+  volumes: HostVolumes
+  /** One that runs here, adopted if need be. */
+  running: (vm: string) => Promise<RunningVm | undefined>
+  guest: (vm: string) => Guest
+  root: boolean
+  log: (line: string) => void
+}
+
+/** How long a guest may stay frozen while the layers are put on top; it thaws by itself after. */
+const FREEZE_S = 20
+const FREEZE_ANSWER_MS = 15_000
+/** Devices and page tables beside the RAM itself. */
+const RAM_EXTRA_BYTES = 512 * 2 ** 20
+const ONLY_GROUP = 0o710
+
+export class HostSnapshots implements Snapshots {
+  readonly #o: SnapshotsOptions
+  constructor(options: SnapshotsOptions) {
+    this.#o = options
+  }
+
+  async heads(vm: string): Promise<Record<string, string> | undefined> {
+    const running = await this.#o.running(vm)
+    return running && headVolumes(running)
+  }
+
+  async take(request: SnapshotRequest, work: VolumeWork): Promise<SnapshotTaken> {
+    const running = await this.#o.running(request.vm)
+    if (!running) return { consistency: 'off' }
+    return running.quietly(async () => {
+      // What a daemon that ended in the middle of this left.
+      if (running.live.paused_by === 'job') {
+        await settle(running, true)
+        await running.note(undefined)
+      }
+      await activate(running)
+      await running.refresh()
+      const before = await headVolumes(running)
+      const missing = request.layers.filter((l) => before[l.disk] !== l.volume.id)
+      if (missing.length === 0 && request.layers.length > 0)
+        return { consistency: 'crash', note: 'wadahd ended while it was taken: the disks are as after a power cut' }
+      return request.ram
+        ? await this.#withRam(running, request, request.ram, work)
+        : await this.#disksOnly(running, request)
+    })
+  }
+
+  /** Opens the new layers; they come on top when the returned function is called. */
+  async #ready(running: RunningVm, { layers }: SnapshotRequest): Promise<() => Promise<void>> {
+    const heads = await headNodes(running)
+    const pairs: { node: string; overlay: string }[] = []
+    for (const { disk, pool, volume } of layers) {
+      const node = heads.get(disk)
+      if (node === undefined)
+        throw fail('wrong_state', `The running VM does not have the disk "${disk}" yet; it comes at the next start.`)
+      const path = this.#o.volumes.path(pool, volume)
+      const file = { chain: [{ path, format: volume.format }], direct_io: pool.direct_io, limits: {} }
+      pairs.push({ node, overlay: await openLayer(running, disk, file) })
+    }
+    return () => (pairs.length === 0 ? Promise.resolve() : putOnTop(running, pairs))
+  }
+
+  async #disksOnly(running: RunningVm, request: SnapshotRequest): Promise<SnapshotTaken> {
+    const switchOver = await this.#ready(running, request)
+    const frozen = await this.#freeze(running, request)
+    const begun = performance.now()
+    try {
+      await switchOver()
+    } finally {
+      if (frozen === true)
+        await this.#o
+          .guest(running.vm)
+          .thaw(AbortSignal.timeout(FREEZE_ANSWER_MS))
+          .catch((error: unknown) => this.#o.log(`${running.vm}: thaw: ${(error as Error).message}`))
+    }
+    return frozen === true
+      ? { consistency: 'frozen', frozen_ms: performance.now() - begun }
+      : { consistency: 'crash', note: frozen }
+  }
+
+  /** True, or why not. */
+  async #freeze(running: RunningVm, { freeze }: SnapshotRequest): Promise<true | string> {
+    if (freeze === 'never') return 'freezing was not wanted'
+    try {
+      if (running.last.state !== 'running') throw fail('wrong_state', 'the guest does not run')
+      if (running.last.agent !== 'connected') throw fail('agent_silent', 'no guest agent is connected')
+      await this.#o.guest(running.vm).freeze(FREEZE_S, AbortSignal.timeout(FREEZE_ANSWER_MS))
+      return true
+    } catch (error) {
+      if (freeze === 'require')
+        throw new WadahError(
+          { ...toFault(error), effect: 'none', detail: `Its file systems can't be frozen: ${toFault(error).detail}` },
+          error,
+        )
+      return `its file systems were not frozen: ${toFault(error).detail}`
+    }
+  }
+
+  async #withRam(
+    running: RunningVm,
+    request: SnapshotRequest,
+    ram: NonNullable<SnapshotRequest['ram']>,
+    work: VolumeWork,
+  ): Promise<SnapshotTaken> {
+    const { vm } = running
+    const directory = new VmDirectory(this.#o.dataDir, vm)
+    const { uid, qemu_version } = running.live
+    await makeTransfer(directory.transfer, this.#o.root ? uid : null)
+    const switchOver = await this.#ready(running, request)
+    let switched = false
+    try {
+      const boot = structuredClone(running.record)
+      let took: { stall_ms?: number; save_ms: number } | undefined
+      const most = running.record.memory.max_mib * 2 ** 20 + RAM_EXTRA_BYTES
+      const bytes = await this.#o.volumes.capture(ram.pool, ram.volume, most, async (handle) => {
+        const sink = await openSink(`${directory.transfer}/ram.sock`, handle, most)
+        try {
+          const wasRunning = running.last.state === 'running'
+          // A daemon that comes after us must know whose pause it was.
+          if (wasRunning) await running.note('job')
+          took = await saveRam(
+            running,
+            sink,
+            async () => {
+              await switchOver()
+              switched = true
+            },
+            work.signal,
+          )
+          if (wasRunning) await running.note(undefined)
+        } finally {
+          sink.close()
+        }
+      })
+      return {
+        consistency: 'ram',
+        ...(took?.stall_ms === undefined ? {} : { stall_ms: took.stall_ms }),
+        ram: { bytes, boot, qemu_version, save_ms: took?.save_ms ?? 0 },
+      }
+    } catch (error) {
+      if (running.live.paused_by === 'job') await running.note(undefined)
+      if (!switched) throw error
+      // The disks have their new layers, and there is no way back from there: what there is, is kept and said.
+      return { consistency: 'crash', note: `its RAM could not be saved: ${toFault(error).detail}` }
+    } finally {
+      await rm(directory.transfer, { recursive: true, force: true })
+    }
+  }
+
+  async merge(request: MergeRequest, work: VolumeWork): Promise<{ paused: boolean }> {
+    const { pool, chain, above } = request
+    const { volumes } = this.#o
+    const [child, parent] = chain
+    if (!child || !parent) throw fail('internal', 'a merge needs two layers')
+    const [from, into] = [volumes.path(pool, child), volumes.path(pool, parent)]
+    const running = await this.#o.running(request.vm)
+    await volumes.grant(pool, parent, { uid: request.uid })
+    let paused = false
+    if (running && request.active) {
+      const live = { disk: request.disk, from, into }
+      const report = (done: number, total: number) => work.progress?.(done, total)
+      paused = (await running.quietly(() => mergeLive(running, live, work.signal, report))).paused
+    } else if (await volumes.exists(pool, child)) {
+      await volumes.merge(pool, chain, request.uid, work)
+    }
+    const open = running ? await nodes(running) : []
+    for (const layer of above) {
+      // QEMU has done it in the files it has open.
+      if (open.some((n) => n.path === volumes.path(pool, layer))) continue
+      await volumes.rebase(pool, layer, parent)
+    }
+    return { paused }
+  }
+
+  async keepState(vm: string, snapshot: string): Promise<void> {
+    const directory = new VmDirectory(this.#o.dataDir, vm)
+    await copyFirmwareState(directory, directory.kept(snapshot), null)
+  }
+  async restoreState(vm: string, snapshot: string, uid: number): Promise<void> {
+    const directory = new VmDirectory(this.#o.dataDir, vm)
+    await replaceFirmwareState(directory.kept(snapshot), directory, this.#o.root ? uid : null)
+  }
+  async dropState(vm: string, snapshot: string): Promise<void> {
+    await rm(new VmDirectory(this.#o.dataDir, vm).kept(snapshot).root, { recursive: true, force: true })
+  }
+}
+
+/** After a save of a paused guest QEMU has let go of its disks; it takes them again when it goes on, if only for an instant. */
+async function activate(running: RunningVm): Promise<void> {
+  const { status } = (await running.execute('query-status')) as { status: string }
+  if (status !== 'postmigrate') return
+  await running.execute('cont')
+  await running.execute('stop')
+}
+
+/** Only root and the VM's own group pass: QEMU connects to what lies in it, and nobody else can. */
+async function makeTransfer(path: string, uid: number | null): Promise<void> {
+  await rm(path, { recursive: true, force: true })
+  await mkdir(path, { mode: 0o700 })
+  if (uid !== null) {
+    await lchown(path, process.getuid?.() ?? 0, uid)
+    await chmod(path, ONLY_GROUP)
+  }
+}

@@ -1,0 +1,199 @@
+/** Snapshots of a real guest: layers on top, RAM saved and gone on from, layers merged under it and beside it. */
+import { randomBytes } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import { newId } from '@wadah/api/ids'
+import type { LaunchRequest } from '@wadah/ports/machine'
+import type { VolumeDefinition } from '@wadah/ports/volumes'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { headProblem, readHead } from '../../src/storage/qcow2.ts'
+import { machineKit, until } from './kit.ts'
+
+const never = new AbortController().signal
+const work = { signal: never }
+const MIB = 2 ** 20
+const SIZE = 32 * MIB
+
+describe('snapshots of a real guest', () => {
+  let kit: Awaited<ReturnType<typeof machineKit>>
+  const pool = { id: 'pool-aaaaaaaaaa', path: '', direct_io: false }
+  beforeAll(async () => {
+    kit = await machineKit()
+    pool.path = kit.dir
+    await kit.machine.volumes.openPool(pool)
+  })
+  afterAll(async () => {
+    await kit.close()
+  })
+
+  const volume = (base?: VolumeDefinition): VolumeDefinition => ({
+    id: newId('volume', randomBytes),
+    pool: pool.id,
+    format: 'qcow2',
+    size_bytes: SIZE,
+    ...(base ? { base: { id: base.id, format: base.format } } : {}),
+  })
+  async function make(uid: number, base?: VolumeDefinition): Promise<VolumeDefinition> {
+    const made = volume(base)
+    if (base) await kit.machine.volumes.clone(pool, { pool, volume: base }, made, 'linked', work)
+    else await kit.machine.volumes.create(pool, made, work)
+    await kit.machine.volumes.grant(pool, made, { uid })
+    return made
+  }
+
+  /** A VM whose one disk has these layers, topmost first. */
+  const withDisk = (request: LaunchRequest, chain: VolumeDefinition[], serial: string): LaunchRequest => ({
+    ...request,
+    spec: { ...request.spec, disks: [{ name: 'root', volume: chain[0]?.id ?? '', limits: {}, serial }] },
+    disks: [{ name: 'root', chain, pool }],
+  })
+  async function launch(request: LaunchRequest) {
+    const plan = await kit.machine.plan(request)
+    await kit.machine.prepare(plan, never)
+    const running = await kit.machine.launch(plan, 'fresh', never)
+    await until('the agent', async () => (await kit.machine.observe(request.vm)).agent === 'connected')
+    return running
+  }
+  const sh = async (vm: string, script: string) => {
+    const done = await kit.machine.guest(vm).exec({ argv: ['sh', '-c', script], timeout_ms: 20_000 }, never)
+    const text = Buffer.from(done.stdout, 'base64').toString()
+    if (done.exit_code !== 0) throw new Error(`${script}: ${text}${Buffer.from(done.stderr, 'base64').toString()}`)
+    return text.trim()
+  }
+  const write = (vm: string, at: number, text: string) =>
+    sh(vm, `printf %-512s ${text} | dd of=/dev/vda bs=512 seek=${at} conv=notrunc,fsync 2>/dev/null`)
+  const read = (vm: string, at: number) => sh(vm, `dd if=/dev/vda bs=512 skip=${at} count=1 2>/dev/null | tr -d '\\0 '`)
+  const fresh = (vm: string) => sh(vm, 'echo 3 > /proc/sys/vm/drop_caches')
+
+  test('with RAM: the guest goes on where it was, disks and all; then layers are merged again', async () => {
+    const base = kit.request()
+    const { uid } = base.spec
+    const v1 = await make(uid)
+    const request = withDisk(base, [v1], v1.id)
+    const { vm } = request
+    const first = await launch(request)
+    await write(vm, 0, 'one')
+    await sh(vm, 'echo ram-one > /mark')
+
+    const v2 = await make(uid, v1)
+    const ram = { pool, volume: { id: newId('volume', randomBytes), format: 'raw' as const } }
+    const taken = await kit.machine.snapshots.take(
+      { vm, layers: [{ disk: 'root', pool, volume: v2 }], ram, freeze: 'auto' },
+      work,
+    )
+    console.log('taken', { ...taken, ram: { ...taken.ram, boot: 0 } })
+    expect(taken.consistency).toBe('ram')
+    expect(taken.stall_ms).toBeGreaterThan(0)
+    expect(await kit.machine.observe(vm)).toMatchObject({ state: 'running' })
+    expect(await kit.machine.snapshots.heads(vm)).toEqual({ root: v2.id })
+    expect(await sh(vm, 'cat /sys/block/vda/serial')).toBe(v1.id)
+    await write(vm, 0, 'two')
+    await sh(vm, 'echo ram-two > /mark')
+
+    // Back: another layer on what was.
+    await kit.machine.stop(vm)
+    const v3 = await make(uid, v1)
+    const { boot, qemu_version } = taken.ram ?? {}
+    if (!boot || !qemu_version) throw new Error('no RAM')
+    const back = { ...withDisk(base, [v3, v1], v1.id), restore: { boot, qemu_version, ...ram } }
+    const again = await launch(back)
+    expect(again.pid).not.toBe(first.pid)
+    expect(await sh(vm, 'cat /mark')).toBe('ram-one')
+    await fresh(vm)
+    expect(await read(vm, 0)).toBe('one')
+    expect(await sh(vm, 'cat /sys/block/vda/serial')).toBe(v1.id)
+
+    // Two more layers under the running guest, then the one in the middle goes, then the topmost.
+    await write(vm, 1, 'three')
+    const v4 = await make(uid, v3)
+    const plain = await kit.machine.snapshots.take(
+      { vm, layers: [{ disk: 'root', pool, volume: v4 }], freeze: 'never' },
+      work,
+    )
+    expect(plain).toMatchObject({ consistency: 'crash' })
+    await write(vm, 2, 'four')
+    const common = { vm, disk: 'root', pool, active: true, uid }
+    const middle = await kit.machine.snapshots.merge({ ...common, chain: [v3, v1], above: [v4] }, work)
+    expect(middle).toEqual({ paused: false })
+    const onV1: VolumeDefinition = { ...v4, base: { id: v1.id, format: v1.format } }
+    const head = readHead(await readFile(kit.machine.volumes.path(pool, v4)))
+    if (typeof head === 'string') throw new Error(head)
+    expect(
+      headProblem(head, { size_bytes: SIZE, backing: { file: `${v1.id}.qcow2`, format: 'qcow2' } }),
+    ).toBeUndefined()
+    const top = await kit.machine.snapshots.merge({ ...common, chain: [onV1, v1], above: [] }, work)
+    expect(top).toEqual({ paused: true })
+    expect(await kit.machine.observe(vm)).toMatchObject({ state: 'paused', paused_by: 'job' })
+    // Again, as after a crash: nothing is done twice.
+    expect(await kit.machine.snapshots.merge({ ...common, chain: [onV1, v1], above: [] }, work)).toEqual({
+      paused: true,
+    })
+    await kit.machine.resume(vm)
+    expect(await kit.machine.snapshots.heads(vm)).toEqual({ root: v1.id })
+    await write(vm, 3, 'five')
+    await fresh(vm)
+    expect(await Promise.all([0, 1, 2, 3].map((at) => read(vm, at)))).toEqual(['one', 'three', 'four', 'five'])
+    // And once more on top, now that its node has another name.
+    const v5 = await make(uid, v1)
+    await kit.machine.snapshots.take({ vm, layers: [{ disk: 'root', pool, volume: v5 }], freeze: 'never' }, work)
+    await write(vm, 4, 'six')
+    await kit.machine.stop(vm)
+
+    // Off: merged by qemu-img, and started from what is left.
+    await kit.machine.snapshots.merge({ ...common, chain: [v5, v1], above: [] }, work)
+    await launch(withDisk(base, [v1], v1.id))
+    expect(await Promise.all([0, 1, 2, 3, 4].map((at) => read(vm, at)))).toEqual([
+      'one',
+      'three',
+      'four',
+      'five',
+      'six',
+    ])
+    await kit.machine.stop(vm)
+  }, 120_000)
+
+  test('of a paused guest: it stays paused, twice, and goes on after', async () => {
+    const base = kit.request()
+    const { uid } = base.spec
+    const v1 = await make(uid)
+    const { vm } = base
+    await launch(withDisk(base, [v1], v1.id))
+    await sh(vm, 'echo here > /mark')
+    await kit.machine.pause(vm, 'user')
+    let below = v1
+    for (let i = 0; i < 2; i++) {
+      const next = await make(uid, below)
+      const ram = { pool, volume: { id: newId('volume', randomBytes), format: 'raw' as const } }
+      const taken = await kit.machine.snapshots.take(
+        { vm, layers: [{ disk: 'root', pool, volume: next }], ram, freeze: 'auto' },
+        work,
+      )
+      expect(taken.consistency).toBe('ram')
+      expect(await kit.machine.observe(vm)).toMatchObject({ state: 'paused', paused_by: 'user' })
+      below = next
+    }
+    await kit.machine.resume(vm)
+    expect(await sh(vm, 'cat /mark')).toBe('here')
+    await write(vm, 0, 'on')
+    expect(await kit.machine.snapshots.heads(vm)).toEqual({ root: below.id })
+    await kit.machine.stop(vm)
+  }, 120_000)
+
+  test('no room for RAM: the guest runs on, and nothing is left of it', async () => {
+    const base = kit.request()
+    const { uid } = base.spec
+    const v1 = await make(uid)
+    const { vm } = base
+    await launch(withDisk(base, [v1], v1.id))
+    const v2 = await make(uid, v1)
+    const gone = { id: pool.id, path: `${kit.dir}/nowhere`, direct_io: false }
+    const ram = { pool: gone, volume: { id: newId('volume', randomBytes), format: 'raw' as const } }
+    const taking = kit.machine.snapshots.take(
+      { vm, layers: [{ disk: 'root', pool, volume: v2 }], ram, freeze: 'auto' },
+      work,
+    )
+    await expect(taking).rejects.toThrow(/pool/)
+    expect(await kit.machine.observe(vm)).toMatchObject({ state: 'running' })
+    expect(await kit.machine.snapshots.heads(vm)).toEqual({ root: v1.id })
+    await kit.machine.stop(vm)
+  }, 60_000)
+})
