@@ -109,6 +109,70 @@ describe('kill -9 of the daemon', () => {
   })
 })
 
+describe('kill -9 of the daemon in the middle of', () => {
+  const { snapshots } = endpoints
+  const name = 'snapped'
+  const params = { vm: name }
+  const line = (text: string) => `printf %-512s ${text} | dd of=/dev/vda bs=512 conv=notrunc,fsync 2>/dev/null`
+  const sh = async (script: string) => (await d.exec(name, '/bin/busybox', 'sh', '-c', script)).out.trim()
+  const content = () =>
+    sh("echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda bs=512 count=1 2>/dev/null | tr -d '\\0 '")
+  const ready = async () => {
+    const { items } = await d.api.call(snapshots.list, { params })
+    for (const s of items) expect(s.state).toBe('ready')
+    return items.map((s) => s.name)
+  }
+  const clear = async () => {
+    for (const snapshot of await ready())
+      await d.done(await d.api.call(snapshots.delete, { params: { vm: name, snapshot } }))
+  }
+
+  test('(a VM with a disk)', async () => {
+    await d.create({ name, start: true, disks: [{ size_mib: 64 }] })
+    await d.booted(name)
+  })
+
+  test.each([0, 10, 25, 45, 70, 110, 160, 240])(
+    '%d ms into a snapshot with RAM: whole or not at all',
+    async (delay) => {
+      const { pid } = (await d.vm(name)).status
+      const text = `w${delay}`
+      await sh(line(text))
+      await crash(delay, () => d.api.call(snapshots.create, { params, body: { name: 's', ram: true } }))
+      expect((await d.vm(name)).status).toMatchObject({ state: 'running', pid, pending_restart: [] })
+      expect(await content()).toBe(text)
+      await sh(line(`${text}x`))
+      expect(await content()).toBe(`${text}x`)
+      await clear()
+      expect(await content()).toBe(`${text}x`)
+    },
+  )
+
+  test.each([0, 15, 40, 80, 150])('%d ms into deleting one under the running guest', async (delay) => {
+    await d.done(await d.api.call(snapshots.create, { params, body: { name: 's' } }))
+    await sh(`${line(`d${delay}`)}; dd if=/dev/urandom of=/dev/vda bs=1M seek=1 count=16 conv=fsync 2>/dev/null`)
+    const sum = await sh('md5sum /dev/vda')
+    await crash(delay, () => d.api.call(snapshots.delete, { params: { vm: name, snapshot: 's' } }))
+    // Killed before it was asked for, it is still there; else gone, and never in between.
+    await clear()
+    expect((await d.vm(name)).status).toMatchObject({ state: 'running', pending_restart: [] })
+    expect(await sh('echo 3 > /proc/sys/vm/drop_caches; md5sum /dev/vda')).toBe(sum)
+  })
+
+  test.each([0, 20, 60, 150, 300])('%d ms into a revert to RAM', async (delay) => {
+    await sh(`${line(`r${delay}`)}; echo here > /mark`)
+    await d.done(await d.api.call(snapshots.create, { params, body: { name: 's', ram: true } }))
+    await sh(`${line('after')}; echo gone > /mark`)
+    const asked = { params: { vm: name, snapshot: 's' }, body: { force: true } }
+    await crash(delay, () => d.api.call(snapshots.revert, asked))
+    // Begun or not: it is one or the other, never a mixture.
+    await until('the guest', async () => (await d.vm(name)).status.agent === 'connected')
+    const seen = [await content(), await sh('cat /mark')]
+    expect([`r${delay} here`, 'after gone']).toContain(seen.join(' '))
+    await clear()
+  })
+})
+
 describe('QEMU under it', () => {
   test('killed: stopped, said, and it starts again', async () => {
     const vm = await d.create({ name: 'victim', start: true })

@@ -30,15 +30,18 @@ const STATES: Record<VmAction, readonly VmState[]> = {
   delete: ['stopped'],
   edit: ['stopped', ...LIVE],
   clone: ['stopped'],
+  snapshot: ['stopped', 'running', 'paused'],
+  revert: ['stopped', ...LIVE],
   exec: ['running'],
   console: LIVE,
 }
 
 /** Jobs during which an action is still possible. */
 const BESIDE: Partial<Record<VmAction, readonly string[]>> = {
-  stop: ['vm.start', 'vm.shutdown'],
-  console: ['vm.start', 'vm.shutdown', 'vm.create', 'vm.stop'],
-  exec: ['vm.start', 'vm.create'],
+  // Merging the layers of a deleted snapshot may take long: the guest is not held up by it.
+  stop: ['vm.start', 'vm.shutdown', 'snapshot.delete'],
+  console: ['vm.start', 'vm.shutdown', 'vm.create', 'vm.stop', 'snapshot.create', 'snapshot.revert', 'snapshot.delete'],
+  exec: ['vm.start', 'vm.create', 'snapshot.delete'],
   reset: ['vm.shutdown'],
 }
 

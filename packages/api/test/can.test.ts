@@ -18,14 +18,14 @@ const possible = (context: CanContext) =>
 describe('in each state', () => {
   const table: Record<VmState, VmAction[]> = {
     absent: [],
-    stopped: ['clone', 'delete', 'edit', 'start'],
+    stopped: ['clone', 'delete', 'edit', 'revert', 'snapshot', 'start'],
     starting: ['stop'],
-    prepared: ['console', 'edit', 'resume', 'stop'],
-    running: ['console', 'edit', 'exec', 'pause', 'reset', 'shutdown', 'stop'],
-    paused: ['console', 'edit', 'reset', 'resume', 'stop'],
-    suspended: ['console', 'edit', 'resume', 'stop'],
-    panicked: ['console', 'edit', 'reset', 'stop'],
-    'internal-error': ['console', 'edit', 'reset', 'stop'],
+    prepared: ['console', 'edit', 'resume', 'revert', 'stop'],
+    running: ['console', 'edit', 'exec', 'pause', 'reset', 'revert', 'shutdown', 'snapshot', 'stop'],
+    paused: ['console', 'edit', 'reset', 'resume', 'revert', 'snapshot', 'stop'],
+    suspended: ['console', 'edit', 'resume', 'revert', 'stop'],
+    panicked: ['console', 'edit', 'reset', 'revert', 'stop'],
+    'internal-error': ['console', 'edit', 'reset', 'revert', 'stop'],
     saving: ['stop'],
     incoming: ['stop'],
     'postcopy-paused': ['stop'],
@@ -48,6 +48,8 @@ describe('while a job is at work', () => {
     ['vm.create', 'absent', []],
     ['vm.create', 'running', ['console', 'exec']],
     ['vm.delete', 'stopped', []],
+    ['snapshot.create', 'running', ['console']],
+    ['snapshot.delete', 'running', ['console', 'exec', 'stop']],
     ['something.new', 'running', []],
   ] as const)('%s, %s', (kind, state, actions) => {
     expect(possible(ctx(state, job(kind)))).toEqual(actions)
@@ -66,7 +68,7 @@ describe('a protected VM', () => {
       ok: false,
       why: { code: 'protected', status: 409, remedy: 'wadah vm edit web --unprotect' },
     })
-    expect(possible(ctx('stopped', {}, { protected: true }))).toEqual(['clone', 'edit', 'start'])
+    expect(possible(ctx('stopped', {}, { protected: true }))).toEqual(['clone', 'edit', 'revert', 'snapshot', 'start'])
   })
 })
 

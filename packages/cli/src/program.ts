@@ -14,6 +14,7 @@ export const GROUPS: readonly Group[] = [
   { name: 'network', summary: 'cmd.network', heading: 'help.servers', load: () => import('./commands/network.ts') },
   { name: 'pool', summary: 'cmd.pool', heading: 'help.servers', load: () => import('./commands/pool.ts') },
   { name: 'volume', summary: 'cmd.volume', heading: 'help.servers', load: () => import('./commands/volume.ts') },
+  { name: 'snapshot', summary: 'cmd.snapshot', heading: 'help.servers', load: () => import('./commands/snapshot.ts') },
   { name: 'job', summary: 'cmd.job', heading: 'help.work', load: () => import('./commands/job.ts') },
   { name: 'events', summary: 'cmd.events', heading: 'help.work', load: () => import('./commands/events.ts') },
   { name: 'host', summary: 'cmd.host', heading: 'help.work', load: () => import('./commands/host.ts') },

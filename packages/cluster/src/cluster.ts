@@ -21,6 +21,9 @@ import { hostKind, indexKeys, indexKind, networkKind, poolKind, vmKind } from '.
 import type { Services } from './services.ts'
 import { deleteVolumeJob, makeVolumeJob } from './storage/jobs.ts'
 import { changeVolume, exportVolumes, uploadVolume } from './storage/transfer-jobs.ts'
+import { deleteSnapshot, revertSnapshot, takeSnapshot, tidySnapshots } from './snapshots/jobs.ts'
+import { keepSchedules } from './snapshots/schedule.ts'
+import { SnapshotStore } from './snapshots/service.ts'
 import { Storage } from './storage/service.ts'
 import { Transfers, sweepImports } from './transfers.ts'
 import { DEFAULT_NETWORK, DEFAULT_POOL } from './vms/create.ts'
@@ -95,6 +98,10 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       uploadVolume,
       changeVolume,
       exportVolumes,
+      takeSnapshot,
+      revertSnapshot,
+      deleteSnapshot,
+      tidySnapshots,
     ],
     deps,
     logDir: o.jobLogs,
@@ -119,9 +126,12 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   void sweepImports(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of imports'))
   void engine.prune()
   const followed = followNetworks(deps, ending.signal)
+  const snapshots = new SnapshotStore(deps, engine, pending)
+  const unschedule = keepSchedules(deps, snapshots)
   return {
     services: {
       vms,
+      snapshots,
       storage: new Storage(deps, engine, pending),
       images: new ImageStore(deps, engine),
       transfers: new Transfers(deps, engine, pending),
@@ -135,6 +145,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     deps,
     async stop() {
       followed()
+      unschedule()
       await engine.stop()
       ending.abort()
       await view.close()

@@ -2,6 +2,9 @@
 import type { Image, Volume } from '@wadah/api/schema/storage'
 import type { Network } from '@wadah/api/schema/network'
 import type { Autostart, PausedBy, Placement, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
+import type { SnapshotSchedule } from '@wadah/api/schema/snapshot'
+import type { BootRecord } from '@wadah/ports/machine'
+import type { Consistency } from '@wadah/ports/snapshots'
 import type { Kind } from '@wadah/store/store'
 
 type Named = { schema: 1; id: string; name: string; project: string; created_at: string }
@@ -14,6 +17,9 @@ export type VmRecord = Named & {
   autostart?: Autostart
   wanted: Wanted
   spec: VmSpec
+  /** The snapshot its disks go on from. */
+  at_snapshot?: string
+  snapshot_schedule?: SnapshotSchedule
 }
 export const vmKind: Kind<VmRecord> = { name: 'vm/spec' }
 
@@ -68,8 +74,32 @@ export type VolumeRecord = Named &
     making?: boolean
     /** Bytes that a job is making it grow to; the pool has promised them. */
     growing_to?: number
+    /** What snapshots hold: `layer`: nobody writes it any more, disks stand on it; `ram`. */
+    role?: 'layer' | 'ram'
+    /** Of a layer: what it takes, for it grows no more. */
+    held_bytes?: number
+    /** A layer that was merged or given up: its file goes. */
+    dropped?: true
   }
 export const volumeKind: Kind<VolumeRecord> = { name: 'volume' }
+
+export type SnapshotRecord = Named & {
+  vm: string
+  description: string
+  state: 'making' | 'ready' | 'deleting'
+  parent?: string
+  scheduled?: true
+  consistency?: Consistency
+  note?: string
+  stall_ms?: number
+  frozen_ms?: number
+  /** What the VM was. */
+  spec: VmSpec
+  /** Layers with what its disks held. */
+  disks: { name: string; volume: string }[]
+  ram?: { volume: string; bytes: number; boot: BootRecord; qemu_version: string; save_ms: number }
+}
+export const snapshotKind: Kind<SnapshotRecord> = { name: 'snapshot' }
 
 export type ImageRecord = Named &
   Pick<
@@ -128,6 +158,7 @@ export const indexKind: Kind<IndexRecord> = { name: 'index' }
 export const indexKeys = {
   name: (kind: 'vm' | 'pool' | 'volume' | 'image' | 'network', project: string, name: string) =>
     `name/${kind}/${project}/${name}`,
+  snapshot: (vm: string, name: string) => `name/snapshot/${vm}/${name}`,
   uid: (uid: number) => `uid/${uid}`,
   mac: (mac: string) => `mac/${mac}`,
   address: (network: string, address: string) => `address/${network}/${address}`,
@@ -136,7 +167,9 @@ export const indexKeys = {
 }
 
 /** Which resource of the API a record belongs to, for events; undefined for what clients never see. */
-export function resourceOf(kind: string): 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'job' | undefined {
+export function resourceOf(
+  kind: string,
+): 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'job' | 'snapshot' | undefined {
   switch (kind) {
     case 'vm/spec':
     case 'vm/placement':
@@ -147,6 +180,7 @@ export function resourceOf(kind: string): 'vm' | 'pool' | 'volume' | 'image' | '
     case 'image':
     case 'network':
     case 'job':
+    case 'snapshot':
       return kind
     default:
       return undefined

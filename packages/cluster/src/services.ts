@@ -15,6 +15,7 @@ import type {
   VolumeClone,
   VolumeCreate,
 } from '@wadah/api/schema/storage'
+import type { Snapshot, SnapshotCreate, SnapshotRevert } from '@wadah/api/schema/snapshot'
 import type { Vm, VmCreate, VmEdit, VmState } from '@wadah/api/schema/vm'
 import type { ConsoleStream } from '@wadah/ports/machine'
 
@@ -80,6 +81,14 @@ export interface VmService {
   screenshot(caller: Caller, ref: string, signal: AbortSignal): AsyncIterable<Uint8Array>
   log(caller: Caller, ref: string, bytes: number): Promise<{ text: string; size_bytes: number }>
   health(caller: Caller, ref: string, signal: AbortSignal): Promise<{ ok: boolean; detail: string; took_ms: number }>
+}
+
+export interface SnapshotService {
+  list(caller: Caller, vm: string): { items: Snapshot[] }
+  get(caller: Caller, vm: string, snapshot: string): Snapshot
+  create(caller: Caller, vm: string, body: SnapshotCreate): Promise<Job>
+  revert(caller: Caller, vm: string, snapshot: string, body: SnapshotRevert): Promise<Job>
+  delete(caller: Caller, vm: string, snapshot: string): Promise<Job>
 }
 
 export interface StorageService {
@@ -157,6 +166,7 @@ export interface HostService {
 
 export type Services = {
   vms: VmService
+  snapshots: SnapshotService
   storage: StorageService
   images: ImageService
   transfers: TransferService

@@ -35,7 +35,7 @@ import { poolDefinition } from './resolve.ts'
 import type { Caller, TransferService } from './services.ts'
 import { changeVolume, exportVolumes, uploadVolume, vmsOf } from './storage/transfer-jobs.ts'
 import { submit } from './submit.ts'
-import { DEFAULT_POOL, admitVolumes, checkName, poolClosing, workerOn } from './vms/create.ts'
+import { DEFAULT_POOL, admitVolumes, checkName, poolClosing, refuseRole, workerOn } from './vms/create.ts'
 
 /** More disks than an import can have. */
 const MOST_DISKS = 16
@@ -265,6 +265,7 @@ export class Transfers implements TransferService {
     const rec = find(this.#deps, 'volume', volumeKind, caller.project, ref)
     const volume = rec.value
     if (volume.making) throw fail('busy', `The volume "${volume.name}" is being made.`)
+    if (volume.role === 'ram') refuseRole(this.#deps, volume)
     const worker = this.#deps.view.get(claimKind, `volume/${volume.id}`)?.value.job
     if (worker !== undefined)
       throw fail('busy', `The job ${worker} is at work on "${volume.name}".`, { remedy: `wadah job wait ${worker}` })
@@ -359,6 +360,7 @@ export class Transfers implements TransferService {
     const rec = find(deps, 'volume', volumeKind, caller.project, ref)
     const { value: v } = rec
     if (v.making) throw fail('busy', `The volume "${v.name}" is being made.`)
+    refuseRole(deps, v)
     if (v.image !== undefined)
       throw fail('in_use', `"${v.name}" belongs to an image, and stays as it is.`, {
         remedy: `wadah volume clone ${v.name} NAME`,

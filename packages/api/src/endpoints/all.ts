@@ -2,10 +2,12 @@ import type { Endpoint } from '../endpoint.ts'
 import { images, pools, volumes } from './storage.ts'
 import { imageTransfers, volumeTransfers } from './transfers.ts'
 import { access, jobs, networks, system, tokens } from './system.ts'
+import { snapshots } from './snapshots.ts'
 import { vms } from './vms.ts'
 
 export const endpoints = {
   vms,
+  snapshots,
   images: { ...images, ...imageTransfers },
   pools,
   volumes: { ...volumes, ...volumeTransfers },

@@ -92,6 +92,11 @@ export const VolumeSchema = Type.Object(
     vm: Type.Optional(IdSchema),
     image: Type.Optional(IdSchema),
     read_only: Type.Boolean(),
+    role: Type.Optional(
+      Type.Enum(['layer', 'ram'], {
+        description: 'belongs to snapshots of the VM: layer: what disks stand on; ram: saved RAM',
+      }),
+    ),
   },
   { title: 'Volume' },
 )

@@ -3,6 +3,7 @@ import Type from 'typebox'
 import { IdSchema, NAME_PATTERN, NameSchema, RefSchema } from '../ids.ts'
 import { FaultSchema } from '../fault.ts'
 import { SEED_KINDS } from './imports.ts'
+import { SnapshotScheduleSchema } from './snapshot.ts'
 import { Closed, DescriptionSchema, Ipv4Schema, LabelsSchema, MacSchema, metaFields } from './common.ts'
 
 export const VM_STATES = [
@@ -182,6 +183,7 @@ export const VmCreateSchema = Closed(
     labels: Type.Optional(LabelsSchema),
     protected: Type.Optional(protection),
     autostart: Type.Optional(autostart),
+    snapshot_schedule: Type.Optional(SnapshotScheduleSchema),
     image: Type.Optional(RefSchema),
     clone: Type.Optional(Type.Union([Type.Literal('linked'), Type.Literal('full')], { default: 'linked' })),
     pool: Type.Optional(RefSchema),
@@ -224,6 +226,7 @@ export const VmEditSchema = Closed(
     labels: Type.Optional(LabelsSchema),
     protected: Type.Optional(protection),
     autostart: Type.Optional(autostart),
+    snapshot_schedule: Type.Optional(nullable(SnapshotScheduleSchema)),
     cpus: Type.Optional(cpus),
     memory_mib: Type.Optional(memoryMib),
     cmdline: Type.Optional(cmdline),
@@ -361,6 +364,8 @@ export const VM_ACTIONS = [
   'delete',
   'edit',
   'clone',
+  'snapshot',
+  'revert',
   'exec',
   'console',
 ] as const
@@ -381,6 +386,7 @@ export const VmSchema = Type.Object(
     labels: LabelsSchema,
     protected: Type.Boolean(),
     autostart: AutostartSchema,
+    snapshot_schedule: Type.Optional(SnapshotScheduleSchema),
     wanted: Type.Enum(WANTED),
     spec: VmSpecSchema,
     placement: PlacementSchema,

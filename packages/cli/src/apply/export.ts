@@ -27,6 +27,7 @@ export function documentOf(vm: Vm, current: Omit<Current, 'vms'>): Record<string
     ...some('labels', labels),
     ...(vm.protected ? { protected: true } : {}),
     ...(vm.autostart.enabled ? { autostart: vm.autostart } : {}),
+    ...some('snapshot_schedule', vm.snapshot_schedule),
     ...(spec.image === undefined ? {} : { image: nameOf(current.images, spec.image) }),
     ...(root === undefined ? {} : { disk: sizeText(root.size_bytes / 2 ** 20) }),
     cpus: spec.cpus,

@@ -35,7 +35,9 @@ export type ServerStatus = {
   ready_ms: number
   check: Check
 }
-export type DemoStatus = { servers: ServerStatus[] }
+/** A snapshot with RAM that was taken, and gone back to. */
+export type DemoSnapshot = { vm: string; name: string; stall_ms: number; revert_ms: number }
+export type DemoStatus = { servers: ServerStatus[]; snapshot?: DemoSnapshot }
 
 /** `smb://127.0.0.1:10445/share`. Every address of this host is also reached at 127.0.0.1. */
 export function endpointOf(server: DemoServer, address: string, port: number): string {
@@ -55,6 +57,7 @@ export type DemoState = {
   publish_address: string
   credentials: Credentials
   servers: Record<string, { port?: number; start_requested_ms?: number; ready_ms?: number; accelerator?: string }>
+  snapshot?: DemoSnapshot
 }
 
 /** Reads what an earlier run wrote; undefined for anything else. */

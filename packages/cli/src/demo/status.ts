@@ -23,7 +23,10 @@ export async function demoStatus(cli: Cli, instance: Instance, state: DemoState 
   const up = (await answers(cli, instance)) !== undefined
   const api = up ? await cli.api({ socket: instance.socket, remedy: 'wadah demo up' }) : undefined
   const servers = await Promise.all(DEMO_SERVERS.map((server) => serverStatus(cli, api, state, server)))
-  return { servers: servers.filter((s) => s !== undefined) }
+  return {
+    servers: servers.filter((s) => s !== undefined),
+    ...(state.snapshot === undefined ? {} : { snapshot: state.snapshot }),
+  }
 }
 
 async function serverStatus(
@@ -91,7 +94,18 @@ export async function printStatus(cli: Cli, state: DemoState | undefined, status
   )
   if (!state) return
   out.line()
+  const { snapshot } = status
   await out.fields([
+    [
+      t('demo.snapshot'),
+      snapshot &&
+        t('demo.snapshot_text', {
+          vm: snapshot.vm,
+          name: snapshot.name,
+          stall: formatTook(snapshot.stall_ms),
+          revert: formatTook(snapshot.revert_ms),
+        }),
+    ],
     ['API', `https://${state.listen}`],
     [t('demo.login'), t('demo.credentials', { name: DEMO_SERVERS[0]!.name, ...state.credentials })],
     [t('demo.try'), `wadah vm list · wadah vm console ${DEMO_SERVERS[2]!.name} · wadah demo down`],

@@ -1,4 +1,5 @@
 import { life } from './en-life.ts'
+import { snapshots } from './en-snapshots.ts'
 
 /** English words of the CLI. `{name}` is filled in; the other catalogues have the same keys and the same parameters. */
 export const en = {
@@ -465,6 +466,7 @@ export const en = {
   'exit.interrupted': 'interrupted with Ctrl-C; a job goes on',
 
   ...life,
+  ...snapshots,
 } as const
 
 export type MessageKey = keyof typeof en

@@ -1,6 +1,7 @@
 /** Kata-kata CLI dalam bahasa Indonesia. */
 import type { MessageKey } from './en.ts'
 import { life } from './id-life.ts'
+import { snapshots } from './id-snapshots.ts'
 
 export const id: Record<MessageKey, string> = {
   'help.program': 'Wadah: server virtual di mesin ini atau di mesin jauh',
@@ -468,4 +469,5 @@ export const id: Record<MessageKey, string> = {
   'exit.exec': 'vm exec sendiri gagal; kode lain dari vm exec berasal dari programnya',
   'exit.interrupted': 'dihentikan dengan Ctrl-C; pekerjaan berlanjut',
   ...life,
+  ...snapshots,
 }

@@ -24,7 +24,7 @@ import {
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, StorageService } from '../services.ts'
 import { submit } from '../submit.ts'
-import { DEFAULT_POOL, admitVolumes, checkName, promisedBytes, workerOn } from '../vms/create.ts'
+import { DEFAULT_POOL, admitVolumes, checkName, promisedBytes, refuseRole, workerOn } from '../vms/create.ts'
 import { deleteVolumeJob, makeVolumeJob } from './jobs.ts'
 import { resizeVolumeJob } from './resize.ts'
 
@@ -295,6 +295,7 @@ export class Storage implements StorageService {
   #readable(source: Rec<VolumeRecord>, how: 'linked' | 'full'): void {
     const { value: v } = source
     if (v.making) throw fail('busy', `The volume "${v.name}" is being made.`)
+    if (v.role === 'ram' || how === 'linked') refuseRole(this.#deps, v)
     const job = this.#deps.view.get(claimKind, `volume/${v.id}`)?.value.job
     if (job !== undefined)
       throw fail('busy', `The job ${job} is at work on "${v.name}".`, { remedy: `wadah job wait ${job}` })
@@ -331,6 +332,7 @@ export class Storage implements StorageService {
       })
     }
     if (v.making) throw fail('busy', `The volume "${v.name}" is being made.`)
+    refuseRole(deps, v)
     const above = deps.view.list(volumeKind).find((o) => o.value.base === v.id)
     if (v.image !== undefined || above) {
       throw fail('in_use', `Others stand on "${v.name}": it is never written again.`, {
@@ -371,6 +373,7 @@ export class Storage implements StorageService {
         })
       }
     }
+    refuseRole(deps, v)
     const claim = workerOn(deps, v.id)
     if (claim !== undefined)
       throw fail('busy', `The job ${claim} is at work on "${v.name}".`, { remedy: `wadah job wait ${claim}` })
@@ -415,5 +418,6 @@ function viewVolume(rec: Rec<VolumeRecord>): Volume {
     ...(v.vm === undefined ? {} : { vm: v.vm }),
     ...(v.image === undefined ? {} : { image: v.image }),
     read_only: v.read_only,
+    ...(v.role === undefined ? {} : { role: v.role }),
   }
 }

@@ -173,6 +173,7 @@ export async function planCreate(
     labels: body.labels ?? {},
     ...(body.protected ? { protected: true } : {}),
     ...(body.autostart ? { autostart: { ...AUTOSTART_DEFAULT, ...body.autostart } } : {}),
+    ...(body.snapshot_schedule ? { snapshot_schedule: body.snapshot_schedule } : {}),
     wanted: body.start ? 'running' : 'stopped',
     spec,
   }
@@ -515,6 +516,7 @@ export function workerOn(deps: Pick<Deps, 'view'>, volume: string): string | und
 export function attachable(deps: Deps, project: string, ref: string, field: string, vm: string): VolumeRecord {
   const { value } = find(deps, 'volume', volumeKind, project, ref, field)
   if (value.making) throw fail('busy', `The volume "${value.name}" is being made.`, { field })
+  refuseRole(deps, value, field)
   const stood = value.image !== undefined || deps.view.list(volumeKind).some((v) => v.value.base === value.id)
   if (stood)
     throw fail('in_use', `The volume "${value.name}" is the base of others and may not be written.`, {
@@ -528,6 +530,16 @@ export function attachable(deps: Deps, project: string, ref: string, field: stri
     throw fail('busy', `The job ${job} is at work on "${value.name}".`, { field, remedy: `wadah job wait ${job}` })
   // A base whose last clone is gone may be written again.
   return { ...value, vm, read_only: false }
+}
+
+/** What snapshots hold is theirs. */
+export function refuseRole(deps: Pick<Deps, 'view'>, volume: VolumeRecord, field?: string): void {
+  if (!volume.role) return
+  const vm = (volume.vm === undefined ? undefined : deps.view.get(vmKind, volume.vm)?.value.name) ?? 'VM'
+  throw fail('in_use', `"${volume.name}" is held by the snapshots of "${vm}".`, {
+    field,
+    remedy: `wadah snapshot list ${vm}`,
+  })
 }
 
 /** Refuses what the pools may not promise any more. */
@@ -567,8 +579,9 @@ export function poolClosing(pool: PoolRecord): WadahError {
 
 export function promisedBytes(deps: Pick<Deps, 'view'>, pool: string): number {
   let sum = 0
+  // What nobody writes any more takes what it takes.
   for (const { value } of deps.view.list(volumeKind))
-    if (value.pool === pool) sum += Math.max(value.size_bytes, value.growing_to ?? 0)
+    if (value.pool === pool) sum += value.held_bytes ?? Math.max(value.size_bytes, value.growing_to ?? 0)
   return sum
 }
 

@@ -15,6 +15,7 @@ import {
   vmKind,
   volumeKind,
 } from '../records.ts'
+import { chainOf } from '../resolve.ts'
 import { checkBootOrder, checkFirmware, planCdroms } from './drives.ts'
 import { attachable, checkMemory, checkName, chooseAddress, nicKeys, planNics, planPublish, portKey } from './create.ts'
 
@@ -83,6 +84,12 @@ export async function planEdit(
   for (const [i, name] of (body.remove_disks ?? []).entries()) {
     const disk = spec.disks.find((d) => d.name === name)
     if (!disk) throw noSuch('disk', name, spec.disks, `/remove_disks/${i}`)
+    const layer = chainOf(deps, disk.volume).find((v) => v.role === 'layer')
+    if (layer)
+      throw fail('in_use', `Snapshots of "${vm.name}" hold layers of the disk "${name}".`, {
+        field: `/remove_disks/${i}`,
+        remedy: `wadah snapshot list ${vm.name}, then wadah snapshot delete ${vm.name} NAME`,
+      })
     spec.disks = spec.disks.filter((d) => d !== disk)
     const volume = deps.view.get(volumeKind, disk.volume)
     if (volume) {
@@ -170,8 +177,11 @@ export async function planEdit(
     for (const key of nicKeys(deps, nic)) take(key)
   }
 
+  const { snapshot_schedule: schedule, ...same } = vm
+  const wanted = body.snapshot_schedule === undefined ? schedule : body.snapshot_schedule
   const record: VmRecord = {
-    ...vm,
+    ...same,
+    ...(wanted ? { snapshot_schedule: wanted } : {}),
     name: body.name ?? vm.name,
     description: body.description ?? vm.description,
     labels: body.labels ?? vm.labels,

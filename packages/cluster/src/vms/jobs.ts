@@ -1,5 +1,6 @@
 /** The long actions of VMs, as steps with their way back. */
 import { type Fault, fail, toFault } from '@wadah/api/fault'
+import type { LaunchRequest } from '@wadah/ports/machine'
 import { type Write, del, put } from '@wadah/store/store'
 import { type Deps, forward } from '../context.ts'
 import { type StepContext, defineJob, pivot, step } from '../jobs/define.ts'
@@ -9,6 +10,7 @@ import {
   type VolumeRecord,
   placementKind,
   secretKind,
+  snapshotKind,
   statusKind,
   vmKind,
   volumeKind,
@@ -16,7 +18,7 @@ import {
 import { chainOf, launchRequest, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import { indexKeysOf } from './create.ts'
 import type { CreateParams } from './create.ts'
-import { indexKind } from '../records.ts'
+import { indexKeys, indexKind } from '../records.ts'
 import { bootedOf, healthTarget } from './view.ts'
 
 type Ctx<P> = StepContext<P, Deps>
@@ -111,16 +113,28 @@ async function dropRecords(ctx: Ctx<CreateParams>): Promise<void> {
   ctx.commit(await dropWrites(deps, vm, (volume) => made.has(volume.id)))
 }
 
+/** Its disks, and what its snapshots hold. What belongs to another VM stays that VM's, whatever this one's spec says. */
+async function volumesOf(deps: Deps, vm: VmRecord): Promise<VolumeRecord[]> {
+  await deps.view.waitFor(await deps.store.current())
+  const disks = new Set(vm.spec.disks.map((d) => d.volume))
+  return deps.view
+    .list(volumeKind)
+    .flatMap(({ value }) => (value.vm === vm.id && (disks.has(value.id) || value.role) ? [value] : []))
+}
+
 /** Writes that remove a VM; of its volumes those that `goes` says, the others are let go. */
 async function dropWrites(deps: Deps, vm: VmRecord, goes: (volume: VolumeRecord) => boolean): Promise<Write[]> {
-  const found = await Promise.all(vm.spec.disks.map((d) => deps.store.get(volumeKind, d.volume)))
-  // What belongs to another VM stays that VM's, whatever this one's spec says.
-  const volumes = found.flatMap((rec) => (rec?.value.vm === vm.id ? [rec.value] : []))
+  const volumes = await volumesOf(deps, vm)
   const going = volumes.filter(goes)
   return [
     ...indexKeysOf(deps, vm, going).map((key) => del(indexKind, key)),
     ...going.map((v) => del(volumeKind, v.id)),
     ...volumes.filter((v) => !goes(v)).map(({ vm: _vm, making: _making, ...free }) => put(volumeKind, free.id, free)),
+    ...deps.view
+      .list(snapshotKind)
+      .flatMap(({ id, value }) =>
+        value.vm === vm.id ? [del(snapshotKind, id), del(indexKind, indexKeys.snapshot(vm.id, value.name))] : [],
+      ),
     del(secretKind, vm.id),
     del(statusKind, vm.id),
     del(placementKind, vm.id),
@@ -208,7 +222,11 @@ export const createVm = defineJob<CreateParams, Deps>(
 
 // ---- start -------------------------------------------------------------------------------------------------------------
 
-async function launch(ctx: Ctx<VmParams>): Promise<{ begun_ms: number }> {
+/** `requestOf`: what the machine is asked to run; a plain start unless said. */
+export async function launch(
+  ctx: Ctx<VmParams>,
+  requestOf: (vm: VmRecord) => LaunchRequest = (vm) => launchRequest(ctx.deps, vm),
+): Promise<{ begun_ms: number }> {
   const { deps, params: p, signal } = ctx
   const begun_ms = deps.clock.now_ms()
   const vm = await current(deps, p.vm)
@@ -220,7 +238,7 @@ async function launch(ctx: Ctx<VmParams>): Promise<{ begun_ms: number }> {
   if (!deps.machine.running(vm.id)) checkRoomToRun(deps, vm)
   // Done when they were attached, unless a crash came between.
   for (const disk of vm.spec.disks) await grantTo(deps, vm, disk.volume)
-  const plan = await deps.machine.plan(launchRequest(deps, vm))
+  const plan = await deps.machine.plan(requestOf(vm))
   await deps.machine.prepare(plan, signal)
   await deps.machine.launch(plan, 'fresh', signal)
   const status = (await deps.store.get(statusKind, vm.id))?.value
@@ -300,7 +318,7 @@ export const startVm = defineJob<VmParams, Deps>(
   params<VmParams>,
   [
     step('launch', {
-      do: launch,
+      do: (ctx) => launch(ctx),
       undo: async (ctx) => {
         const { deps, params: p } = ctx
         await deps.machine.clean(p.vm)
@@ -428,11 +446,9 @@ export const deleteVm = defineJob<DeleteParams, Deps>(
     step('disks', {
       do: async ({ deps, params: p }) => {
         const vm = (await deps.store.get(vmKind, p.vm))?.value
-        for (const disk of vm?.spec.disks ?? []) {
-          const volume = (await deps.store.get(volumeKind, disk.volume))?.value
-          if (volume?.vm !== p.vm || p.keep_disks) continue
+        if (!vm || p.keep_disks) return
+        for (const volume of await volumesOf(deps, vm))
           await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
-        }
       },
       volatile: true,
     }),

@@ -46,7 +46,7 @@ import {
 import { type EditPlan, planEdit } from './edit.ts'
 import { isoImage } from './drives.ts'
 import { createVm, deleteVm, grantTo, shutdownVm, startVm, stopVm } from './jobs.ts'
-import { healthTarget, viewVm } from './view.ts'
+import { diskKey, healthTarget, viewVm } from './view.ts'
 
 const TRIES = 6
 const RECORD_TIMEOUT_MS = 5_000
@@ -266,9 +266,14 @@ export class Vms implements VmService {
     const state = this.#deps.view.get(statusKind, vm.id)?.value.state
     if (!force || state === 'absent' || state === 'stopped') this.#allow(caller, vm, 'delete')
     else this.#allow(caller, vm, 'stop')
-    const users = this.#deps.view
-      .list(volumeKind)
-      .filter((v) => v.value.base !== undefined && vm.value.spec.disks.some((d) => d.volume === v.value.base))
+    const volumes = this.#deps.view.list(volumeKind)
+    const own = new Set(volumes.filter((v) => v.value.vm === vm.id).map((v) => v.id))
+    const users = volumes.filter((v) => v.value.base !== undefined && own.has(v.value.base) && !own.has(v.id))
+    if (options.keep_disks && volumes.some((v) => v.value.vm === vm.id && v.value.role))
+      throw fail('in_use', `"${vm.value.name}" has snapshots, on whose layers its disks stand.`, {
+        field: '/keep_disks',
+        remedy: `wadah snapshot list ${vm.value.name}; delete them, or let its disks go with it`,
+      })
     if (users.length > 0) {
       throw fail('in_use', `The volume "${users[0]?.value.name}" stands on a disk of "${vm.value.name}".`, {
         remedy: `wadah volume delete ${users[0]?.value.name}`,
@@ -310,15 +315,17 @@ export class Vms implements VmService {
     const id = newId('vm', deps.randomBytes)
     const now = new Date(deps.clock.now_ms()).toISOString()
     const disks: DiskPlan[] = source.value.spec.disks.map((disk) => {
-      const [top] = chainOf(deps, disk.volume) as [VolumeRecord]
+      const [top, below] = chainOf(deps, disk.volume) as [VolumeRecord, VolumeRecord | undefined]
+      const { base, ...flat } = top
+      const bare = base === undefined || below?.role === 'layer' ? flat : top
       const volume = newId('volume', deps.randomBytes)
       return {
         name: disk.name,
         limits: disk.limits,
-        // Its own layer is copied; the image below is shared.
-        from: { volume: top.id, how: top.base === undefined ? 'full' : 'delta' },
+        // Its own layer is copied; the image below is shared. Layers of snapshots are not: they are merged one day.
+        from: { volume: top.id, how: bare === flat ? 'full' : 'delta' },
         volume: {
-          ...top,
+          ...bare,
           id: volume,
           name: volumeName(deps, this.#pending, project, body.name, disk.name, volume),
           created_at: now,
@@ -355,7 +362,7 @@ export class Vms implements VmService {
       })
     }
     // A clone is a VM of its own: it does not start with the host, is not protected, and belongs to no set of `wadah apply`.
-    const { protected: _p, autostart: _a, ...copied } = source.value
+    const { protected: _p, autostart: _a, at_snapshot: _s, snapshot_schedule: _t, ...copied } = source.value
     const record: VmRecord = {
       ...copied,
       labels: Object.fromEntries(Object.entries(copied.labels).filter(([key]) => !key.startsWith('wadah.'))),
@@ -421,7 +428,7 @@ export class Vms implements VmService {
       return undefined
     })
     if (there === undefined) return
-    const disks = vm.spec.disks.filter((d) => there.includes(d.name)).map((d) => d.volume)
+    const disks = vm.spec.disks.filter((d) => there.includes(d.name)).map(diskKey)
     await this.#again(async () => {
       const status = deps.view.get(statusKind, vm.id)
       if (!status?.value.booted) return

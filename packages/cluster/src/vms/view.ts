@@ -23,11 +23,13 @@ export function pendingRestart(spec: VmSpec, booted: StatusRecord['booted']): st
   if (firmwareKey(spec) !== (booted.firmware ?? 'bios')) out.push('firmware')
   if ((spec.cdroms ?? []).map((c) => c.name).join() !== (booted.cdroms ?? []).join()) out.push('cdroms')
   if ((spec.boot_order ?? []).join() !== (booted.boot_order ?? []).join()) out.push('boot_order')
-  if (spec.disks.map((d) => d.volume).join() !== booted.disks.join()) out.push('disks')
+  if (spec.disks.map(diskKey).join() !== booted.disks.join()) out.push('disks')
   if (spec.nics.map((n) => nicKey(n)).join() !== booted.nics.join()) out.push('nics')
   return out
 }
 
+/** What the guest knows it by, whatever layers it has. */
+export const diskKey = (d: VmSpec['disks'][number]): string => d.serial ?? d.volume
 const firmwareKey = ({ firmware }: VmSpec): string =>
   firmware?.kind === 'uefi' ? (firmware.secure_boot ? 'uefi-secure' : 'uefi') : 'bios'
 /** Without an address it is on a network of kind `user`, whose ports QEMU itself publishes, at its start. */
@@ -42,7 +44,7 @@ export function bootedOf(spec: VmSpec): NonNullable<StatusRecord['booted']> {
     cpus: spec.cpus,
     memory_mib: spec.memory_mib,
     ...(spec.boot.kind === 'kernel' ? { cmdline: spec.boot.cmdline } : {}),
-    disks: spec.disks.map((d) => d.volume),
+    disks: spec.disks.map(diskKey),
     nics: spec.nics.map(nicKey),
     firmware: firmwareKey(spec),
     cdroms: (spec.cdroms ?? []).map((c) => c.name),
@@ -68,6 +70,7 @@ export function viewVm(
     labels: value.labels,
     protected: value.protected ?? false,
     autostart: { ...AUTOSTART_DEFAULT, ...value.autostart },
+    ...(value.snapshot_schedule ? { snapshot_schedule: value.snapshot_schedule } : {}),
     wanted: value.wanted,
     spec,
     placement: { host: placement?.host ?? '', epoch: placement?.epoch ?? 1 },

@@ -1,6 +1,7 @@
 /** A machine in memory: files, taps and QEMUs as plain sets, so that what a job leaves can be compared. */
 import { fail } from '@wadah/api/fault'
-import type { BootPlan, LaunchRequest, Machine, Observed, Running } from '@wadah/ports/machine'
+import type { BootPlan, BootRecord, LaunchRequest, Machine, Observed, Running } from '@wadah/ports/machine'
+import type { MergeRequest, SnapshotRequest, SnapshotTaken } from '@wadah/ports/snapshots'
 
 export class FakeWorld {
   files = new Set<string>()
@@ -17,6 +18,18 @@ export class FakeWorld {
   /** What an import is found to have, MiB each. */
   found = [8, 16]
   paused = new Set<string>()
+  /** `vm/disk` → the volume that a running VM writes to. */
+  heads = new Map<string, string>()
+  /** `vm/snapshot`: state that was put aside. */
+  kept = new Set<string>()
+  /** Merges that were done, `from>into`. */
+  merges: string[] = []
+  /** Why RAM can't be saved; the disks are switched by then. */
+  noRam: string | undefined
+  /** Why layers can't be merged. */
+  noMerge: string | undefined
+  /** Held by our own doing until it is resumed. */
+  held = new Set<string>()
   /** Guests do not hear the power button; `wholly`: nor their agents. */
   deaf: false | 'button' | 'wholly' = false
   seen: Observed[] = []
@@ -45,6 +58,9 @@ export class FakeWorld {
       kernels: [...this.kernels].sort(),
       sizes: [...this.sizes],
       staged: [...this.staged].sort(),
+      heads: [...this.heads].sort(),
+      kept: [...this.kept].sort(),
+      held: [...this.held].sort(),
     }
   }
 }
@@ -61,7 +77,11 @@ export function fakeMachine(w: FakeWorld): Machine {
     at_ms: 1000,
     ...(w.running.has(vm)
       ? {
-          ...(w.paused.has(vm) ? { state: 'paused', paused_by: 'user' } : { state: 'running' }),
+          ...(w.held.has(vm)
+            ? { state: 'paused', paused_by: 'job' }
+            : w.paused.has(vm)
+              ? { state: 'paused', paused_by: 'user' }
+              : { state: 'running' }),
           pid: 42,
           accelerator: 'tcg',
         }
@@ -71,6 +91,8 @@ export function fakeMachine(w: FakeWorld): Machine {
     `${pool.id}/${volume.id}.${volume.format}`
   const clean = async (vm: string) => {
     if (w.running.delete(vm)) w.tell(observed(vm))
+    w.held.delete(vm)
+    for (const head of [...w.heads.keys()]) if (head.startsWith(`${vm}/`)) w.heads.delete(head)
     for (const tap of [...w.taps]) if (tap.startsWith(`${vm}/`)) w.taps.delete(tap)
   }
   const machine = {
@@ -112,6 +134,9 @@ export function fakeMachine(w: FakeWorld): Machine {
         }
       }
       w.running.add(vm)
+      for (const disk of requests.get(vm)?.disks ?? []) w.heads.set(`${vm}/${disk.name}`, disk.chain[0]?.id ?? '')
+      const restore = requests.get(vm)?.restore
+      if (restore && !w.files.has(file(restore.pool, restore.volume))) throw fail('qemu_failed', 'no RAM')
       return running(vm) as Running
     },
     attach: async (vm: string) => {
@@ -122,6 +147,7 @@ export function fakeMachine(w: FakeWorld): Machine {
     clean,
     forget: async (vm: string) => {
       await clean(vm)
+      for (const kept of [...w.kept]) if (kept.startsWith(`${vm}/`)) w.kept.delete(kept)
       w.folders.delete(vm)
     },
     powerDown: async (vm: string) => {
@@ -148,6 +174,7 @@ export function fakeMachine(w: FakeWorld): Machine {
       w.tell(observed(vm))
     },
     resume: async (vm: string) => {
+      w.held.delete(vm)
       w.paused.delete(vm)
       w.tell(observed(vm))
     },
@@ -160,6 +187,42 @@ export function fakeMachine(w: FakeWorld): Machine {
     screenshot: async () => new Uint8Array(),
     serialLog: async () => ({ text: '', size_bytes: 0 }),
     check: async () => ({ ok: true, detail: 'HTTP 200', took_ms: 1 }),
+    snapshots: {
+      heads: async (vm: string) =>
+        w.running.has(vm)
+          ? Object.fromEntries(
+              [...w.heads].filter(([k]) => k.startsWith(`${vm}/`)).map(([k, v]) => [k.slice(vm.length + 1), v]),
+            )
+          : undefined,
+      take: async ({ vm, layers, ram }: SnapshotRequest): Promise<SnapshotTaken> => {
+        if (!w.running.has(vm)) return { consistency: 'off' }
+        for (const l of layers)
+          if (!w.files.has(file(l.pool, l.volume))) throw fail('not_found', `no file ${l.volume.id}`)
+        const missing = layers.filter((l) => w.heads.get(`${vm}/${l.disk}`) !== l.volume.id)
+        for (const l of missing) w.heads.set(`${vm}/${l.disk}`, l.volume.id)
+        if (!ram) return { consistency: 'frozen', frozen_ms: 3 }
+        if (w.noRam !== undefined || missing.length < layers.length)
+          return { consistency: 'crash', note: w.noRam ?? 'again' }
+        w.files.add(file(ram.pool, ram.volume))
+        const boot = { vm, devices: [] } as unknown as BootRecord
+        return { consistency: 'ram', stall_ms: 5, ram: { bytes: 4096, boot, qemu_version: '7.2.0', save_ms: 9 } }
+      },
+      merge: async ({ vm, disk, pool, chain, active }: MergeRequest) => {
+        const [from, into] = chain as unknown as [{ id: string; format: string }, { id: string; format: string }]
+        for (const v of [from, into]) if (!w.files.has(file(pool, v))) throw fail('not_found', `no file ${v.id}`)
+        if (w.noMerge !== undefined) throw fail('no_room', w.noMerge)
+        w.merges.push(`${from.id}>${into.id}`)
+        if (!w.running.has(vm) || !active) return { paused: false }
+        if (w.heads.get(`${vm}/${disk}`) === from.id) {
+          w.heads.set(`${vm}/${disk}`, into.id)
+          w.held.add(vm)
+        }
+        return { paused: w.held.has(vm) }
+      },
+      keepState: async (vm: string, snapshot: string) => void w.kept.add(`${vm}/${snapshot}`),
+      restoreState: async () => {},
+      dropState: async (vm: string, snapshot: string) => void w.kept.delete(`${vm}/${snapshot}`),
+    },
     volumes: {
       openPool: async () => ({ capacity_bytes: 2 ** 40, free_bytes: 2 ** 40, direct_io: true, file_system: 'ext4' }),
       facts: async () => ({ capacity_bytes: 100 * 2 ** 30, free_bytes: 2 ** 36, direct_io: true, file_system: 'ext4' }),

@@ -27,6 +27,7 @@ import { networkRoutes } from './routes/networks.ts'
 import { poolRoutes } from './routes/pools.ts'
 import { systemRoutes } from './routes/system.ts'
 import { tokenRoutes } from './routes/tokens.ts'
+import { snapshotRoutes } from './routes/snapshots.ts'
 import { vmRoutes } from './routes/vms.ts'
 import { volumeRoutes } from './routes/volumes.ts'
 
@@ -156,6 +157,7 @@ export async function buildServer(o: ServerOptions): Promise<Built> {
   const limiter = new LoginLimiter(() => clock.monotonic_ms())
   const bindings = [
     vmRoutes(services, consoles),
+    snapshotRoutes(services),
     imageRoutes(services),
     poolRoutes(services),
     volumeRoutes(services),

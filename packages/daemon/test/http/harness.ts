@@ -35,7 +35,7 @@ export type Overrides = { [name: string]: (...args: never[]) => unknown }
 /** Every method answers something plausible, and remembers its call under `vms.get`, `jobs.wait`, … */
 export function fakeServices(overrides: Overrides = {}): { services: Services; calls: Call[] } {
   const calls: Call[] = []
-  const jobMethods = /^(create|delete|start|stop|stopGuests|shutdown|clone|build|.*Volume)$/
+  const jobMethods = /^(create|delete|start|stop|stopGuests|shutdown|clone|revert|build|.*Volume)$/
   const group = (service: string) =>
     new Proxy(
       {},
@@ -63,7 +63,7 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
         },
       },
     )
-  const names = ['vms', 'storage', 'images', 'transfers', 'networks', 'jobs', 'host'] as const
+  const names = ['vms', 'snapshots', 'storage', 'images', 'transfers', 'networks', 'jobs', 'host'] as const
   return { services: Object.fromEntries(names.map((n) => [n, group(n)])) as unknown as Services, calls }
 }
 

@@ -218,8 +218,9 @@ export function blockdev(node: string, disk: LocalPlan['disks'][string]): Json {
         driver: 'file',
         'node-name': i === 0 ? `${node}-file` : `${node}-base${i}-file`,
         filename: path,
-        // A layer below is opened for writing only while what lies above is merged into it, and only where its file allows it.
-        ...(writable ? { 'read-only': false } : { 'auto-read-only': true }),
+        // QEMU opens it for writing as long as something writes it: what has become a layer below is anybody's to protect, and is
+        // written again only while what lies above is merged into it.
+        'auto-read-only': true,
         cache,
         ...(writable ? { discard: 'unmap' } : {}),
       },

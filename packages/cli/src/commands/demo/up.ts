@@ -5,6 +5,7 @@ import type { Cli } from '../../cli.ts'
 import { check, requireClients } from '../../demo/check.ts'
 import { ensureImage, ensureNetwork, ensureRunning, ensureVm, type Work } from '../../demo/ensure.ts'
 import { DEMO_SERVERS, type DemoServer, type DemoState, publishedAt } from '../../demo/plan.ts'
+import { showSnapshot } from '../../demo/snapshot.ts'
 import { demoInstance, ensureState, saveState } from '../../demo/state.ts'
 import { demoStatus, printStatus } from '../../demo/status.ts'
 import { EXIT } from '../../exit.ts'
@@ -58,6 +59,13 @@ export const up: Register = (group, cli) => {
         })
         const ended = await Promise.allSettled(runs)
         if (ended.some((e) => e.status === 'rejected')) throw stop.signal.reason
+        const web = DEMO_SERVERS.find((s) => s.service === 'http')
+        if (web && state.snapshot === undefined) {
+          say(web.name, t('demo.snapshotting'))
+          const work = { cli, api, signal, onProgress: (job: Job) => say(web.name, stepName(job), job) }
+          state.snapshot = await showSnapshot(work, web.name)
+          await saveState(instance, state)
+        }
       } catch (error) {
         if (interrupt.signal.aborted) {
           out.warn(t('demo.interrupted'))

@@ -18,6 +18,7 @@ const SWITCH_MS = 300_000
 const DOWNTIME_MS = [50, 50, 100, 300, 1000] as const
 const UNLIMITED_MS = 2_000_000
 const LOOK_MS = 200
+const LEAVE_MS = 5_000
 const CHUNK = '1M'
 
 export type Sink = { path: string; done: Promise<void>; close: () => void }
@@ -96,7 +97,7 @@ export async function saveRam(
     ended.catch(() => {})
     await running.execute('migrate-continue', { state: 'pre-switchover' })
     if (statusOf(await ended) !== 'completed') throw await whyFailed(running)
-    if (wasRunning) await running.execute('cont')
+    if (wasRunning) await goOn(running)
     const [stop, resume] = [watch.seen('STOP'), watch.seen('RESUME')]
     await sink.done
     return {
@@ -106,6 +107,24 @@ export async function saveRam(
   } finally {
     watch.close()
     await settle(running, wasRunning)
+  }
+}
+
+/**
+ * QEMU says "completed" a moment before it leaves `finish-migrate`, and refuses `cont` until then (migration_completion sets the state,
+ * migration_iteration_finish the run state).
+ */
+async function goOn(running: RunningVm): Promise<void> {
+  for (const end = performance.now() + LEAVE_MS; ; ) {
+    try {
+      await running.execute('cont')
+      return
+    } catch (error) {
+      const { status } = (await running.execute('query-status')) as { status: string }
+      if (status === 'running') return
+      // It may have left between the two answers: then once more.
+      if (performance.now() > end) throw error
+    }
   }
 }
 
@@ -150,5 +169,5 @@ export async function settle(running: RunningVm, run: boolean): Promise<void> {
     capabilities: [{ capability: 'pause-before-switchover', state: false }],
   })
   const { status } = (await running.execute('query-status')) as { status: string }
-  if (run && ['paused', 'postmigrate', 'finish-migrate'].includes(status)) await running.execute('cont')
+  if (run && ['paused', 'postmigrate', 'finish-migrate'].includes(status)) await goOn(running)
 }

@@ -45,6 +45,7 @@ export class HostSnapshots implements Snapshots {
     if (!running) return { consistency: 'off' }
     return running.quietly(async () => {
       // What a daemon that ended in the middle of this left.
+      await rm(new VmDirectory(this.#o.dataDir, request.vm).transfer, { recursive: true, force: true })
       if (running.live.paused_by === 'job') {
         await settle(running, true)
         await running.note(undefined)
