@@ -16,7 +16,8 @@ export function recipeOf(pid: number): Recipe {
   return { argv, uid: id('Uid'), gid: id('Gid'), groups, live: pidfile.replace(/\/qemu\.pid$/, '') }
 }
 
-export type Bare = { pid: number; end(): Promise<void> }
+export type Ask = (command?: string, args?: Record<string, unknown>) => Promise<any>
+export type Bare = { pid: number; ask: Ask; end(): Promise<void> }
 
 /**
  * Makes the folder before the clock starts; then spawn, `qmp_capabilities`, `cont`, and its answer: RUNNING.
@@ -27,6 +28,8 @@ export async function spawnBare(
   folder: string,
   replace: Record<string, string> = {},
   first?: () => Promise<void>,
+  /** A file with saved RAM to go on from, as descriptor 4. */
+  incoming?: string,
 ): Promise<[number, Bare]> {
   const live = `${folder}/live`
   mkdirSync(live, { recursive: true })
@@ -49,6 +52,8 @@ export async function spawnBare(
     '--no-new-privs',
     '--',
   ]
+  if (incoming !== undefined) words.push('-incoming', 'fd:4')
+  const ram = incoming === undefined ? undefined : openSync(incoming, 'r')
   const [serial, log] = [openSync(`${folder}/serial.log`, 'a'), openSync(`${folder}/qemu.log`, 'a')]
 
   const begun = performance.now()
@@ -56,21 +61,24 @@ export async function spawnBare(
   const child = spawn('/usr/bin/setpriv', [...drop, ...words], {
     cwd: '/',
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
-    stdio: ['ignore', log, log, serial],
+    stdio: ['ignore', log, log, serial, ...(ram === undefined ? [] : [ram])],
   })
   closeSync(serial)
   closeSync(log)
+  if (ram !== undefined) closeSync(ram)
   const gone = new Promise<void>((done) => child.once('exit', () => done()))
   const socket = await connect(`${live}/qmp.sock`, () => child.exitCode !== null || child.signalCode !== null)
   const ask = talk(socket)
   await ask()
   await ask('qmp_capabilities')
+  while (incoming !== undefined && (await ask('query-status')).status === 'inmigrate') await sleep(1)
   await ask('cont')
   const ms = performance.now() - begun
   return [
     ms,
     {
       pid: child.pid ?? 0,
+      ask,
       end: async () => {
         socket.destroy()
         child.kill('SIGKILL')
@@ -96,7 +104,7 @@ async function connect(path: string, over: () => boolean): Promise<Socket> {
 }
 
 /** One command at a time; without one, waits for the greeting. */
-function talk(socket: Socket): (command?: string) => Promise<void> {
+function talk(socket: Socket): Ask {
   let rest = ''
   let wake: (() => void) | undefined
   const lines: { QMP?: unknown; return?: unknown; error?: unknown }[] = []
@@ -106,8 +114,9 @@ function talk(socket: Socket): (command?: string) => Promise<void> {
     for (const line of parts) if (line.trim() !== '') lines.push(JSON.parse(line))
     wake?.()
   })
-  return async (command) => {
-    if (command !== undefined) socket.write(`${JSON.stringify({ execute: command })}\n`)
+  return async (command, args) => {
+    if (command !== undefined)
+      socket.write(`${JSON.stringify({ execute: command, ...(args ? { arguments: args } : {}) })}\n`)
     for (;;) {
       const line = lines.shift()
       if (line === undefined) {
@@ -115,7 +124,7 @@ function talk(socket: Socket): (command?: string) => Promise<void> {
         continue
       }
       if ('error' in line) throw new Error(`${command}: ${JSON.stringify(line.error)}`)
-      if ('return' in line || 'QMP' in line) return
+      if ('return' in line || 'QMP' in line) return line.return ?? line.QMP
     }
   }
 }

@@ -13,9 +13,10 @@ import { type Bench, Daemon, ROOT } from './kit.ts'
 import { list } from './list.ts'
 import { many } from './many.ts'
 import { keep, machine } from './report.ts'
+import { snapshot } from './snapshot.ts'
 import { start } from './start.ts'
 
-const BENCHES: Bench[] = [start, clone, many, list, idle, import_]
+const BENCHES: Bench[] = [start, clone, many, list, idle, import_, snapshot]
 const { values } = parseArgs({
   options: {
     only: { type: 'string', multiple: true },

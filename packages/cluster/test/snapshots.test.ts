@@ -173,6 +173,14 @@ describe('snapshots', () => {
     expect(r.view.list(volumeKind).map((v) => v.id)).toEqual([BASE])
   })
 
+  test('the image below is in use as long as anything stands on it, layers in between or not', async () => {
+    for (const name of ['a', 'b']) await take({ name })
+    expect(r.images.get(caller, 'web').used_by).toBe(1)
+    await expect(r.images.delete(caller, 'web', undefined)).rejects.toThrow(/one/)
+    await r.done(r.vms.delete(caller, 'one', {}, undefined))
+    await r.done(r.images.delete(caller, 'web', undefined))
+  })
+
   test('a clone of a VM with snapshots stands on its own', async () => {
     await take({ name: 'a' })
     await r.done(r.vms.clone(caller, 'one', { name: 'two' }))

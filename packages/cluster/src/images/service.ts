@@ -14,6 +14,7 @@ import {
   indexKeys,
   indexKind,
   poolKind,
+  snapshotKind,
   vmKind,
   volumeKind,
 } from '../records.ts'
@@ -46,8 +47,8 @@ export class ImageStore implements ImageService {
     const vms = view
       .list(vmKind)
       .filter(
-        ({ value: { spec } }) =>
-          (spec.image === image.id && this.#needs(spec, image)) ||
+        ({ id, value: { spec } }) =>
+          (spec.image === image.id && this.#needs(id, spec.boot, image)) ||
           spec.cdroms?.some((c) => c.image === image.id) === true,
       )
       .map((vm) => vm.value.name)
@@ -55,17 +56,24 @@ export class ImageStore implements ImageService {
     const clones = view
       .list(volumeKind)
       .filter((v) => v.value.base !== undefined && own.has(v.value.base) && v.value.vm === undefined)
-    return [...vms, ...clones.map((v) => v.value.name)]
+    // What a VM may be reverted to.
+    const snapshots = view.list(snapshotKind).filter(({ value: { spec } }) => {
+      const kernel = spec.boot.kind === 'kernel' && spec.boot.image === image.id
+      return kernel || spec.cdroms?.some((c) => c.image === image.id) === true
+    })
+    return [...vms, ...clones.map((v) => v.value.name), ...snapshots.map((s) => s.value.name)]
   }
 
-  /** A full clone remembers where it came from and stands by itself. */
-  #needs(spec: { boot: { kind: string }; disks: { volume: string }[] }, image: ImageRecord): boolean {
-    if (spec.boot.kind === 'kernel') return true
-    return spec.disks.some((d) => {
-      const volume = this.#deps.view.get(volumeKind, d.volume)?.value
-      // While it is made, a full clone reads the image.
-      return volume !== undefined && (imageVolumes(image).includes(volume.base ?? '') || volume.making === true)
-    })
+  /** A full clone remembers where it came from and stands by itself. Between a disk and the image layers of snapshots may lie. */
+  #needs(vm: string, boot: { kind: string }, image: ImageRecord): boolean {
+    if (boot.kind === 'kernel') return true
+    const own = new Set(imageVolumes(image))
+    return this.#deps.view
+      .list(volumeKind)
+      .some(
+        ({ value: v }) =>
+          v.vm === vm && (own.has(v.base ?? '') || (v.making === true && v.base === undefined && !v.role)),
+      )
   }
 
   #view(rec: Rec<ImageRecord>, detail: boolean): Image {

@@ -18,7 +18,6 @@ import {
   imageKind,
   indexKeys,
   indexKind,
-  networkKind,
   poolKind,
   snapshotKind,
   statusKind,
@@ -352,7 +351,6 @@ export class SnapshotStore implements SnapshotService {
       fail('wrong_state', `The ${what} that the VM of the snapshot "${name}" needs is not there any more.`)
     if (spec.boot.kind === 'kernel' && !view.get(imageKind, spec.boot.image)) throw gone('kernel image')
     for (const { image } of spec.cdroms ?? []) if (image && !view.get(imageKind, image)) throw gone('CD')
-    for (const nic of spec.nics) if (!view.get(networkKind, nic.network)) throw gone('network')
   }
 
   /** Nobody copies a layer that is to be merged: whoever begins to writes its record, and fails or makes this fail. */
