@@ -254,7 +254,8 @@ describe('a plan', () => {
     ['firmware: {kind: uefi, secure_boot: true}', { firmware: { kind: 'uefi', secure_boot: true } }, ['firmware']],
     ['boot_order: [root]', { boot_order: ['root'] }, ['boot_order']],
     ['cdroms: [{}]', { add_cdroms: [{ name: 'cd0' }] }, ['cdroms']],
-    ['nics: [{name: nic0}, {network: office}]', { add_nics: [{ network: 'office', name: 'net1' }] }, ['nics']],
+    ['nics: [{name: nic0}, {network: office}]', { add_nics: [{ network: 'office', name: 'net1' }] }, []],
+    ['nics: []', { remove_nics: ['nic0'] }, []],
   ])('%s is one edit', (field, body, later) => {
     const current = { ...ground(), vms: [vm({ labels: { team: 'a', 'wadah.apply': 'f' } })] }
     const { actions, obstacles } = plan(`kind: vm\nname: web\n${field}`, current)
@@ -289,15 +290,12 @@ describe('a plan', () => {
         'it was made from web-server, which cannot be changed afterwards',
       ],
     ],
+    ['nics: [{network: nowhere}]', {}, ['there is no network "nowhere", and none in the file']],
     [
-      'nics: [{network: nowhere}]',
-      {},
-      [
-        'there is no network "nowhere", and none in the file',
-        'nics/net1, nics/nic0: this can be done to a stopped VM only',
-      ],
+      'cdroms: []',
+      { spec: { ...vm().spec, cdroms: [{ name: 'cd0' }] } },
+      ['cdroms/cd0: this can be done to a stopped VM only'],
     ],
-    ['nics: []', {}, ['nics/nic0: this can be done to a stopped VM only']],
     ['cpus: 3', { labels: { 'wadah.apply': 'other' } }, ['it belongs to the set "other" of another file']],
   ])('%s cannot be done, and that is said before anything is', (field, over, texts) => {
     const current = { ...ground(), vms: [vm({ labels: { 'wadah.apply': 'f' }, ...over })] }
@@ -321,10 +319,11 @@ describe('a plan', () => {
     ])
   })
   it('with --restart stops what has to be stopped, and starts it again', () => {
-    const current = { ...ground(), vms: [vm({ labels: { 'wadah.apply': 'f' } })] }
-    expect(plan('kind: vm\nname: web\nnics: []', current, { restart: true })).toMatchObject({
+    const spec = { ...vm().spec, cdroms: [{ name: 'cd0' }] }
+    const current = { ...ground(), vms: [vm({ labels: { 'wadah.apply': 'f' }, spec })] }
+    expect(plan('kind: vm\nname: web\ncdroms: []', current, { restart: true })).toMatchObject({
       obstacles: [],
-      actions: [{ do: 'edit', stop: true, start: true, body: { remove_nics: ['nic0'] } }],
+      actions: [{ do: 'edit', stop: true, start: true, body: { remove_cdroms: ['cd0'] } }],
     })
     current.vms[0]!.status.pending_restart = ['cpus']
     expect(brief(plan('kind: vm\nname: web', current, { restart: true }).actions)).toEqual(['restart vm web'])

@@ -128,11 +128,35 @@ describe('an edit that is allowed', () => {
     expect(live).toMatchObject({ name: 'uno', description: 'd', labels: { a: 'b' } })
     expect(live.spec).toMatchObject({ balloon_mib: 256, limits: { cpu_weight: 50 } })
     const later = await edit('uno', { cpus: 2, memory_mib: 600, add_disks: [{ size_mib: 5 }], add_nics: [{}] })
-    expect(later.status.pending_restart).toEqual(['cpus', 'memory_mib', 'nics'])
-    for (const body of [{ remove_nics: ['net2'] }])
-      await expect(edit('uno', body)).rejects.toMatchObject({ fault: { code: 'wrong_state' } })
+    expect(later.status.pending_restart).toEqual(['cpus', 'memory_mib'])
     await r.done(r.vms.stop(caller, 'uno'))
     expect(r.vms.get(caller, 'uno').status.pending_restart).toEqual([])
+  })
+
+  test('puts NICs into a running VM and takes them out, and says which wait', async () => {
+    await create({ name: 'one', start: true, nics: [{}] })
+    const { id } = r.vms.get(caller, 'one')
+    const taps = () => [...r.world.taps].map((t) => t.replace(`${id}/`, '')).sort()
+    expect((await edit('one', { add_nics: [{}] })).status.pending_restart).toEqual([])
+    expect(taps()).toEqual(['net1', 'net2'])
+    r.world.clings = true
+    await expect(edit('one', { remove_nics: ['net1'] })).rejects.toMatchObject({ fault: { code: 'busy' } })
+    expect(r.vms.get(caller, 'one').spec.nics.map((n) => n.name)).toEqual(['net1', 'net2'])
+    r.world.clings = false
+    expect((await edit('one', { remove_nics: ['net1'] })).status.pending_restart).toEqual([])
+    expect(taps()).toEqual(['net2'])
+    r.world.nicPorts = 1
+    expect((await edit('one', { add_nics: [{}] })).status.pending_restart).toEqual(['nics'])
+    expect((await edit('one', { remove_nics: ['net1'] })).status.pending_restart).toEqual([])
+  })
+
+  test('what was taken out for nothing is put in again', async () => {
+    await create({ name: 'one', start: true, nics: [{}] })
+    r.world.full = 0
+    const body = { remove_nics: ['net1'], add_disks: [{ size_mib: 5 }] }
+    await expect(edit('one', body)).rejects.toMatchObject({ fault: { code: 'no_room' } })
+    expect([...r.world.taps].map((t) => t.split('/')[1])).toEqual(['net1'])
+    expect(r.vms.get(caller, 'one').status.pending_restart).toEqual([])
   })
 
   test('gives back what it lets go: address, MAC, name', async () => {

@@ -203,6 +203,10 @@ export interface Machine {
   plugDisks(request: LaunchRequest): Promise<string[]>
   /** Takes a disk out of a running VM; `busy` when the guest does not let go. */
   unplugDisk(vm: string, disk: string): Promise<void>
+  /** The same for NICs; what went wrong with one is logged, and it comes at the next start. */
+  plugNics(request: LaunchRequest): Promise<string[]>
+  /** Takes a NIC out of a running VM, its tap too; `busy` when the guest does not let go. */
+  unplugNic(vm: string, nic: string): Promise<void>
   /** Makes a disk of a VM that runs larger; the guest is told. */
   growDisk(vm: string, disk: string, to_bytes: number, signal: AbortSignal): Promise<void>
   /** What belongs to a VM beside its disks (UEFI variables) goes over to its clone. */

@@ -96,7 +96,6 @@ export function diffNics(inputs: readonly Fields[], vm: Vm, current: Current, d:
       if (nic) gone.push(nic)
       adds.push(w)
       d.changes.push({ field: `nics/${w.name}`, from: nic && { network: network?.name, mac: nic.mac }, to: w })
-      d.later.push('nics')
       continue
     }
     const change: Fields = {}
@@ -119,10 +118,7 @@ export function diffNics(inputs: readonly Fields[], vm: Vm, current: Current, d:
   }
   if (edits.length > 0) d.body['nics'] = edits
   if (adds.length > 0) d.body['add_nics'] = adds
-  if (gone.length > 0) {
-    d.body['remove_nics'] = gone.map((n) => n.name)
-    d.stop = true
-  }
+  if (gone.length > 0) d.body['remove_nics'] = gone.map((n) => n.name)
 }
 
 /** Where no address is said the daemon has chosen one: any is right. */

@@ -160,11 +160,6 @@ export async function planEdit(
       throw fail('invalid', `The NIC "${name}" cannot be changed and taken away at once.`, {
         field: `/remove_nics/${i}`,
       })
-    if (live)
-      throw fail('wrong_state', 'A NIC can be taken away from a stopped VM only.', {
-        field: `/remove_nics/${i}`,
-        remedy: `wadah vm shutdown ${vm.name}`,
-      })
     spec.nics = spec.nics.filter((n) => n !== nic)
     for (const key of nicKeys(deps, nic)) give(key)
   }

@@ -46,7 +46,7 @@ import {
 import { type EditPlan, planEdit } from './edit.ts'
 import { isoImage } from './drives.ts'
 import { createVm, deleteVm, grantTo, shutdownVm, startVm, stopVm } from './jobs.ts'
-import { diskKey, healthTarget, viewVm } from './view.ts'
+import { bootedNics, diskKey, healthTarget, viewVm } from './view.ts'
 
 const TRIES = 6
 const RECORD_TIMEOUT_MS = 5_000
@@ -391,12 +391,21 @@ export class Vms implements VmService {
       const state = deps.view.get(statusKind, before.id)?.value.state
       return (state !== 'stopped' && state !== 'absent') || deps.machine.running(before.id) !== undefined
     }
+    const plugs = body.add_disks ?? body.remove_disks ?? body.add_nics ?? body.remove_nics
     // Everything else is judged before a disk is made.
-    if (body.add_disks ?? body.remove_disks) await planEdit(deps, this.#pending, before, body, isLive(), [])
-    // The guest first: a disk it does not let go of stays its own, in the record too.
-    for (const disk of body.remove_disks ?? [])
-      if (deps.machine.running(before.id)) await deps.machine.unplugDisk(before.id, disk)
-    const added = body.add_disks ? await this.#newDisks(caller, before.value, body.add_disks) : []
+    if (plugs) await planEdit(deps, this.#pending, before, body, isLive(), [])
+    // The guest first: a disk or NIC it does not let go of stays its own, in the record too.
+    let added: NewDisk[] = []
+    try {
+      for (const disk of body.remove_disks ?? [])
+        if (deps.machine.running(before.id)) await deps.machine.unplugDisk(before.id, disk)
+      for (const nic of body.remove_nics ?? [])
+        if (deps.machine.running(before.id)) await deps.machine.unplugNic(before.id, nic)
+      if (body.add_disks) added = await this.#newDisks(caller, before.value, body.add_disks)
+    } catch (error) {
+      await this.#plugBack(before.id, body)
+      throw error
+    }
     let plan: EditPlan
     try {
       plan = await this.#pending.alone(async () => {
@@ -408,31 +417,42 @@ export class Vms implements VmService {
       })
     } catch (error) {
       await this.#dropDisks(caller, added)
+      await this.#plugBack(before.id, body)
       throw error
     }
     if (plan.nats) await deps.syncNetworks()
     // Only now: until the commit it could have become somebody else's.
     for (const { volume } of added) if (!volume.making) await grantTo(deps, plan.record, volume.id)
     if (deps.machine.running(before.id)) {
-      if (body.add_disks ?? body.remove_disks) await this.#plug(plan.record)
+      if (plugs) await this.#plug(plan.record)
       await deps.machine.applyLimits(before.id, plan.record.spec)
     }
     return this.get(caller, before.id)
   }
 
-  /** New disks go into the running VM; what can't be put into it now comes at the next start, and is said to. */
+  /** What was taken out for an edit that came to nothing is put in again. */
+  async #plugBack(id: string, body: VmEdit): Promise<void> {
+    const vm = this.#deps.view.get(vmKind, id)?.value
+    if ((body.remove_disks ?? body.remove_nics) === undefined || !vm || !this.#deps.machine.running(id)) return
+    await this.#plug(vm).catch((error: unknown) => this.#deps.log(`${vm.name}: ${(error as Error).message}`))
+  }
+
+  /** New disks and NICs go into the running VM; what can't be put into it now comes at the next start, and is said to. */
   async #plug(vm: VmRecord): Promise<void> {
     const deps = this.#deps
-    const there = await deps.machine.plugDisks(launchRequest(deps, vm)).catch((error: unknown) => {
-      deps.log(`disks of ${vm.name}: ${(error as Error).message}`)
+    const request = launchRequest(deps, vm)
+    const failed = (error: unknown) => {
+      deps.log(`devices of ${vm.name}: ${(error as Error).message}`)
       return undefined
-    })
-    if (there === undefined) return
-    const disks = vm.spec.disks.filter((d) => there.includes(d.name)).map(diskKey)
+    }
+    const disks = await deps.machine.plugDisks(request).catch(failed)
+    const nics = await deps.machine.plugNics(request).catch(failed)
     await this.#again(async () => {
       const status = deps.view.get(statusKind, vm.id)
       if (!status?.value.booted) return
-      const booted = { ...status.value.booted, disks }
+      const booted = { ...status.value.booted }
+      if (disks) booted.disks = vm.spec.disks.filter((d) => disks.includes(d.name)).map(diskKey)
+      if (nics) booted.nics = bootedNics(vm.spec, nics, booted.nics)
       await commit(deps, [unchanged(status)], [put(statusKind, vm.id, { ...status.value, booted })])
     })
   }

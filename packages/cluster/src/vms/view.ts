@@ -39,6 +39,13 @@ const nicKey = (n: VmSpec['nics'][number]): string =>
     ...(n.address === undefined ? n.publish.map((p) => `${p.protocol}/${p.address}/${p.port}/${p.to}`) : []),
   ].join(' ')
 
+/** NICs that a running VM has now; `before`: as it was told until now, for what of them still waits for a restart. */
+export function bootedNics(spec: VmSpec, there: readonly string[], before: readonly string[]): string[] {
+  return spec.nics
+    .filter((n) => there.includes(n.name))
+    .map((n) => before.find((key) => key.startsWith(`${n.name}/${n.network}/${n.mac}/`)) ?? nicKey(n))
+}
+
 export function bootedOf(spec: VmSpec): NonNullable<StatusRecord['booted']> {
   return {
     cpus: spec.cpus,

@@ -38,6 +38,10 @@ export class FakeWorld {
     this.seen.push(seen)
     this.wake?.()
   }
+  /** How many NICs a running VM can have. */
+  nicPorts = 8
+  /** Guests do not let go of their NICs. */
+  clings = false
   /** How many more volumes there is room for. */
   full = Number.POSITIVE_INFINITY
   /** Volumes are copied until this is resolved. */
@@ -182,6 +186,16 @@ export function fakeMachine(w: FakeWorld): Machine {
     setMedium: async () => {},
     plugDisks: async (request: LaunchRequest) => request.spec.disks.map((d) => d.name),
     unplugDisk: async () => {},
+    plugNics: async (request: LaunchRequest) => {
+      const there = request.spec.nics.slice(0, w.nicPorts).map((n) => n.name)
+      for (const nic of request.nics)
+        if (nic.network.kind === 'nat' && there.includes(nic.name)) w.taps.add(`${request.vm}/${nic.name}`)
+      return there
+    },
+    unplugNic: async (vm: string, nic: string) => {
+      if (w.clings) throw fail('busy', `The guest did not let go of the NIC "${nic}".`, { effect: 'unknown' })
+      w.taps.delete(`${vm}/${nic}`)
+    },
     growDisk: async (_vm: string, disk: string, to: number) => void w.sizes.set(disk, to),
     copyState: async (_from: string, to: string) => void w.folders.add(to),
     screenshot: async () => new Uint8Array(),

@@ -307,34 +307,40 @@ function cloudSeedArgs(device: BootDevice & { kind: 'cloud-seed' }, directory: s
 function nicArgs(device: BootDevice & { kind: 'nic' }, local: LocalPlan): string[][] {
   const nic = local.nics[device.name]
   if (!nic) throw new Error(`no local NIC for ${device.name}`)
-  const id = `net-${device.name}`
-  const netdev =
-    nic.kind === 'tap'
-      ? json({ type: 'tap', id, ifname: nic.ifname, script: 'no', downscript: 'no' })
-      : json({
-          type: 'user',
-          id,
-          net: nic.subnet,
-          host: nic.gateway,
-          dhcpstart: nic.address,
-          ipv6: false,
-          hostfwd: nic.publish.map((p) => ({
-            str: `${p.protocol}:${p.address === '0.0.0.0' ? '' : p.address}:${p.port}-${nic.address}:${p.to}`,
-          })),
-        })
   return [
-    ['-netdev', netdev],
-    [
-      '-device',
-      json({
-        driver: 'virtio-net-pci',
-        id: device.id,
-        bus: device.bus,
-        addr: '0x0',
-        netdev: id,
-        mac: device.mac,
-        romfile: '',
-      }),
-    ],
+    ['-netdev', json(netdev(device.name, nic))],
+    ['-device', json(nicDevice(device))],
   ]
+}
+
+export const netdevId = (nic: string): string => `net-${nic}`
+
+/** The host's side of a NIC; the same on the command line and in `netdev_add`. */
+export function netdev(name: string, nic: LocalPlan['nics'][string]): Json {
+  const id = netdevId(name)
+  if (nic.kind === 'tap') return { type: 'tap', id, ifname: nic.ifname, script: 'no', downscript: 'no' }
+  return {
+    type: 'user',
+    id,
+    net: nic.subnet,
+    host: nic.gateway,
+    dhcpstart: nic.address,
+    ipv6: false,
+    hostfwd: nic.publish.map((p) => ({
+      str: `${p.protocol}:${p.address === '0.0.0.0' ? '' : p.address}:${p.port}-${nic.address}:${p.to}`,
+    })),
+  }
+}
+
+/** The guest's side; the same on the command line and in `device_add`. */
+export function nicDevice(device: BootDevice & { kind: 'nic' }): Json {
+  return {
+    driver: 'virtio-net-pci',
+    id: device.id,
+    bus: device.bus,
+    addr: '0x0',
+    netdev: netdevId(device.name),
+    mac: device.mac,
+    romfile: '',
+  }
 }

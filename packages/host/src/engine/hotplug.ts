@@ -1,9 +1,9 @@
-/** Disks that come and go while the guest runs. The boot record follows, so that a restarted daemon finds what is there. */
+/** Disks (and, in hot-nic.ts, NICs) that come and go while the guest runs. The boot record follows, so that a restarted daemon finds what is there. */
 import { fail } from '@wadah/api/fault'
 import type { BootDevice, BootRecord, LocalDisk, Running } from '@wadah/ports/machine'
 import { blockdev, diskDevice } from './argv.ts'
 
-/** The first root port with nothing behind it, which is also where a cold start would put one disk more. Pure. */
+/** The first root port with nothing behind it: where a cold start would put one disk more, if none came or went before. Pure. */
 export function freePort(record: BootRecord): string | undefined {
   const used = new Set(record.devices.flatMap((d) => ('bus' in d ? [d.bus] : [])))
   return record.devices.find((d) => d.kind === 'root-port' && !used.has(d.id))?.id
@@ -33,8 +33,8 @@ export async function plugDisk(
 }
 
 /** What is told when a guest keeps what it was asked to let go of. */
-export const notLetGo = (name: string) =>
-  fail('busy', `The guest did not let go of the disk "${name}".`, {
+export const notLetGo = (what: 'disk' | 'NIC', name: string) =>
+  fail('busy', `The guest did not let go of the ${what} "${name}".`, {
     effect: 'unknown',
-    remedy: 'unmount it in the guest and try again, or wadah vm shutdown NAME first',
+    remedy: `${what === 'disk' ? 'unmount it in the guest and try again' : 'try again once the guest is up'}, or wadah vm shutdown NAME first`,
   })

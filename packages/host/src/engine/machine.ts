@@ -8,6 +8,7 @@ import type { Service, VmSpec } from '@wadah/api/schema/vm'
 import type { Images } from '@wadah/ports/images'
 import type { Imports } from '@wadah/ports/imports'
 import type {
+  BootDevice,
   BootPlan,
   ConsoleStream,
   Guest,
@@ -34,6 +35,7 @@ import { cpuFacts, memoryFacts, qemuFacts } from './facts.ts'
 import { copyFirmwareState, firmwareFiles, firmwareKinds, firmwareOf } from './firmware.ts'
 import { VmGuest } from './guest.ts'
 import { checkService } from './health.ts'
+import { dropTap, nicsOf, plugNics } from './hot-nic.ts'
 import { notLetGo, plugDisk } from './hotplug.ts'
 import { spawnQemu } from './launch.ts'
 import { tailLog, trimLog } from './log-file.ts'
@@ -411,6 +413,7 @@ export class HostMachine implements Machine {
         exit,
         now_ms: this.#o.now_ms,
         observed: (o) => this.#observed(o),
+        released: (device) => this.#released(vm, device),
         log: this.#o.log,
       })
       this.#adopt(running)
@@ -430,6 +433,11 @@ export class HostMachine implements Machine {
       this.#observed({ vm, state: 'stopped', reason: (error as Error).message, at_ms: this.#o.now_ms() })
       throw error
     }
+  }
+
+  async #released(vm: string, device: BootDevice): Promise<void> {
+    const running = this.running(vm)
+    if (device.kind === 'nic' && running) await dropTap(running, device.name, this.networks)
   }
 
   #adopt(running: RunningVm): void {
@@ -509,6 +517,7 @@ export class HostMachine implements Machine {
       qmp,
       now_ms: this.#o.now_ms,
       observed: (o) => this.#observed(o),
+      released: (device) => this.#released(vm, device),
       log: this.#o.log,
     })
     this.#adopt(running)
@@ -654,7 +663,24 @@ export class HostMachine implements Machine {
     const id = `disk-${disk}`
     if (!running.record.devices.some((d) => d.id === id)) return
     await this.#one.run(vm, async () => {
-      if (!(await running.unplug(id, UNPLUG_MS))) throw notLetGo(disk)
+      if (!(await running.unplug(id, UNPLUG_MS))) throw notLetGo('disk', disk)
+    })
+  }
+
+  async plugNics(request: LaunchRequest): Promise<string[]> {
+    const running = this.#need(request.vm)
+    // What could not come now comes at the next start; those that came are told all the same.
+    await this.#one
+      .run(request.vm, () => plugNics(running, request, this.networks))
+      .catch((error: unknown) => this.#o.log(`${request.vm}: a NIC was not added: ${(error as Error).message}`))
+    return nicsOf(running)
+  }
+
+  async unplugNic(vm: string, nic: string): Promise<void> {
+    const running = this.#need(vm)
+    if (!nicsOf(running).includes(nic)) return
+    await this.#one.run(vm, async () => {
+      if (!(await running.unplug(`nic-${nic}`, UNPLUG_MS))) throw notLetGo('NIC', nic)
     })
   }
 

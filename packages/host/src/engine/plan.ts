@@ -23,12 +23,7 @@ export function bootPlan(request: LaunchRequest, facts: PlanFacts): BootPlan {
   const disks: LocalPlan['disks'] = {}
   for (const disk of request.disks) disks[disk.name] = localDisk(disk, limitsOf.get(disk.name) ?? {}, facts.diskPath)
   const nics: LocalPlan['nics'] = {}
-  for (const { name, network, attachment } of request.nics) {
-    nics[name] =
-      network.kind === 'user'
-        ? { kind: 'user', ...USER_NET, publish: attachment.publish }
-        : { kind: 'tap', ifname: facts.tapName(request.vm, name) }
-  }
+  for (const nic of request.nics) nics[nic.name] = localNic(nic, facts.tapName(request.vm, nic.name))
   return {
     record,
     local: {
@@ -45,6 +40,15 @@ export function bootPlan(request: LaunchRequest, facts: PlanFacts): BootPlan {
       qemu: facts.qemu,
     },
   }
+}
+
+/** What this host does for one NIC. */
+export function localNic(
+  { network, attachment }: LaunchRequest['nics'][number],
+  ifname: string,
+): LocalPlan['nics'][string] {
+  if (network.kind !== 'user') return { kind: 'tap', ifname }
+  return { kind: 'user', ...USER_NET, publish: attachment.publish }
 }
 
 /** What this host does for one disk. */

@@ -5,7 +5,7 @@ import type { BootDevice, BootRecord, Observed, Running } from '@wadah/ports/mac
 import { type Qmp, type QmpEvent, connectQmp } from '@wadah/qmp/client'
 import { isQmpError } from '@wadah/qmp/errors'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { sockets } from './argv.ts'
+import { netdevId, sockets } from './argv.ts'
 import type { LiveRecord, VmDirectory } from './directory.ts'
 import { monitorFault } from './monitor-fault.ts'
 import { isAlive, signalProcess, waitGone } from './process.ts'
@@ -26,6 +26,8 @@ export type RunningOptions = {
   exit?: Promise<string> | undefined
   now_ms: () => number
   observed: (o: Observed) => void
+  /** A device has left the guest and QEMU: what the host did for it goes too. */
+  released?: (device: BootDevice) => Promise<void>
   log: (line: string) => void
 }
 
@@ -263,11 +265,17 @@ export class RunningVm implements Running {
     return this.#endedByGuest
   }
 
-  /** Keeps the boot record true when a disk came while the VM runs. */
-  async deviceCame(device: BootDevice, pool: string): Promise<void> {
+  /** Keeps the boot record true when a device came while the VM runs; `pool`: that a disk lies in. */
+  async deviceCame(device: BootDevice, pool?: string): Promise<void> {
     this.record.devices.push(device)
-    if (!this.live.pools.includes(pool)) this.live.pools.push(pool)
+    if (pool !== undefined && !this.live.pools.includes(pool)) this.live.pools.push(pool)
     await this.#o.directory.writeBoot(this.record)
+    await this.#o.directory.writeLive(this.live)
+  }
+
+  /** Taps that go when the VM does: noted before one is made, and until it is removed. */
+  async noteTap(nic: string, is: boolean): Promise<void> {
+    this.live.taps = [...this.live.taps.filter((t) => t !== nic), ...(is ? [nic] : [])]
     await this.#o.directory.writeLive(this.live)
   }
 
@@ -275,10 +283,12 @@ export class RunningVm implements Running {
   async #deviceGone(id: string): Promise<void> {
     const at = this.record.devices.findIndex((d) => d.id === id)
     const [device] = at < 0 ? [] : this.record.devices.splice(at, 1)
-    if (device?.kind !== 'disk') return
+    if (device?.kind !== 'disk' && device?.kind !== 'nic') return
     try {
       await this.#o.directory.writeBoot(this.record)
-      await closeNodes(this, device.name)
+      if (device.kind === 'disk') await closeNodes(this, device.name)
+      else await this.execute('netdev_del', { id: netdevId(device.name) })
+      await this.#o.released?.(device)
     } catch (error) {
       this.#o.log(`${this.vm}: ${device.name} was taken out: ${(error as Error).message}`)
     }
