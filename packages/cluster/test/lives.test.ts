@@ -4,6 +4,7 @@ import type { Observed } from '@wadah/ports/machine'
 import type { VmCreate } from '@wadah/api/schema/vm'
 import { put } from '@wadah/store/store'
 import { type ImageRecord, type StatusRecord, imageKind, poolKind, statusKind, vmKind } from '../src/records.ts'
+import { startVm } from '../src/vms/jobs.ts'
 import { adoptAll, statusAfter } from '../src/vms/keeper.ts'
 import { IMAGE, POOL, caller, room } from './kit/cluster.ts'
 
@@ -48,6 +49,24 @@ describe('the life of a VM', () => {
     await r.done(r.vms.stop(caller, 'one'))
     await settled('one', 'stopped')
     expect(r.vms.get(caller, 'one').status).not.toHaveProperty('pid')
+  })
+
+  test('a start that was cut off after its guest ran is done, whatever could not be prepared again', async () => {
+    await create({ name: 'one', start: true })
+    const { id } = r.vms.get(caller, 'one')
+    r.world.planFails = true
+    const again = async () => {
+      const { engine } = r.cluster
+      const target = { kind: 'vm', id, name: 'one' }
+      const subject = { kind: 'socket' as const, id: 'root', name: 'root' }
+      const job = await engine.submit(startVm, { vm: id, name: 'one' }, { subject, target, project: 'default' })
+      return (await engine.wait(job.id, { timeout_ms: 10_000 })).state
+    }
+    expect(await again()).toBe('done')
+    expect([...r.world.running]).toEqual([id])
+    await r.done(r.vms.stop(caller, 'one'))
+    await settled('one', 'stopped')
+    expect(await again()).toBe('failed')
   })
 
   test('a guest that hears no button: its agent, or the plug, or a refusal', async () => {

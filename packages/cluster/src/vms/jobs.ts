@@ -1,6 +1,7 @@
 /** The long actions of VMs, as steps with their way back. */
 import { type Fault, fail, toFault } from '@wadah/api/fault'
 import type { LaunchRequest } from '@wadah/ports/machine'
+import type { VmState } from '@wadah/api/schema/vm'
 import { type Write, del, put } from '@wadah/store/store'
 import { type Deps, forward } from '../context.ts'
 import { type StepContext, defineJob, pivot, step } from '../jobs/define.ts'
@@ -222,6 +223,9 @@ export const createVm = defineJob<CreateParams, Deps>(
 
 // ---- start -------------------------------------------------------------------------------------------------------------
 
+/** States in which no guest instruction of this start has run. */
+const NOT_BEGUN: ReadonlySet<VmState> = new Set(['absent', 'prepared', 'starting', 'incoming', 'stopped'])
+
 /** `requestOf`: what the machine is asked to run; a plain start unless said. */
 export async function launch(
   ctx: Ctx<VmParams>,
@@ -235,14 +239,19 @@ export async function launch(
   if (placement?.host !== deps.hostId || placement.handover?.sealed) {
     throw fail('not_owner', `The VM belongs to the host ${placement?.host ?? '(none)'}.`)
   }
-  if (!deps.machine.running(vm.id)) checkRoomToRun(deps, vm)
-  // Done when they were attached, unless a crash came between.
-  for (const disk of vm.spec.disks) await grantTo(deps, vm, disk.volume)
-  const plan = await deps.machine.plan(requestOf(vm))
-  await deps.machine.prepare(plan, signal)
-  await deps.machine.launch(plan, 'fresh', signal)
+  let seen = await deps.machine.observe(vm.id)
+  // Cut off after its guest began to run: it is done. To prepare it once more could only fail, and the way back would end the guest.
+  if (!NOT_BEGUN.has(seen.state) && seen.epoch === placement.epoch) ctx.log('it runs already')
+  else {
+    if (!deps.machine.running(vm.id)) checkRoomToRun(deps, vm)
+    // Done when they were attached, unless a crash came between.
+    for (const disk of vm.spec.disks) await grantTo(deps, vm, disk.volume)
+    const plan = await deps.machine.plan(requestOf(vm))
+    await deps.machine.prepare(plan, signal)
+    await deps.machine.launch(plan, 'fresh', signal)
+    seen = await deps.machine.observe(vm.id)
+  }
   const status = (await deps.store.get(statusKind, vm.id))?.value
-  const seen = await deps.machine.observe(vm.id)
   const now = deps.clock.now_ms()
   const record: StatusRecord = {
     schema: 1,

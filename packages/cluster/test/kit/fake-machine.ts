@@ -38,6 +38,8 @@ export class FakeWorld {
     this.seen.push(seen)
     this.wake?.()
   }
+  /** No plan of a start can be made. */
+  planFails = false
   /** How many NICs a running VM can have. */
   nicPorts = 8
   /** Guests do not let go of their NICs. */
@@ -87,6 +89,7 @@ export function fakeMachine(w: FakeWorld): Machine {
               ? { state: 'paused', paused_by: 'user' }
               : { state: 'running' }),
           pid: 42,
+          epoch: 1,
           accelerator: 'tcg',
         }
       : { state: 'stopped' }),
@@ -125,6 +128,7 @@ export function fakeMachine(w: FakeWorld): Machine {
     },
     known: async () => [...w.folders],
     plan: async (request: LaunchRequest) => {
+      if (w.planFails) throw fail('host_lacks', 'no firmware')
       requests.set(request.vm, request)
       for (const nic of request.nics) if (nic.network.kind === 'nat') w.taps.add(`${request.vm}/${nic.name}`)
       return { record: { vm: request.vm }, local: {} } as unknown as BootPlan

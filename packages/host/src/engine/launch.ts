@@ -8,9 +8,10 @@ import { type Qmp, connectQmp } from '@wadah/qmp/client'
 import { argv, sockets } from './argv.ts'
 import { openRegular } from '../system/files.ts'
 import { openLog, tailLog, trimLog } from './log-file.ts'
-import { type ProcessId, startOf } from './process.ts'
+import { type ProcessId, startOf, waitGone } from './process.ts'
 
 const CONNECT_TIMEOUT_MS = 30_000
+const KILL_TIMEOUT_MS = 30_000
 
 export type Spawned = { qemu: ProcessId; qmp: Qmp; exit: Promise<string> }
 
@@ -89,7 +90,13 @@ export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
     } catch {
       // It is gone already.
     }
-    const how = await exit
+    const how = await Promise.race([exit, waitGone(id, KILL_TIMEOUT_MS).then((gone) => (gone ? exit : undefined))])
+    if (how === undefined) {
+      throw fail('monitor_silent', `The start failed, and process ${pid} does not end even by SIGKILL.`, {
+        effect: 'unknown',
+        cause: error,
+      })
+    }
     if (isQmpError(error, 'aborted')) throw fail('cancelled', 'The start was cancelled.', { cause: error })
     if (how !== 'ended by SIGKILL') throw await lastWords(options.logs.qemu, `QEMU ended at once (${how})`, error)
     throw fail(

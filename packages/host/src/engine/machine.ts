@@ -31,9 +31,11 @@ import { SerialHub, openVnc } from './console.ts'
 import { type LiveRecord, VmDirectory } from './directory.ts'
 import { setMedium } from './cdrom.ts'
 import { Exclusive, Slots } from './exclusive.ts'
-import { cpuFacts, memoryFacts, qemuFacts } from './facts.ts'
-import { copyFirmwareState, firmwareFiles, firmwareKinds, firmwareOf } from './firmware.ts'
+import { endFailed } from './failed-launch.ts'
+import { cpuFacts, qemuFacts } from './facts.ts'
+import { copyFirmwareState, firmwareFiles, firmwareOf } from './firmware.ts'
 import { VmGuest } from './guest.ts'
+import { hostFacts } from './host-facts.ts'
 import { checkService } from './health.ts'
 import { dropTap, nicsOf, plugNics } from './hot-nic.ts'
 import { notLetGo, plugDisk } from './hotplug.ts'
@@ -154,71 +156,14 @@ export class HostMachine implements Machine {
     await Promise.all([...this.#running.values()].map((vm) => vm.detach()))
   }
 
-  async facts(): Promise<HostFacts> {
-    const [cpu, memory, qemu, acceleration, nat, firmware] = await Promise.all([
-      cpuFacts(),
-      memoryFacts(),
-      qemuFacts(this.#o.qemu),
-      this.#acceleration,
-      this.networks.support(),
-      firmwareKinds(),
-    ])
-    const layout = this.#cgroups.layout
-    const kvm = acceleration.accelerator === 'kvm'
-    return {
-      cpu_model: cpu.model,
-      cpus: cpu.cpus,
-      memory_mib: memory.total_mib,
-      memory_free_mib: memory.available_mib,
-      qemu_version: qemu.version,
-      accelerator: acceleration.accelerator,
-      accelerator_reason: acceleration.reason,
-      techniques: [
-        { name: 'hardware-assisted (KVM)', available: kvm, detail: acceleration.reason },
-        {
-          name: 'full virtualization by binary translation (TCG)',
-          available: true,
-          detail: `QEMU ${qemu.version}; needs nothing of the CPU`,
-        },
-        {
-          name: 'paravirtual devices (virtio)',
-          available: true,
-          detail: 'disk, network, memory balloon, console, entropy',
-        },
-      ],
-      firmware,
-      cgroup: layout.version,
+  facts(): Promise<HostFacts> {
+    return hostFacts({
+      qemu: this.#o.qemu,
       root: this.#root,
-      attention: [
-        ...(kvm
-          ? []
-          : [
-              {
-                about: 'accelerator',
-                detail: `VMs run by binary translation (TCG), which is many times slower than KVM: ${acceleration.reason}.`,
-                remedy:
-                  'switch on virtualization (VT-x, AMD-V) in the firmware set-up; inside a VM, ask for nested virtualization',
-              },
-            ]),
-        ...(layout.version === 'none'
-          ? [
-              {
-                about: 'limits',
-                detail: `CPU and memory limits do not hold: ${layout.reason}.`,
-                remedy: 'run wadahd as root',
-              },
-            ]
-          : []),
-        ...(nat.notes ?? []).map((note) => ({
-          about: 'networks',
-          detail: note.text,
-          ...(note.remedy === undefined ? {} : { remedy: note.remedy }),
-        })),
-        ...(nat.reason === undefined
-          ? []
-          : [{ about: 'networks', detail: nat.reason, ...(nat.remedy === undefined ? {} : { remedy: nat.remedy }) }]),
-      ],
-    }
+      layout: this.#cgroups.layout,
+      networks: this.networks,
+      acceleration: this.#acceleration,
+    })
   }
 
   inspect(): Promise<CheckItem[]> {
@@ -427,10 +372,7 @@ export class HostMachine implements Machine {
       if (running.isGone) throw fail('qemu_failed', `QEMU ended right after its start: ${(await running.gone).reason}.`)
       return running
     } catch (error) {
-      await this.running(vm)
-        ?.quit()
-        .catch(() => {})
-      this.#observed({ vm, state: 'stopped', reason: (error as Error).message, at_ms: this.#o.now_ms() })
+      this.#observed({ vm, ...(await endFailed(this.running(vm), error)), at_ms: this.#o.now_ms() })
       throw error
     }
   }

@@ -1,0 +1,82 @@
+/** What this host is and has, and what on it wants attention: for `wadah host show` and for whoever decides by it. */
+import type { HostFacts } from '@wadah/ports/machine'
+import type { Networks } from '@wadah/ports/networks'
+import type { CgroupLayout } from './cgroup.ts'
+import { cpuFacts, memoryFacts, qemuFacts } from './facts.ts'
+import { firmwareKinds } from './firmware.ts'
+import type { Acceleration } from './probe/accelerator.ts'
+
+export type HostFactsOptions = {
+  qemu: string
+  root: boolean
+  layout: CgroupLayout
+  networks: Networks
+  acceleration: Promise<Acceleration>
+}
+
+export async function hostFacts(o: HostFactsOptions): Promise<HostFacts> {
+  const [cpu, memory, qemu, acceleration, nat, firmware] = await Promise.all([
+    cpuFacts(),
+    memoryFacts(),
+    qemuFacts(o.qemu),
+    o.acceleration,
+    o.networks.support(),
+    firmwareKinds(),
+  ])
+  const { layout } = o
+  const kvm = acceleration.accelerator === 'kvm'
+  return {
+    cpu_model: cpu.model,
+    cpus: cpu.cpus,
+    memory_mib: memory.total_mib,
+    memory_free_mib: memory.available_mib,
+    qemu_version: qemu.version,
+    accelerator: acceleration.accelerator,
+    accelerator_reason: acceleration.reason,
+    techniques: [
+      { name: 'hardware-assisted (KVM)', available: kvm, detail: acceleration.reason },
+      {
+        name: 'full virtualization by binary translation (TCG)',
+        available: true,
+        detail: `QEMU ${qemu.version}; needs nothing of the CPU`,
+      },
+      {
+        name: 'paravirtual devices (virtio)',
+        available: true,
+        detail: 'disk, network, memory balloon, console, entropy',
+      },
+    ],
+    firmware,
+    cgroup: layout.version,
+    root: o.root,
+    attention: [
+      ...(kvm
+        ? []
+        : [
+            {
+              about: 'accelerator',
+              detail: `VMs run by binary translation (TCG), which is many times slower than KVM: ${acceleration.reason}.`,
+              remedy:
+                'switch on virtualization (VT-x, AMD-V) in the firmware set-up; inside a VM, ask for nested virtualization',
+            },
+          ]),
+      ...(layout.version === 'none'
+        ? [
+            {
+              about: 'limits',
+              detail: `CPU and memory limits do not hold: ${layout.reason}.`,
+              remedy: 'run wadahd as root',
+            },
+          ]
+        : []),
+      ...(nat.notes ?? []).map((note) => ({
+        about: 'networks',
+        detail: note.text,
+        ...(note.remedy === undefined ? {} : { remedy: note.remedy }),
+      })),
+      ...(nat.reason === undefined
+        ? []
+        : [{ about: 'networks', detail: nat.reason, ...(nat.remedy === undefined ? {} : { remedy: nat.remedy }) }]),
+    ],
+  }
+}
