@@ -1,4 +1,5 @@
 /** Devices that come and go while a guest runs, and those that belong to a machine's hardware. */
+import { existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { endpoints } from '@wadah/api/endpoints/all'
@@ -94,5 +95,49 @@ describe('NICs of a running VM', () => {
     expect((await macs()).split('\n')).toEqual((await d.vm('nics')).spec.nics.map((n) => n.mac))
     await d.done(await d.api.call(vms.delete, { ...params('nics'), query: { force: true } }))
     expect(d.traces()).toMatchObject({ qemus: [], taps: [], groups: [], folders: [] })
+  })
+})
+
+describe('RAM of a running VM', () => {
+  const group = (id: string, what: string) => {
+    const name = `wadah-${d.instance}/${id}`
+    const v1 = `/sys/fs/cgroup/memory/${name}/memory.limit_in_bytes`
+    const file = existsSync(v1) ? v1 : `/sys/fs/cgroup/${name}/memory.max`
+    expect(existsSync(file), what).toBe(true)
+    return Number(readFileSync(file, 'utf8')) / 2 ** 20
+  }
+  const total = async () => Number(/MemTotal:\s+(\d+)/.exec(await sh('ram', 'cat /proc/meminfo'))?.[1]) / 1024
+
+  test('grows at once, with its ceiling; is known after a restart of the daemon; is plain RAM at the next start', async () => {
+    const { id } = await d.create({ name: 'ram', start: true, memory_mib: 256 })
+    await d.booted('ram')
+    const [before, ceiling] = [await total(), group(id, 'its group')]
+    expect((await edit('ram', { memory_mib: 384 })).status.pending_restart).toEqual([])
+    await until('the guest to use it', async () => (await total()) > before + 120)
+    expect(group(id, 'its group')).toBeGreaterThanOrEqual(ceiling + 128)
+
+    await d.kill('SIGKILL')
+    await d.start()
+    await d.booted('ram')
+    // Limits are set anew by what it has now; the balloon takes none of it away.
+    await edit('ram', { limits: { cpu_weight: 50 } })
+    expect(group(id, 'its group')).toBeGreaterThanOrEqual(ceiling + 128)
+    expect(await total()).toBeGreaterThan(before + 120)
+    expect((await edit('ram', { memory_mib: 640 })).status.pending_restart).toEqual([])
+    await until('the guest to use that, too', async () => (await total()) > before + 370)
+
+    // A crooked size, less, and what a balloon would take away again: at the next start.
+    expect((await edit('ram', { memory_mib: 700 })).status.pending_restart).toEqual(['memory_mib'])
+    expect((await edit('ram', { memory_mib: 512 })).status.pending_restart).toEqual(['memory_mib'])
+    expect(await total()).toBeGreaterThan(before + 370)
+    await stop('ram')
+    await d.done(await d.api.call(vms.start, params('ram')))
+    await d.booted('ram')
+    expect((await d.vm('ram')).status.pending_restart).toEqual([])
+    expect(await total()).toBeGreaterThan(before + 240)
+    expect(await total()).toBeLessThan(before + 270)
+    await edit('ram', { balloon_mib: 400 })
+    expect((await edit('ram', { memory_mib: 640 })).status.pending_restart).toEqual(['memory_mib'])
+    await d.done(await d.api.call(vms.delete, { ...params('ram'), query: { force: true } }))
   })
 })

@@ -237,7 +237,8 @@ describe('a plan', () => {
   })
   it.each([
     ['cpus: 4', { cpus: 4 }, ['cpus']],
-    ['memory: 1G', { memory_mib: 1024 }, ['memory_mib']],
+    ['memory: 1G', { memory_mib: 1024 }, []],
+    ['memory: 384M', { memory_mib: 384 }, ['memory_mib']],
     ['description: hello', { description: 'hello' }, []],
     ['labels: {a: b}', { labels: { team: 'a', a: 'b', 'wadah.apply': 'f' } }, []],
     ['labels: {team: null}', { labels: { 'wadah.apply': 'f' } }, []],

@@ -128,7 +128,7 @@ describe('an edit that is allowed', () => {
     expect(live).toMatchObject({ name: 'uno', description: 'd', labels: { a: 'b' } })
     expect(live.spec).toMatchObject({ balloon_mib: 256, limits: { cpu_weight: 50 } })
     const later = await edit('uno', { cpus: 2, memory_mib: 600, add_disks: [{ size_mib: 5 }], add_nics: [{}] })
-    expect(later.status.pending_restart).toEqual(['cpus', 'memory_mib'])
+    expect(later.status.pending_restart).toEqual(['cpus'])
     await r.done(r.vms.stop(caller, 'uno'))
     expect(r.vms.get(caller, 'uno').status.pending_restart).toEqual([])
   })
@@ -148,6 +148,19 @@ describe('an edit that is allowed', () => {
     r.world.nicPorts = 1
     expect((await edit('one', { add_nics: [{}] })).status.pending_restart).toEqual(['nics'])
     expect((await edit('one', { remove_nics: ['net1'] })).status.pending_restart).toEqual([])
+  })
+
+  test('gives a running VM more RAM, as far as there is; less is for the next start', async () => {
+    await create({ name: 'one', start: true, memory_mib: 512 })
+    await create({ name: 'two', start: true, memory_mib: 4096 })
+    expect((await edit('one', { memory_mib: 1024 })).status.pending_restart).toEqual([])
+    expect(r.world.memory.get(r.vms.get(caller, 'one').id)).toBe(1024)
+    const more = edit('one', { memory_mib: 5000 })
+    await expect(more).rejects.toMatchObject({ fault: { code: 'no_room', field: '/memory_mib', effect: 'none' } })
+    expect((await edit('one', { memory_mib: 512 })).status.pending_restart).toEqual(['memory_mib'])
+    r.world.mostMemory = 1024
+    expect((await edit('one', { memory_mib: 2048 })).status.pending_restart).toEqual(['memory_mib'])
+    expect((await edit('one', { memory_mib: 1024 })).status.pending_restart).toEqual([])
   })
 
   test('what was taken out for nothing is put in again', async () => {

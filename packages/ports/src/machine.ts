@@ -69,6 +69,8 @@ export type BootDevice =
   | { kind: 'agent'; id: string; bus: string; addr: string }
   | { kind: 'vga'; id: string; bus: string; addr: string }
   | { kind: 'serial'; id: string; index: number }
+  /** RAM that came while the guest ran, in a slot of its own. */
+  | { kind: 'dimm'; id: string; slot: number; mib: number }
   /** The seed disk of cloud-init. */
   | { kind: 'cloud-seed'; id: string; bus: string; addr: string }
 
@@ -207,6 +209,8 @@ export interface Machine {
   plugNics(request: LaunchRequest): Promise<string[]>
   /** Takes a NIC out of a running VM, its tap too; `busy` when the guest does not let go. */
   unplugNic(vm: string, nic: string): Promise<void>
+  /** Gives a running VM the RAM of the request if that is more and can be had now; the MiB that it then has. */
+  growMemory(request: LaunchRequest): Promise<number>
   /** Makes a disk of a VM that runs larger; the guest is told. */
   growDisk(vm: string, disk: string, to_bytes: number, signal: AbortSignal): Promise<void>
   /** What belongs to a VM beside its disks (UEFI variables) goes over to its clone. */

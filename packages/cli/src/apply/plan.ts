@@ -55,7 +55,7 @@ export type Draft = {
 /** Only these mean anything when it is made: nothing can be compared later. */
 const AT_CREATION = new Set(['name', 'clone', 'pool', 'seed'])
 /** Taken over by a running VM at its next start. */
-const AT_START = new Set(['cpus', 'memory_mib', 'cmdline', 'firmware', 'boot_order'])
+const AT_START = new Set(['cpus', 'cmdline', 'firmware', 'boot_order'])
 /** Mappings whose edit takes single keys; others are sent as a whole. */
 const BY_KEY = new Set(['limits', 'autostart'])
 /** What is meant where the daemon's record has nothing. */
@@ -240,7 +240,8 @@ function diffFields(doc: Doc, vm: Vm, current: Current, set: string | undefined,
   const change = (field: string, from: unknown, to: unknown, body: unknown = to) => {
     d.body[field] = body
     d.changes.push({ field, from, to })
-    if (AT_START.has(field)) d.later.push(field)
+    const less = field === 'memory_mib' && (to as number) < (from as number)
+    if (less || AT_START.has(field)) d.later.push(field)
   }
   const labels = { ...(doc.body['labels'] as Fields | undefined), ...(set === undefined ? {} : { [SET_LABEL]: set }) }
   const merged = withoutNulls({ ...vm.labels, ...labels })

@@ -17,6 +17,7 @@ import {
 } from '../records.ts'
 import { chainOf } from '../resolve.ts'
 import { checkBootOrder, checkFirmware, planCdroms } from './drives.ts'
+import { checkRoomToRun } from './room.ts'
 import { attachable, checkMemory, checkName, chooseAddress, nicKeys, planNics, planPublish, portKey } from './create.ts'
 
 /** `null` takes a limit away; what is not named stays. */
@@ -58,6 +59,9 @@ export async function planEdit(
     const least = spec.image === undefined ? 0 : (deps.view.get(imageKind, spec.image)?.value.min_memory_mib ?? 0)
     if (body.memory_mib < least)
       throw fail('invalid', `Its image needs at least ${least} MiB.`, { field: '/memory_mib' })
+    // Where it can be had, it is given at once; VMs that are off are judged at their start.
+    if (live && body.memory_mib > spec.memory_mib)
+      checkRoomToRun(deps, { id: vm.id, spec: { ...spec, memory_mib: body.memory_mib } }, '/memory_mib')
     spec.memory_mib = body.memory_mib
     if (spec.balloon_mib !== null && spec.balloon_mib > spec.memory_mib) spec.balloon_mib = null
   }

@@ -20,6 +20,7 @@ import { chainOf, launchRequest, poolDefinition, poolOf, volumeDefinition } from
 import { indexKeysOf } from './create.ts'
 import type { CreateParams } from './create.ts'
 import { indexKeys, indexKind } from '../records.ts'
+import { checkRoomToRun } from './room.ts'
 import { bootedOf, healthTarget } from './view.ts'
 
 type Ctx<P> = StepContext<P, Deps>
@@ -270,26 +271,6 @@ export async function launch(
   delete record.ready_ms
   ctx.commit([put(statusKind, vm.id, record)])
   return { begun_ms }
-}
-
-/** RAM that is promised to VMs which run, this one added. */
-function checkRoomToRun(deps: Deps, vm: VmRecord): void {
-  let promised = vm.spec.memory_mib
-  for (const { id, value } of deps.view.list(statusKind)) {
-    if (id === vm.id || value.state === 'stopped' || value.state === 'absent') continue
-    promised += deps.view.get(vmKind, id)?.value.spec.memory_mib ?? 0
-  }
-  const most = Math.floor(deps.hostMemoryMib * deps.config.memory_overcommit)
-  if (promised > most) {
-    throw fail(
-      'no_room',
-      `With this VM (${vm.spec.memory_mib} MiB) the running VMs would have ${promised} MiB; this host gives out at most ${most} MiB.`,
-      {
-        remedy:
-          'shut down others, give this one less memory (wadah vm edit NAME --memory …), or raise memory_overcommit',
-      },
-    )
-  }
 }
 
 const READY_TIMEOUT_MS = 600_000

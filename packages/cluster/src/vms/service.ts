@@ -424,7 +424,7 @@ export class Vms implements VmService {
     // Only now: until the commit it could have become somebody else's.
     for (const { volume } of added) if (!volume.making) await grantTo(deps, plan.record, volume.id)
     if (deps.machine.running(before.id)) {
-      if (plugs) await this.#plug(plan.record)
+      if (plugs ?? body.memory_mib !== undefined) await this.#plug(plan.record)
       await deps.machine.applyLimits(before.id, plan.record.spec)
     }
     return this.get(caller, before.id)
@@ -437,7 +437,7 @@ export class Vms implements VmService {
     await this.#plug(vm).catch((error: unknown) => this.#deps.log(`${vm.name}: ${(error as Error).message}`))
   }
 
-  /** New disks and NICs go into the running VM; what can't be put into it now comes at the next start, and is said to. */
+  /** New disks and NICs, and more RAM, go into the running VM; what can't be put into it now comes at the next start, and is said to. */
   async #plug(vm: VmRecord): Promise<void> {
     const deps = this.#deps
     const request = launchRequest(deps, vm)
@@ -447,11 +447,13 @@ export class Vms implements VmService {
     }
     const disks = await deps.machine.plugDisks(request).catch(failed)
     const nics = await deps.machine.plugNics(request).catch(failed)
+    const memory = await deps.machine.growMemory(request).catch(failed)
     await this.#again(async () => {
       const status = deps.view.get(statusKind, vm.id)
       if (!status?.value.booted) return
       const booted = { ...status.value.booted }
       if (disks) booted.disks = vm.spec.disks.filter((d) => disks.includes(d.name)).map(diskKey)
+      if (memory !== undefined) booted.memory_mib = memory
       if (nics) booted.nics = bootedNics(vm.spec, nics, booted.nics)
       await commit(deps, [unchanged(status)], [put(statusKind, vm.id, { ...status.value, booted })])
     })

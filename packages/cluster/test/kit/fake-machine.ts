@@ -40,6 +40,9 @@ export class FakeWorld {
   }
   /** No plan of a start can be made. */
   planFails = false
+  /** RAM of VMs that run, and how far it can grow. */
+  memory = new Map<string, number>()
+  mostMemory = Number.POSITIVE_INFINITY
   /** How many NICs a running VM can have. */
   nicPorts = 8
   /** Guests do not let go of their NICs. */
@@ -145,6 +148,7 @@ export function fakeMachine(w: FakeWorld): Machine {
       for (const disk of requests.get(vm)?.disks ?? []) w.heads.set(`${vm}/${disk.name}`, disk.chain[0]?.id ?? '')
       const restore = requests.get(vm)?.restore
       if (restore && !w.files.has(file(restore.pool, restore.volume))) throw fail('qemu_failed', 'no RAM')
+      w.memory.set(vm, requests.get(vm)?.spec.memory_mib ?? 0)
       return running(vm) as Running
     },
     attach: async (vm: string) => {
@@ -195,6 +199,11 @@ export function fakeMachine(w: FakeWorld): Machine {
       for (const nic of request.nics)
         if (nic.network.kind === 'nat' && there.includes(nic.name)) w.taps.add(`${request.vm}/${nic.name}`)
       return there
+    },
+    growMemory: async ({ vm, spec }: LaunchRequest) => {
+      const has = w.memory.get(vm) ?? 0
+      if (spec.memory_mib > has && spec.memory_mib <= w.mostMemory) w.memory.set(vm, spec.memory_mib)
+      return w.memory.get(vm) ?? 0
     },
     unplugNic: async (vm: string, nic: string) => {
       if (w.clings) throw fail('busy', `The guest did not let go of the NIC "${nic}".`, { effect: 'unknown' })

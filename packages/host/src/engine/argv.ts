@@ -196,6 +196,13 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
       return nicArgs(device, plan.local)
     case 'cdrom':
       return cdromArgs(device, plan.local)
+    case 'dimm': {
+      const dimm = dimmArgs(device)
+      return [
+        ['-object', json(dimm.object)],
+        ['-device', json(dimm.device)],
+      ]
+    }
   }
 }
 
@@ -311,6 +318,18 @@ function nicArgs(device: BootDevice & { kind: 'nic' }, local: LocalPlan): string
     ['-netdev', json(netdev(device.name, nic))],
     ['-device', json(nicDevice(device))],
   ]
+}
+
+/** The same on the command line and in `object-add` and `device_add`. */
+export function dimmArgs({ id, slot, mib }: BootDevice & { kind: 'dimm' }): {
+  object: Json & { id: string }
+  device: Json
+} {
+  const memdev = `mem-${id}`
+  return {
+    object: { 'qom-type': 'memory-backend-ram', id: memdev, size: mib * 1024 * 1024, dump: false },
+    device: { driver: 'pc-dimm', id, memdev, slot },
+  }
 }
 
 export const netdevId = (nic: string): string => `net-${nic}`

@@ -24,7 +24,7 @@ import type { HostVolumes } from '../storage/volumes.ts'
 import { inspect } from '../check/look.ts'
 import { argv, sockets } from './argv.ts'
 import { baselineCpu } from './boot-record.ts'
-import { Cgroups, type CgroupLimits } from './cgroup.ts'
+import { Cgroups } from './cgroup.ts'
 import { Channel } from './channel.ts'
 import { cloudSeedImage } from './cloud-init.ts'
 import { SerialHub, openVnc } from './console.ts'
@@ -40,7 +40,9 @@ import { checkService } from './health.ts'
 import { dropTap, nicsOf, plugNics } from './hot-nic.ts'
 import { notLetGo, plugDisk } from './hotplug.ts'
 import { spawnQemu } from './launch.ts'
+import { cgroupLimits } from './limits.ts'
 import { tailLog, trimLog } from './log-file.ts'
+import { growMemory, memoryMib } from './memory.ts'
 import { bootPlan, localDisk, seedText } from './plan.ts'
 import { headOf } from './snapshot/layers.ts'
 import { loaded, restorePlan } from './snapshot/restore.ts'
@@ -50,7 +52,6 @@ import { isReplaced, processAt, processes, qemuOf, signalProcess, startOf, waitG
 import { RunningVm } from './running-vm.ts'
 import { screenshot } from './screenshot.ts'
 import { cryptSalt } from './sha512-crypt.ts'
-import { memoryCeiling } from './state.ts'
 import { connectQmp } from '@wadah/qmp/client'
 
 export type MachineOptions = {
@@ -292,16 +293,8 @@ export class HostMachine implements Machine {
             directory.writeBoot(plan.record),
           ]),
         ),
-      this.#cgroups.make(vm, this.#limits(plan, prepared.request.spec)),
+      this.#cgroups.make(vm, cgroupLimits(plan.record, prepared.request.spec)),
     ])
-  }
-
-  #limits(plan: BootPlan, spec: VmSpec): CgroupLimits {
-    return {
-      cpu_weight: spec.limits.cpu_weight ?? 100,
-      cpu_cap_percent: spec.limits.cpu_cap_percent ?? null,
-      memory_bytes: memoryCeiling(plan.record.memory.mib, plan.local.tb_size_mib, spec.limits.memory_overhead_mib),
-    }
   }
 
   launch(plan: BootPlan, how: 'fresh' | 'paused', signal: AbortSignal): Promise<Running> {
@@ -626,6 +619,14 @@ export class HostMachine implements Machine {
     })
   }
 
+  async growMemory({ vm, spec }: LaunchRequest): Promise<number> {
+    const running = this.#need(vm)
+    const ceiling = (mib: number) => this.#cgroups.limit(vm, cgroupLimits(running.record, spec, mib))
+    // A balloon says how much of the RAM the guest has: more RAM would only make it take more away.
+    if (spec.balloon_mib === null) await this.#one.run(vm, () => growMemory(running, spec.memory_mib, ceiling))
+    return memoryMib(running.record)
+  }
+
   async growDisk(vm: string, disk: string, to_bytes: number, signal: AbortSignal): Promise<void> {
     const running = this.#need(vm)
     await running.execute('block_resize', { 'node-name': await headOf(running, disk), size: to_bytes }, { signal })
@@ -650,12 +651,7 @@ export class HostMachine implements Machine {
   async #applyLimits(running: RunningVm, spec: VmSpec): Promise<void> {
     const { vm } = running
     const { record } = running
-    const tb = record.accelerator === 'tcg' ? (await import('./state.ts')).tbSizeMib('tcg', record.memory.mib) : null
-    await this.#cgroups.limit(vm, {
-      cpu_weight: spec.limits.cpu_weight ?? 100,
-      cpu_cap_percent: spec.limits.cpu_cap_percent ?? null,
-      memory_bytes: memoryCeiling(record.memory.mib, tb, spec.limits.memory_overhead_mib),
-    })
+    await this.#cgroups.limit(vm, cgroupLimits(record, spec))
     const has = new Set(record.devices.filter((d) => d.kind === 'disk').map((d) => d.name))
     for (const disk of spec.disks) {
       if (!has.has(disk.name)) continue
@@ -671,7 +667,7 @@ export class HostMachine implements Machine {
         ...(nic.limits.out_bytes_per_s ? { out_bytes_per_s: nic.limits.out_bytes_per_s } : {}),
       })
     }
-    await this.#balloon(running, spec.balloon_mib ?? record.memory.mib)
+    await this.#balloon(running, spec.balloon_mib ?? memoryMib(record))
   }
 
   guest(vm: string): Guest {

@@ -2,8 +2,8 @@ import { join } from 'node:path'
 import type { Site } from './install.ts'
 import { diskLayout } from './layout.ts'
 
-/** Put on every image: the serial port is the console; `quiet` because each line costs time there. */
-export const DISK_CMDLINE = 'console=tty0 console=ttyS0 quiet cryptomgr.notests'
+/** Put on every image: the serial port is the console; `quiet` because each line costs time there; RAM that comes is used at once. */
+export const DISK_CMDLINE = 'console=tty0 console=ttyS0 quiet cryptomgr.notests memhp_default_state=online'
 
 export interface DiskOptions {
   /** Path of the raw disk to make, inside the sandbox. */

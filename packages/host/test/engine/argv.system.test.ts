@@ -60,6 +60,7 @@ const CASES: [string, () => Promise<LaunchRequest>, string][] = [
   ],
   ['the seed disk of cloud-init', async () => MATRIX['cloud-seed']?.request as LaunchRequest, 'live'],
   ['the longest names', async () => MATRIX['longest-names']?.request as LaunchRequest, 'live'],
+  ['RAM that came while it ran', async () => MATRIX['grown']?.request as LaunchRequest, 'live'],
   ['nine disks', async () => MATRIX['many-disks']?.request as LaunchRequest, 'live'],
   ['commas in paths', async () => request({ disks: [disk(0)], nics: [nic(1)] }), 'li,ve'],
 ]
@@ -68,7 +69,8 @@ test.each(CASES)('%s', { timeout: 60_000 }, async (_what, make, folder) => {
   const dir = mkdtempSync(join(tmpdir(), 'wadah,argv-'))
   const live = join(dir, folder)
   mkdirSync(live)
-  const r = cached(await make())
+  const source = await make()
+  const r = cached(source)
   const diskPath = (_pool: unknown, v: { id: string; format: string }) => join(dir, `${v.id}.${v.format}`)
   for (const { chain } of r.disks) {
     for (const v of chain) execFileSync('qemu-img', ['create', '-q', '-f', v.format, diskPath(undefined, v), '1G'])
@@ -77,6 +79,8 @@ test.each(CASES)('%s', { timeout: 60_000 }, async (_what, make, folder) => {
   writeFileSync(join(live, 'cidata.iso'), Buffer.alloc(32 * 2048))
   const kernel = r.kernel ? { kernel: tiny.kernel, initrd: tiny.initrd } : undefined
   const plan = bootPlan(r, { ...FACTS, ...LOCAL, machine, directory: live, diskPath, kernel })
+  const came = Object.values(MATRIX).find((m) => m.request === source)?.came ?? []
+  plan.record.devices.push(...came)
   const [log, serial] = [openSync(join(dir, 'qemu.log'), 'a'), openSync(join(dir, 'serial.log'), 'a')]
   const child = spawn(QEMU, argv(plan), { stdio: ['ignore', 'ignore', log, serial] })
   expect(SERIAL_LOG_FD).toBe(3)
@@ -85,13 +89,15 @@ test.each(CASES)('%s', { timeout: 60_000 }, async (_what, make, folder) => {
     const qmp = await connectQmp({ path: sockets(live).monitor, connect_timeout_ms: 30_000, gone: exit })
     expect(await qmp.execute('query-status')).toMatchObject({ status: 'prelaunch', running: false })
     for (const d of plan.record.devices) {
-      if (d.kind === 'serial' || d.kind === 'cdrom') continue
+      if (d.kind === 'serial' || d.kind === 'cdrom' || d.kind === 'dimm') continue
       const ask = (property: string) => qmp.execute('qom-get', { path: `/machine/peripheral/${d.id}`, property })
       const [slot, fn = '0x0'] = 'addr' in d ? d.addr.split('.') : ['0x0']
       expect(await ask('addr')).toBe(Number(slot) * 8 + Number(fn))
       const bus = String(await ask('parent_bus'))
       expect([d.id, bus.split('/').at(-1)]).toEqual([d.id, 'bus' in d ? d.bus : 'pcie.0'])
     }
+    const ram = (await qmp.execute('query-memory-size-summary')) as unknown as { 'plugged-memory'?: number }
+    expect((ram['plugged-memory'] ?? 0) / 2 ** 20).toBe(came.reduce((n, d) => n + (d.kind === 'dimm' ? d.mib : 0), 0))
     const nodes = (await qmp.execute('query-named-block-nodes', { flat: true })) as unknown as { 'node-name': string }[]
     const layers = r.disks.flatMap((d) => d.chain.map((_, i) => `vol-${d.name}${i === 0 ? '' : `-base${i}`}`))
     expect(nodes.map((n) => n['node-name'])).toEqual(expect.arrayContaining(layers))

@@ -1,6 +1,6 @@
 /** Launch requests of all sorts: for golden command lines, and for a real QEMU to accept. */
 import type { VmSpec } from '@wadah/api/schema/vm'
-import type { LaunchRequest } from '@wadah/ports/machine'
+import type { BootDevice, LaunchRequest } from '@wadah/ports/machine'
 
 export const POOL = { id: 'pool-aaaaaaaaaa', path: '/pool', direct_io: true }
 export const volume = (id: string, format: 'qcow2' | 'raw' = 'qcow2') => ({
@@ -80,7 +80,15 @@ export const LOCAL = {
   tapName: (_vm: string, n: string) => `tap-${n}`,
 }
 
-export const MATRIX: Record<string, { request: LaunchRequest; facts?: object; local?: object }> = {
+/** `came`: devices that came while it ran. */
+export const MATRIX: Record<string, { request: LaunchRequest; facts?: object; local?: object; came?: BootDevice[] }> = {
+  grown: {
+    request: request({ memory_mib: 256, nics: [nic(1)] }),
+    came: [
+      { kind: 'dimm', id: 'dimm0', slot: 0, mib: 128 },
+      { kind: 'dimm', id: 'dimm1', slot: 1, mib: 512 },
+    ],
+  },
   'kernel-no-disk': {
     request: request(
       { cpus: 1, memory_mib: 96, boot: { kind: 'kernel', image: 'img-aaaaaaaaaa', cmdline: 'console=ttyS0' } },

@@ -7,14 +7,17 @@ import { baselineCpu, bootRecord, uuidOf } from '../../src/engine/boot-record.ts
 import { layoutOf, settings } from '../../src/engine/cgroup.ts'
 import { parseCpuinfo, parseMachineHelp, parseMeminfo, parseQemuVersion } from '../../src/engine/facts.ts'
 import { freePort } from '../../src/engine/hotplug.ts'
+import { dimmFor, memoryMib } from '../../src/engine/memory.ts'
 import { bootPlan, seedText } from '../../src/engine/plan.ts'
 import { memoryCeiling, stateOf, tbSizeMib } from '../../src/engine/state.ts'
 import { verdict } from '../../src/engine/probe/accelerator.ts'
 import { FACTS, LOCAL, MATRIX, disk, nic, request } from './matrix.ts'
 
 describe('command lines', () => {
-  test.each(Object.entries(MATRIX))('%s is as it was', (name, { request: r, facts, local }) => {
-    const words = argv(bootPlan(r, { ...FACTS, ...LOCAL, ...facts, ...local }))
+  test.each(Object.entries(MATRIX))('%s is as it was', (name, { request: r, facts, local, came = [] }) => {
+    const plan = bootPlan(r, { ...FACTS, ...LOCAL, ...facts, ...local })
+    plan.record.devices.push(...came)
+    const words = argv(plan)
     const dir = join(import.meta.dirname, 'golden')
     const file = join(dir, `${name}.txt`)
     const text = `${words.join('\n')}\n`
@@ -104,6 +107,47 @@ describe('the boot record', () => {
   })
   test('a seed can forge no key', () => {
     expect(seedText({ hostname: 'a', password: 'x\nuser=root' })).toBe('hostname=a\npassword=x user=root\n')
+  })
+})
+
+describe('RAM that comes', () => {
+  const grown = (start: number, ...came: number[]) => {
+    const record = bootRecord(request({ memory_mib: start }), FACTS)
+    came.forEach((mib, slot) => record.devices.push({ kind: 'dimm', id: `dimm${slot}`, slot, mib }))
+    return record
+  }
+  test.each([
+    ['the first DIMM', grown(512), 1024, { id: 'dimm0', slot: 0, mib: 512 }],
+    ['the next one, of what is missing', grown(512, 256), 1024, { id: 'dimm1', slot: 1, mib: 256 }],
+    ['up to four times', grown(512), 2048, { slot: 0, mib: 1536 }],
+    ['not further', grown(512), 2176, undefined],
+    ['in steps of 128 MiB', grown(512), 600, undefined],
+    ['never less', grown(512, 512), 768, undefined],
+    ['nothing for what it has', grown(512, 512), 1024, undefined],
+    ['not into a fifth slot', grown(512, 128, 128, 128, 128), 1152, undefined],
+    ['not into a small guest, which has no slots', grown(128), 256, undefined],
+    ['also to a crooked start', grown(300), 428, { slot: 0, mib: 128 }],
+  ])('%s', (_what, record, to, dimm) => {
+    const made = dimmFor(record, to)
+    if (dimm) expect(made).toMatchObject({ kind: 'dimm', ...dimm })
+    else expect(made).toBeUndefined()
+  })
+  test('is always what was asked for, and never more slots or room than there are', () => {
+    const start = fc.integer({ min: 16, max: 4096 })
+    const steps = fc.array(fc.integer({ min: 1, max: 8192 }), { maxLength: 9 })
+    fc.assert(
+      fc.property(start, steps, (mib, wishes) => {
+        const record = grown(mib)
+        for (const wish of wishes) {
+          const dimm = dimmFor(record, wish)
+          if (!dimm) continue
+          record.devices.push(dimm)
+          expect(memoryMib(record)).toBe(wish)
+        }
+        expect(record.devices.filter((d) => d.kind === 'dimm').length).toBeLessThanOrEqual(record.memory.slots)
+        expect(memoryMib(record)).toBeLessThanOrEqual(record.memory.max_mib)
+      }),
+    )
   })
 })
 
