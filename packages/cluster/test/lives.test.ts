@@ -58,7 +58,7 @@ describe('the life of a VM', () => {
     const again = async () => {
       const { engine } = r.cluster
       const target = { kind: 'vm', id, name: 'one' }
-      const subject = { kind: 'socket' as const, id: 'root', name: 'root' }
+      const subject = 'root'
       const job = await engine.submit(startVm, { vm: id, name: 'one' }, { subject, target, project: 'default' })
       return (await engine.wait(job.id, { timeout_ms: 10_000 })).state
     }
