@@ -1,10 +1,12 @@
 /** Devices that come and go while a guest runs, and those that belong to a machine's hardware. */
-import { existsSync, readFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { basename, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { VmEdit } from '@wadah/api/schema/vm'
-import { Daemon, purgeDead, until } from '../kit/daemon.ts'
+import { CACHE, Daemon, purgeDead, until } from '../kit/daemon.ts'
 
 const { vms } = endpoints
 let d: Daemon
@@ -139,5 +141,166 @@ describe('RAM of a running VM', () => {
     await edit('ram', { balloon_mib: 400 })
     expect((await edit('ram', { memory_mib: 640 })).status.pending_restart).toEqual(['memory_mib'])
     await d.done(await d.api.call(vms.delete, { ...params('ram'), query: { force: true } }))
+  })
+})
+
+describe('a TPM', () => {
+  const DISK_MIB = 48
+  /** The tiny guest on a disk with a boot loader of its own. */
+  async function bootDisk(file: string): Promise<void> {
+    const image = await d.api.call(endpoints.images.get, { params: { image: 'tiny' } })
+    const version = image.kernel_version ?? ''
+    const initrd = join(d.data, `images/${image.id}/initrd`)
+    const debs = readdirSync(`${CACHE}/apt/archives`).filter((name) => name.startsWith(`linux-image-${version}_`))
+    const vmlinuz = execFileSync(
+      'sh',
+      [
+        '-c',
+        'dpkg-deb --fsys-tarfile "$1" | tar -xOf - "./boot/vmlinuz-$2"',
+        'x',
+        `${CACHE}/apt/archives/${debs[0]}`,
+        version,
+      ],
+      { maxBuffer: 64 * 2 ** 20 },
+    )
+    const config =
+      'default tiny\nlabel tiny\nkernel vmlinuz\nappend initrd=initrd console=ttyS0 quiet cryptomgr.notests\n'
+    execFileSync('mformat', [
+      '-i',
+      file,
+      '-F',
+      '-v',
+      'BOOT',
+      '-T',
+      String(DISK_MIB * 2048),
+      '-h',
+      '64',
+      '-s',
+      '32',
+      '::',
+    ])
+    execFileSync('mcopy', ['-i', file, '-', '::vmlinuz'], { input: vmlinuz })
+    execFileSync('mcopy', ['-i', file, initrd, '::initrd'])
+    execFileSync('mcopy', ['-i', file, '-', '::syslinux.cfg'], { input: config })
+    execFileSync('syslinux', ['--install', file])
+  }
+
+  /** Processes of this instance that are a TPM. */
+  const swtpms = () =>
+    pids((argv) => argv.some((a) => a.includes(`${d.data}/vms/`)) && basename(argv[0] ?? '') === 'swtpm')
+  const pids = (wanted: (argv: string[]) => boolean): number[] =>
+    readdirSync('/proc')
+      .filter((name) => /^\d+$/.test(name))
+      .filter((pid) => {
+        try {
+          return wanted(readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0'))
+        } catch {
+          return false
+        }
+      })
+      .map(Number)
+  /** TPM2_ReadPublic of the endorsement key (TCG TPM 2.0, part 3, 12.4): its public half tells one TPM from another. */
+  const key = async (vm: string) => {
+    const ask = String.raw`printf '\x80\x01\x00\x00\x00\x0e\x00\x00\x01\x73\x81\x01\x00\x01' >&3`
+    const { out } = await d.exec(
+      vm,
+      '/bin/busybox',
+      'sh',
+      '-c',
+      `exec 3<>/dev/tpm0; ${ask}; dd bs=4096 count=1 <&3 2>/dev/null | od -An -tx1 | tr -d ' \\n'`,
+    )
+    // Tag 8001, a length, and no error.
+    expect(out).toMatch(/^8001.{8}00000000/)
+    return out
+  }
+  const restart = async () => {
+    await d.done(await d.api.call(vms.start, params('keys')))
+    await d.booted('keys')
+  }
+
+  test('is there in the guest; its process has no rights and is in the group of its VM', async () => {
+    // Measured by its firmware, so it needs one: the tiny guest on a disk that boots by itself.
+    await expect(d.create({ name: 'keys', tpm: true })).rejects.toMatchObject({
+      fault: { code: 'invalid', field: '/tpm', effect: 'none' },
+    })
+    const disks = [{ name: 'root', size_mib: DISK_MIB, format: 'raw' }]
+    const { id, spec } = await d.create({ name: 'keys', image: undefined, memory_mib: 256, tpm: true, disks })
+    await bootDisk(join(d.data, `pools/default/wadah/volumes/${spec.disks[0]?.volume}.raw`))
+    await restart()
+    const vm = await d.vm('keys')
+    expect(vm.id).toBe(id)
+    expect(await sh('keys', 'cat /sys/class/tpm/tpm0/tpm_version_major')).toBe('2')
+    const [pid, ...more] = swtpms()
+    expect(more).toEqual([])
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+    expect(status).toMatch(new RegExp(`^Uid:\\s+${vm.spec.uid}\\s+${vm.spec.uid}`, 'm'))
+    expect(status).toMatch(/^CapEff:\s+0+$/m)
+    expect(status).toMatch(/^CapBnd:\s+0+$/m)
+    expect(status).toMatch(/^NoNewPrivs:\s+1$/m)
+    expect(status).toMatch(/^Seccomp:\s+2$/m)
+    expect(readFileSync(`/proc/${pid}/cgroup`, 'utf8')).toContain(`wadah-${d.instance}/${vm.id}`)
+    const state = statSync(`${d.data}/vms/${vm.id}/state/tpm`)
+    expect([state.uid, state.mode & 0o777]).toEqual([vm.spec.uid, 0o700])
+    expect((await d.api.call(endpoints.system.host)).tpm).toBe(true)
+  })
+
+  test('outlives the daemon, keeps what it has over a restart of its VM, and ends with it', async () => {
+    const [before, first] = [await key('keys'), swtpms()]
+    await d.kill('SIGKILL')
+    await d.start()
+    await d.booted('keys')
+    expect([await key('keys'), swtpms()]).toEqual([before, first])
+    await stop('keys')
+    expect(swtpms()).toEqual([])
+    await restart()
+    expect(await key('keys')).toBe(before)
+    process.kill((await d.vm('keys')).status.pid ?? 0, 'SIGKILL')
+    await until('its end', async () => (await d.vm('keys')).status.state === 'stopped')
+    expect(swtpms()).toEqual([])
+    expect(d.traces().groups).toEqual([])
+
+    // A clone is a machine of its own: nothing of what is in there goes over.
+    await d.done(await d.api.call(vms.clone, { ...params('keys'), body: { name: 'twin', start: true } }))
+    await d.booted('twin')
+    expect(await key('twin')).not.toBe(before)
+    const { id } = await d.vm('twin')
+    await d.done(await d.api.call(vms.delete, { ...params('twin'), query: { force: true } }))
+    expect([swtpms(), existsSync(`${d.data}/vms/${id}`)]).toEqual([[], false])
+  })
+
+  test('that ends while its guest runs is said; a start gives it back', async () => {
+    await restart()
+    for (const pid of swtpms()) process.kill(pid, 'SIGKILL')
+    const told = await until('the word of it', async () => {
+      const { status } = await d.vm('keys')
+      return status.reason !== undefined && status
+    })
+    expect([told.state, told.reason]).toEqual(['running', expect.stringContaining('TPM')])
+    const { attention } = await d.api.call(endpoints.system.host)
+    expect(attention.find((a) => a.about === 'tpm')?.detail).toContain('"keys"')
+    await stop('keys')
+    await restart()
+    expect((await d.vm('keys')).status.reason).toBeUndefined()
+    expect(await key('keys')).not.toBe('')
+    await stop('keys')
+  })
+
+  test('of a daemon that is killed in a start leaves nothing behind', async () => {
+    for (const ms of [0, 30, 60, 100, 150, 250, 400]) {
+      const job = await d.api.call(vms.start, params('keys'))
+      await new Promise((resolve) => setTimeout(resolve, ms))
+      await d.kill('SIGKILL')
+      await d.start()
+      await d.ended(job)
+      expect(swtpms().length).toBeLessThanOrEqual(1)
+      if ((await d.vm('keys')).status.state === 'running') await stop('keys')
+      await until(
+        'nothing to be left',
+        async () => swtpms().length + d.traces().qemus.length + d.traces().groups.length === 0,
+        15_000,
+      )
+    }
+    await d.done(await d.api.call(vms.delete, params('keys')))
+    expect(d.traces()).toMatchObject({ qemus: [], groups: [], folders: [] })
   })
 })

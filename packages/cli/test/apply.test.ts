@@ -253,6 +253,7 @@ describe('a plan', () => {
       [],
     ],
     ['firmware: {kind: uefi, secure_boot: true}', { firmware: { kind: 'uefi', secure_boot: true } }, ['firmware']],
+    ['tpm: true', { tpm: true }, ['tpm']],
     ['boot_order: [root]', { boot_order: ['root'] }, ['boot_order']],
     ['cdroms: [{}]', { add_cdroms: [{ name: 'cd0' }] }, ['cdroms']],
     ['nics: [{name: nic0}, {network: office}]', { add_nics: [{ network: 'office', name: 'net1' }] }, []],
@@ -276,6 +277,7 @@ describe('a plan', () => {
     'protected: false',
     'firmware: {kind: bios}',
     'boot_order: []',
+    'tpm: false',
     'cdroms: []',
     'seed: {hostname: web}',
   ])('of what is so already is empty: %s', (field) => {

@@ -47,6 +47,7 @@ export type StatusRecord = {
     disks: string[]
     nics: string[]
     firmware?: string
+    tpm?: boolean
     cdroms?: string[]
     boot_order?: string[]
   }

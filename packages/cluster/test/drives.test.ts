@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import type { VmSpec } from '@wadah/api/schema/vm'
 import type { Deps } from '../src/context.ts'
-import { checkBootOrder, checkFirmware, planCdroms } from '../src/vms/drives.ts'
+import { checkBootOrder, checkFirmware, checkTpm, planCdroms } from '../src/vms/drives.ts'
 
 const spec = (over: Partial<VmSpec> = {}) =>
   ({
@@ -73,5 +73,15 @@ describe('firmware', () => {
       refused('/firmware/secure_boot'),
     )
     await expect(checkFirmware(all, uefi, { name: 'k', kind: 'kernel' })).rejects.toMatchObject(refused('/firmware'))
+  })
+
+  test('a TPM is what this host has', async () => {
+    const with_tpm = (tpm: boolean) => ({ machine: { facts: async () => ({ tpm }) } }) as unknown as Deps
+    await checkTpm(with_tpm(true), undefined)
+    await checkTpm(with_tpm(true), disk)
+    await expect(checkTpm(with_tpm(true), { name: 'k', kind: 'kernel' })).rejects.toMatchObject(refused('/tpm'))
+    await expect(checkTpm(with_tpm(false), disk)).rejects.toMatchObject({
+      fault: { code: 'host_lacks', field: '/tpm', remedy: 'apt-get install swtpm swtpm-tools', effect: 'none' },
+    })
   })
 })

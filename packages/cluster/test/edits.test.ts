@@ -133,6 +133,16 @@ describe('an edit that is allowed', () => {
     expect(r.vms.get(caller, 'uno').status.pending_restart).toEqual([])
   })
 
+  test('a TPM comes at the next start, and is refused where there is none to be had', async () => {
+    await create({ name: 'one', start: true })
+    expect((await edit('one', { tpm: true })).status.pending_restart).toEqual(['tpm'])
+    expect((await edit('one', { tpm: false })).status.pending_restart).toEqual([])
+    r.world.tpm = false
+    const lacks = { fault: { code: 'host_lacks', field: '/tpm', effect: 'none' } }
+    await expect(edit('one', { tpm: true })).rejects.toMatchObject(lacks)
+    await expect(create({ name: 'two', tpm: true })).rejects.toMatchObject(lacks)
+  })
+
   test('puts NICs into a running VM and takes them out, and says which wait', async () => {
     await create({ name: 'one', start: true, nics: [{}] })
     const { id } = r.vms.get(caller, 'one')

@@ -6,10 +6,11 @@ import { fail } from '@wadah/api/fault'
 import { Cgroups } from '@wadah/host/engine/cgroup'
 import { VmDirectory } from '@wadah/host/engine/directory'
 import { processes, signalProcess, waitGone } from '@wadah/host/engine/process'
+import { endTpm, tpmsWithin } from '@wadah/host/engine/tpm'
 import { createNetworks } from '@wadah/host/network/networks'
 import { type DaemonConfig, runOf, servedBy } from './config.ts'
 
-/** Ends QEMUs (found by their pid file inside our folder), networks, control groups; then removes the folders. */
+/** Ends QEMUs (found by their pid file inside our folder) and their TPMs, networks, control groups; then removes the folders. */
 export async function purge(config: DaemonConfig): Promise<void> {
   const own = `${config.data}/vms/`
   const list = await processes()
@@ -26,6 +27,7 @@ export async function purge(config: DaemonConfig): Promise<void> {
   for (const qemu of qemus) {
     if (!(await waitGone(qemu, 30_000))) throw fail('timeout', `QEMU (process ${qemu.pid}) does not end.`)
   }
+  for (const tpm of await tpmsWithin(own)) await endTpm(tpm, 0)
   if (process.getuid?.() === 0) {
     const networks = createNetworks({ instance: config.instance, dataDir: config.data, watch_ms: 0 })
     if ((await networks.support()).nat) await networks.removeAll()

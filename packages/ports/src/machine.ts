@@ -69,6 +69,7 @@ export type BootDevice =
   | { kind: 'agent'; id: string; bus: string; addr: string }
   | { kind: 'vga'; id: string; bus: string; addr: string }
   | { kind: 'serial'; id: string; index: number }
+  | { kind: 'tpm'; id: string }
   /** RAM that came while the guest ran, in a slot of its own. */
   | { kind: 'dimm'; id: string; slot: number; mib: number }
   /** The seed disk of cloud-init. */
@@ -98,6 +99,8 @@ export type LocalPlan = {
   cdroms?: Record<string, string>
   /** UEFI: the code is everybody's, the variables are the VM's own. */
   firmware?: { code: string; vars: string }
+  /** Programs that are its TPM. */
+  tpm?: { swtpm: string; setup: string }
   tb_size_mib: number | null
   qemu: string
   /** A file with saved RAM to start from. */

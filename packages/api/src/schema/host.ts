@@ -21,6 +21,7 @@ export const HostSchema = Type.Object(
     firmware: Type.Array(Type.Enum(['bios', 'uefi', 'uefi-secure'] as const), {
       description: 'what VMs can have; uefi-secure: with Secure Boot',
     }),
+    tpm: Type.Boolean({ description: 'VMs can have a TPM 2.0: swtpm is there' }),
     cgroup: Type.Union([Type.Literal('v1'), Type.Literal('v2'), Type.Literal('none')]),
     root: Type.Boolean(),
     /** What is missing or worse than it could be, each said once with the remedy. */

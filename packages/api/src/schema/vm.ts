@@ -145,6 +145,7 @@ export const FirmwareSchema = Type.Union([
   Closed({ kind: Type.Literal('uefi'), secure_boot: Type.Optional(Type.Boolean({ default: false })) }),
 ])
 export type Firmware = Type.Static<typeof FirmwareSchema>
+const tpm = Type.Boolean({ description: 'a TPM 2.0 of its own, empty at first; a clone gets a new one' })
 /** In order: names of disks and CD drives. What is not named comes after, disks first. */
 const bootOrder = Type.Array(NameSchema, { maxItems: 20, description: 'names of disks and CD drives, first one first' })
 export const CdromInputSchema = Closed({
@@ -207,6 +208,7 @@ export const VmCreateSchema = Closed(
     ),
     boot_order: Type.Optional(bootOrder),
     firmware: Type.Optional(FirmwareSchema),
+    tpm: Type.Optional(tpm),
     limits: Type.Optional(LimitsSchema),
     balloon_mib: Type.Optional(Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024 })),
     seed: Type.Optional(SeedInputSchema),
@@ -259,6 +261,7 @@ export const VmEditSchema = Closed(
     remove_cdroms: Type.Optional(Type.Array(NameSchema, { maxItems: MAX_CDROMS })),
     boot_order: Type.Optional(bootOrder),
     firmware: Type.Optional(FirmwareSchema),
+    tpm: Type.Optional(tpm),
   },
   { title: 'VmEdit', minProperties: 1 },
 )
@@ -314,6 +317,7 @@ export const VmSpecSchema = Type.Object({
   cdroms: Type.Optional(Type.Array(CdromSchema)),
   boot_order: Type.Optional(Type.Array(NameSchema)),
   firmware: Type.Optional(FirmwareSchema),
+  tpm: Type.Optional(tpm),
   limits: LimitsSchema,
   balloon_mib: Type.Union([Type.Integer(), Type.Null()]),
   seed: Type.Object({

@@ -57,6 +57,8 @@ export const en = {
   'opt.edit.remove_cdrom': 'take away a CD drive',
   'opt.boot_order': 'disks and CD drives to boot from, first one first: cd0,root',
   'opt.firmware': 'bios, uefi, or uefi-secure (with Secure Boot)',
+  'opt.tpm': 'with a TPM 2.0 of its own',
+  'opt.edit.no_tpm': 'without its TPM; what is in it is kept until the VM is deleted',
   'opt.image_add.iso': 'image of a CD or DVD',
   'image_add.one_of': 'give --kernel or --iso, one of them',
   'image_add.iso_alone': '--initrd, --cmdline and --min-memory belong to --kernel',

@@ -58,6 +58,8 @@ export const id: Record<MessageKey, string> = {
   'opt.edit.remove_cdrom': 'hilangkan penggerak CD',
   'opt.boot_order': 'disk dan penggerak CD untuk boot, yang pertama lebih dulu: cd0,root',
   'opt.firmware': 'bios, uefi, atau uefi-secure (dengan Secure Boot)',
+  'opt.tpm': 'dengan TPM 2.0 sendiri',
+  'opt.edit.no_tpm': 'tanpa TPM; isinya disimpan sampai VM dihapus',
   'opt.image_add.iso': 'citra CD atau DVD',
   'image_add.one_of': 'berikan --kernel atau --iso, salah satu saja',
   'image_add.iso_alone': '--initrd, --cmdline dan --min-memory milik --kernel',

@@ -30,6 +30,7 @@ export type CreateOptions = StartOptions & {
   cdrom?: string[]
   bootOrder?: string
   firmware?: string
+  tpm?: boolean
   label?: string[]
   description?: string
   start?: boolean
@@ -73,6 +74,7 @@ export function buildCreate(
   if (o.bootOrder !== undefined) body.boot_order = o.bootOrder.split(',')
   const firmware = parseFirmware(o.firmware)
   if (firmware) body.firmware = firmware
+  if (o.tpm) body.tpm = true
   if (Object.keys(limits).length > 0) body.limits = { ...base.limits, ...limits }
   const nics = buildNics(o, base.nics ?? [], nic)
   if (nics.length > 0) body.nics = nics
@@ -161,6 +163,7 @@ export type EditOptions = StartOptions & {
   removeCdrom?: string[]
   bootOrder?: string
   firmware?: string
+  tpm?: boolean
 }
 
 /** `empty`, or the name of an image. */
@@ -220,6 +223,7 @@ export function buildEdit(vm: Vm, o: EditOptions): VmEdit {
   if (o.bootOrder !== undefined) body.boot_order = o.bootOrder.split(',')
   const firmware = parseFirmware(o.firmware)
   if (firmware) body.firmware = firmware
+  if (o.tpm !== undefined) body.tpm = o.tpm
   if (Object.keys(body).length === 0) {
     throw fail('invalid', 'Nothing to change: name at least one option', { remedy: 'wadah help vm edit' })
   }

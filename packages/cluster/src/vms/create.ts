@@ -31,7 +31,7 @@ import { claimKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
 import { poolDefinition } from '../resolve.ts'
 import { freeAddress, freeMac, freeUid, inSubnet } from './allocate.ts'
-import { checkBootOrder, checkFirmware, planCdroms } from './drives.ts'
+import { checkBootOrder, checkFirmware, checkTpm, planCdroms } from './drives.ts'
 import { healthTarget } from './view.ts'
 
 export const DEFAULT_POOL = 'default'
@@ -108,6 +108,7 @@ export async function planCreate(
   )
   const firmware = body.firmware ?? (made.firmware === 'uefi' ? { kind: 'uefi' as const } : undefined)
   if (firmware) await checkFirmware(deps, firmware, image)
+  if (body.tpm) await checkTpm(deps, image)
   const nics = await planNics(
     deps,
     pending,
@@ -125,6 +126,7 @@ export async function planCreate(
     memory_mib: smallMemory,
     machine: 'q35',
     ...(firmware === undefined ? {} : { firmware }),
+    ...(body.tpm ? { tpm: true } : {}),
     ...(cdroms.length === 0 ? {} : { cdroms }),
     ...(body.boot_order === undefined ? {} : { boot_order: body.boot_order }),
     boot:

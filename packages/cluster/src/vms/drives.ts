@@ -72,6 +72,26 @@ export function checkBootOrder(order: readonly string[], spec: Pick<VmSpec, 'boo
   }
 }
 
+/** Whether this host and the image can have a TPM. @throws WadahError `host_lacks`, `invalid` */
+export async function checkTpm(deps: Deps, image: Pick<ImageRecord, 'name' | 'kind'> | undefined): Promise<void> {
+  // With a TPM the tables of SeaBIOS lie where QEMU puts the initrd of an uncompressed kernel (7.2: 160 KiB below the end of RAM).
+  if (image?.kind === 'kernel') {
+    throw fail(
+      'invalid',
+      `"${image.name}" is a kernel that QEMU starts itself: its initrd would overwrite the TPM's tables.`,
+      {
+        field: '/tpm',
+        remedy: 'leave the TPM out, or take an image with a disk',
+      },
+    )
+  }
+  if ((await deps.machine.facts()).tpm) return
+  throw fail('host_lacks', 'This host has no swtpm, which is the TPM of VMs.', {
+    field: '/tpm',
+    remedy: 'apt-get install swtpm swtpm-tools',
+  })
+}
+
 /** Whether this host and the image can have it. @throws WadahError `host_lacks`, `invalid` */
 export async function checkFirmware(
   deps: Deps,

@@ -16,7 +16,7 @@ import {
   volumeKind,
 } from '../records.ts'
 import { chainOf } from '../resolve.ts'
-import { checkBootOrder, checkFirmware, planCdroms } from './drives.ts'
+import { checkBootOrder, checkFirmware, checkTpm, planCdroms } from './drives.ts'
 import { checkRoomToRun } from './room.ts'
 import { attachable, checkMemory, checkName, chooseAddress, nicKeys, planNics, planPublish, portKey } from './create.ts'
 
@@ -142,13 +142,15 @@ export async function planEdit(
     const there = [...spec.disks, ...(spec.cdroms ?? [])]
     spec.boot_order = spec.boot_order.filter((name) => there.some((d) => d.name === name))
   }
+  const imageOf = () => (spec.image === undefined ? undefined : deps.view.get(imageKind, spec.image)?.value)
   if (body.firmware) {
-    await checkFirmware(
-      deps,
-      body.firmware,
-      spec.image === undefined ? undefined : deps.view.get(imageKind, spec.image)?.value,
-    )
+    await checkFirmware(deps, body.firmware, imageOf())
     spec.firmware = body.firmware
+  }
+
+  if (body.tpm !== undefined) {
+    if (body.tpm) await checkTpm(deps, imageOf())
+    spec.tpm = body.tpm
   }
 
   const used = (key: string) => deps.view.get(indexKind, key) !== undefined || pending.has(key)

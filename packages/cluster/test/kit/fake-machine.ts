@@ -38,6 +38,7 @@ export class FakeWorld {
     this.seen.push(seen)
     this.wake?.()
   }
+  tpm = true
   /** No plan of a start can be made. */
   planFails = false
   /** RAM of VMs that run, and how far it can grow. */
@@ -113,6 +114,7 @@ export function fakeMachine(w: FakeWorld): Machine {
       attention: [],
       accelerator: 'tcg',
       firmware: ['bios', 'uefi'],
+      tpm: w.tpm,
     }),
     inspect: async () => [],
     outdated: async () => [],

@@ -13,6 +13,7 @@ export type Seen = {
   cgroup: { version: 'v1' | 'v2' | 'none'; reason?: string }
   nat: { ok: boolean; reason?: string; remedy?: string; notes: { text: string; remedy?: string }[] }
   firmware: readonly string[]
+  swtpm: boolean
   /** Programs and files that image builds need, by package. */
   build_packages_missing: readonly string[]
   user_namespaces: { max: number; unprivileged: boolean; subuid: boolean }
@@ -67,6 +68,9 @@ export function judge(s: Seen): CheckItem[] {
   if (s.firmware.includes('uefi'))
     ok('uefi', s.firmware.includes('uefi-secure') ? 'OVMF, with Secure Boot' : 'OVMF, without Secure Boot')
   else warn('uefi', 'OVMF is not installed: VMs boot by BIOS only.', install('ovmf'))
+
+  if (s.swtpm) ok('tpm', 'swtpm: VMs can have a TPM 2.0')
+  else warn('tpm', 'swtpm is not installed: VMs have no TPM.', install('swtpm', 'swtpm-tools'))
 
   if (s.build_packages_missing.length === 0) ok('image builds', 'images can be built from recipes')
   else

@@ -8,6 +8,7 @@ import type { CgroupLayout } from '../engine/cgroup.ts'
 import { cpuFacts, memoryFacts, qemuFacts } from '../engine/facts.ts'
 import { firmwareKinds } from '../engine/firmware.ts'
 import { processes } from '../engine/process.ts'
+import { tpmPrograms } from '../engine/tpm.ts'
 import { findProgram } from '../images/run.ts'
 import { missingTools } from '../images/tools.ts'
 import { room } from '../storage/file-system.ts'
@@ -66,6 +67,7 @@ export async function inspect(o: Looking): Promise<CheckItem[]> {
       notes: nat.notes ?? [],
     },
     firmware,
+    swtpm: tpmPrograms() !== undefined,
     build_packages_missing: [...new Set(missingTools().map((tool) => tool.package))].sort(),
     user_namespaces: spaces,
     data: { path: o.dataDir, ...data },

@@ -17,12 +17,19 @@ function opt(first: string, values: Record<string, string | number | undefined>)
 }
 
 /** Paths of the sockets in a VM's own directory. */
-export function sockets(directory: string): { monitor: string; serial: string; vnc: string; agent: string } {
+export function sockets(directory: string): {
+  monitor: string
+  serial: string
+  vnc: string
+  agent: string
+  tpm: string
+} {
   return {
     monitor: `${directory}/qmp.sock`,
     serial: `${directory}/serial0.sock`,
     vnc: `${directory}/vnc.sock`,
     agent: `${directory}/agent.sock`,
+    tpm: `${directory}/tpm.sock`,
   }
 }
 
@@ -196,6 +203,12 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
       return nicArgs(device, plan.local)
     case 'cdrom':
       return cdromArgs(device, plan.local)
+    case 'tpm':
+      return [
+        ['-chardev', opt('socket', { id: 'chan-tpm0', path: socket.tpm })],
+        ['-tpmdev', opt('emulator', { id: device.id, chardev: 'chan-tpm0' })],
+        ['-device', json({ driver: 'tpm-crb', id: `dev-${device.id}`, tpmdev: device.id })],
+      ]
     case 'dimm': {
       const dimm = dimmArgs(device)
       return [

@@ -34,6 +34,7 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
     { kind: 'rng', id: 'rng0', bus: 'pcie.0', addr: '0x4' },
     { kind: 'serial', id: 'serial0', index: 0 },
   ]
+  if (spec.tpm) devices.push({ kind: 'tpm', id: 'tpm0' })
   const onPorts = spec.disks.length + spec.nics.length
   for (let i = 0; i < onPorts + SPARE_PORTS; i++) devices.push(rootPort(i))
   if (request.cloud_seed) {

@@ -1,9 +1,9 @@
 /**
  * A VM's folder on this host:
  *
- *   vms/<id>/            root, 0711: boot.json, live.json, serial.log, qemu.log (0600)
+ *   vms/<id>/            root, 0711: boot.json, live.json, serial.log, qemu.log, tpm.log (0600)
  *   vms/<id>/live/       the VM's uid, 0700: sockets, pid file, seed; made anew at each start
- *   vms/<id>/state/      the VM's uid, 0700: what is the machine's own and stays, such as UEFI variables
+ *   vms/<id>/state/      the VM's uid, 0700: what is the machine's own and stays, UEFI variables, the TPM
  *   vms/<id>/kept/<snapshot>/state/   root, 0700: the same as it was when a snapshot was taken
  *   vms/<id>/transfer/   root and the VM's group, 0710: a socket through which RAM is saved, only as long as that takes
  *
@@ -24,6 +24,8 @@ export type LiveRecord = {
   epoch: number
   uid: number
   qemu: ProcessId
+  /** Its swtpm. */
+  tpm?: ProcessId
   accelerator: 'kvm' | 'tcg'
   qemu_version: string
   taps: string[]
@@ -43,6 +45,7 @@ export class VmDirectory {
   readonly transfer: string
   readonly serialLog: string
   readonly qemuLog: string
+  readonly tpmLog: string
 
   constructor(dataDir: string, vm: string, within = 'vms') {
     if (!isId(vm)) throw new Error(`not an id: ${vm}`)
@@ -52,6 +55,7 @@ export class VmDirectory {
     this.transfer = `${this.root}/transfer`
     this.serialLog = `${this.root}/serial.log`
     this.qemuLog = `${this.root}/qemu.log`
+    this.tpmLog = `${this.root}/tpm.log`
   }
 
   /** The folder of what a snapshot keeps. */

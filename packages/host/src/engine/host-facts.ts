@@ -5,6 +5,7 @@ import type { CgroupLayout } from './cgroup.ts'
 import { cpuFacts, memoryFacts, qemuFacts } from './facts.ts'
 import { firmwareKinds } from './firmware.ts'
 import type { Acceleration } from './probe/accelerator.ts'
+import { tpmPrograms } from './tpm.ts'
 
 export type HostFactsOptions = {
   qemu: string
@@ -12,6 +13,8 @@ export type HostFactsOptions = {
   layout: CgroupLayout
   networks: Networks
   acceleration: Promise<Acceleration>
+  /** Names of VMs that run and whose TPM has ended. */
+  tpmLost: readonly string[]
 }
 
 export async function hostFacts(o: HostFactsOptions): Promise<HostFacts> {
@@ -47,6 +50,7 @@ export async function hostFacts(o: HostFactsOptions): Promise<HostFacts> {
       },
     ],
     firmware,
+    tpm: tpmPrograms() !== undefined,
     cgroup: layout.version,
     root: o.root,
     attention: [
@@ -69,6 +73,11 @@ export async function hostFacts(o: HostFactsOptions): Promise<HostFacts> {
             },
           ]
         : []),
+      ...o.tpmLost.map((name) => ({
+        about: 'tpm',
+        detail: `The TPM of "${name}" (swtpm) has ended; its guest can't reach what it keeps in it.`,
+        remedy: `wadah vm shutdown ${name}; wadah vm start ${name}`,
+      })),
       ...(nat.notes ?? []).map((note) => ({
         about: 'networks',
         detail: note.text,

@@ -110,7 +110,7 @@ export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
 }
 
 /** The daemon may be spared by the kernel when memory runs out (`OOMScoreAdjust=`); its guests inherit that, and must not be. */
-async function unprotectFromOom(pid: number): Promise<void> {
+export async function unprotectFromOom(pid: number): Promise<void> {
   const own = Number(await readFile('/proc/self/oom_score_adj', 'utf8').catch(() => '0'))
   if (own < 0) await writeFile(`/proc/${pid}/oom_score_adj`, '0')
 }

@@ -52,6 +52,7 @@ import { isReplaced, processAt, processes, qemuOf, signalProcess, startOf, waitG
 import { RunningVm } from './running-vm.ts'
 import { screenshot } from './screenshot.ts'
 import { cryptSalt } from './sha512-crypt.ts'
+import { endTpmOf, needTpm, startTpm } from './tpm.ts'
 import { connectQmp } from '@wadah/qmp/client'
 
 export type MachineOptions = {
@@ -164,6 +165,7 @@ export class HostMachine implements Machine {
       layout: this.#cgroups.layout,
       networks: this.networks,
       acceleration: this.#acceleration,
+      tpmLost: [...this.#running.values()].filter((vm) => vm.tpmLost).map((vm) => vm.record.name),
     })
   }
 
@@ -244,6 +246,7 @@ export class HostMachine implements Machine {
     const uid = this.#root ? request.spec.uid : null
     const directory = new VmDirectory(this.#o.dataDir, request.vm)
     const firmware = await firmwareFiles(firmwareOf(request.spec.firmware), directory, uid)
+    const tpm = request.spec.tpm ? needTpm(directory) : undefined
     const cdroms: Record<string, string> = {}
     for (const { name, image } of request.cdroms ?? []) {
       if (image !== undefined) cdroms[name] = await this.#iso(image)
@@ -262,6 +265,7 @@ export class HostMachine implements Machine {
       directory: directory.live,
       cdroms,
       firmware,
+      tpm,
       cgroup: this.#cgroups.layout.version === 'none' ? null : this.#o.cgroup,
       diskPath: (pool, volume) => this.volumes.path(pool, volume),
       tapName: (_vm, nic) => taps.get(nic) ?? '',
@@ -317,7 +321,11 @@ export class HostMachine implements Machine {
     const directory = new VmDirectory(this.#o.dataDir, vm)
     const [qemu, acceleration] = await Promise.all([qemuFacts(this.#o.qemu), this.#acceleration])
     this.#observed({ vm, state: 'starting', epoch: plan.local.epoch, at_ms: this.#o.now_ms() })
+    const uid = this.#root ? plan.local.uid : null
+    const enter = (pid: number) => this.#cgroups.enter(vm, pid)
     try {
+      const programs = plan.local.tpm
+      const tpm = programs && (await startTpm({ programs, directory, uid, enter, signal }))
       const {
         qemu: id,
         qmp,
@@ -325,9 +333,9 @@ export class HostMachine implements Machine {
       } = await spawnQemu({
         plan,
         logs: { serial: directory.serialLog, qemu: directory.qemuLog },
-        uid: this.#root ? plan.local.uid : null,
+        uid,
         groups: acceleration.groups,
-        onSpawn: (pid) => this.#cgroups.enter(vm, pid),
+        onSpawn: enter,
         signal,
       })
       const live: LiveRecord = {
@@ -336,6 +344,7 @@ export class HostMachine implements Machine {
         epoch: plan.local.epoch,
         uid: plan.local.uid,
         qemu: id,
+        ...(tpm ? { tpm } : {}),
         accelerator: plan.record.accelerator,
         qemu_version: qemu.version,
         taps: prepared?.taps ?? [],
@@ -365,7 +374,9 @@ export class HostMachine implements Machine {
       if (running.isGone) throw fail('qemu_failed', `QEMU ended right after its start: ${(await running.gone).reason}.`)
       return running
     } catch (error) {
-      this.#observed({ vm, ...(await endFailed(this.running(vm), error)), at_ms: this.#o.now_ms() })
+      const told = await endFailed(this.running(vm), error)
+      if (told.state === 'stopped') await endTpmOf(directory)
+      this.#observed({ vm, ...told, at_ms: this.#o.now_ms() })
       throw error
     }
   }
@@ -552,6 +563,7 @@ export class HostMachine implements Machine {
   async #tidy(vm: string, taps: string[]): Promise<void> {
     const directory = new VmDirectory(this.#o.dataDir, vm)
     this.#prepared.delete(vm)
+    await endTpmOf(directory)
     // First, and by itself: while anything runs in it, nothing that it needs is taken away.
     await this.#cgroups.remove(vm)
     await Promise.all([
@@ -716,9 +728,11 @@ export class HostMachine implements Machine {
   }
 
   async #trimLogs(): Promise<void> {
-    for (const vm of this.#running.keys()) {
+    for (const [vm, running] of this.#running) {
+      running.lookAtTpm()
       const directory = new VmDirectory(this.#o.dataDir, vm)
-      await Promise.all([trimLog(directory.serialLog), trimLog(directory.qemuLog)]).catch(() => {})
+      const logs = [directory.serialLog, directory.qemuLog, ...(running.live.tpm ? [directory.tpmLog] : [])]
+      await Promise.all(logs.map((log) => trimLog(log))).catch(() => {})
     }
   }
 

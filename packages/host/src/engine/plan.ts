@@ -12,6 +12,7 @@ export type PlanFacts = RecordFacts & {
   kernel?: { kernel: string; initrd?: string } | undefined
   cdroms?: Record<string, string>
   firmware?: { code: string; vars: string } | undefined
+  tpm?: LocalPlan['tpm'] | undefined
 }
 
 /** slirp's addresses; the guest is told its own by DHCP. */
@@ -36,6 +37,7 @@ export function bootPlan(request: LaunchRequest, facts: PlanFacts): BootPlan {
       ...(facts.kernel ? { kernel: facts.kernel } : {}),
       ...(facts.cdroms && Object.keys(facts.cdroms).length > 0 ? { cdroms: facts.cdroms } : {}),
       ...(facts.firmware ? { firmware: facts.firmware } : {}),
+      ...(facts.tpm ? { tpm: facts.tpm } : {}),
       tb_size_mib: tbSizeMib(record.accelerator, record.memory.mib),
       qemu: facts.qemu,
     },

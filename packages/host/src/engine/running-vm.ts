@@ -14,6 +14,7 @@ import { STATE_EVENTS, stateOf } from './state.ts'
 
 const QUIT_TIMEOUT_MS = 5_000
 const RESET_TIMEOUT_MS = 10_000
+const TPM_LOST = 'its TPM has ended; the guest gets it back when it was shut down and started again'
 const RECONNECT_MS = [50, 200, 1000, 5000] as const
 
 export type RunningOptions = {
@@ -165,8 +166,22 @@ export class RunningVm implements Running {
     }
   }
 
+  /** Its swtpm has ended, and QEMU can't take another. */
+  get tpmLost(): boolean {
+    return this.#tpmLost
+  }
+  #tpmLost = false
+
+  /** It may be no child of ours, whose end would be told by itself. */
+  lookAtTpm(): void {
+    if (this.#isGone || this.#tpmLost || !this.live.tpm || isAlive(this.live.tpm)) return
+    this.#tpmLost = true
+    this.#o.log(`${this.vm}: its TPM (swtpm, process ${this.live.tpm.pid}) has ended`)
+    void this.refresh()
+  }
+
   #reason(pausedBy: PausedBy | undefined): { reason?: string } {
-    if (pausedBy !== 'io-error') return {}
+    if (pausedBy !== 'io-error') return this.#tpmLost ? { reason: TPM_LOST } : {}
     const { device = 'a disk', full = false } = this.#ioError ?? {}
     return {
       reason: full

@@ -12,6 +12,7 @@ const good: Seen = {
   cgroup: { version: 'v2' },
   nat: { ok: true, notes: [] },
   firmware: ['bios', 'uefi', 'uefi-secure'],
+  swtpm: true,
   build_packages_missing: [],
   user_namespaces: { max: 1000, unprivileged: true, subuid: true },
   data: { path: '/var/lib/wadah', free_bytes: 50 * GIB, capacity_bytes: 100 * GIB, file_system: 'ext4' },
@@ -35,6 +36,7 @@ describe('a machine', () => {
       'cgroup',
       'networks',
       'uefi',
+      'tpm',
       'image builds',
       'disk space',
       'memory',
@@ -71,6 +73,7 @@ describe('a machine', () => {
       ['lack networks → apt-get install nftables'],
     ],
     ['with Docker in the way', { nat: { ok: true, notes: [{ text: 'drops', remedy: 'r' }] } }, ['warn networks → r']],
+    ['without swtpm', { swtpm: false }, ['warn tpm → apt-get install swtpm swtpm-tools']],
     ['without OVMF', { firmware: ['bios'] }, ['warn uefi → apt-get install ovmf']],
     [
       'that cannot build',

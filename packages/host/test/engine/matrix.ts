@@ -154,8 +154,11 @@ export const MATRIX: Record<string, { request: LaunchRequest; facts?: object; lo
     ),
   },
   'secure-boot': {
-    request: request({ disks: [disk(0)], firmware: { kind: 'uefi', secure_boot: true } }),
-    local: { firmware: { code: '/usr/share/OVMF/OVMF_CODE_4M.secboot.fd', vars: '/state/nvram-secure.fd' } },
+    request: request({ disks: [disk(0)], firmware: { kind: 'uefi', secure_boot: true }, tpm: true }),
+    local: {
+      tpm: { swtpm: '/usr/bin/swtpm', setup: '/usr/bin/swtpm_setup' },
+      firmware: { code: '/usr/share/OVMF/OVMF_CODE_4M.secboot.fd', vars: '/state/nvram-secure.fd' },
+    },
   },
   'cloud-seed': {
     request: request(

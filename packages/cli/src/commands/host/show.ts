@@ -29,6 +29,8 @@ export const show: Register = (group, cli) => {
           }),
         ],
         [t('col.accelerator'), `${h.accelerator} (${h.accelerator_reason})`],
+        [t('col.firmware'), h.firmware.join(', ')],
+        ['TPM', t(h.tpm ? 'word.yes' : 'word.no')],
         ['cgroup', h.cgroup],
         ['root', t(h.root ? 'word.yes' : 'word.no')],
       ])

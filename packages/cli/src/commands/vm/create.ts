@@ -35,6 +35,7 @@ export const create: Register = (group, cli) => {
     .option('--cdrom <image>', t('opt.cdrom'), collect)
     .option('--boot-order <names>', t('opt.boot_order'))
     .option('--firmware <kind>', t('opt.firmware'))
+    .option('--tpm', t('opt.tpm'))
     .option('--label <key=value>', t('opt.label'), collect)
     .option('--description <text>', t('opt.description'))
     .option('--protect', t('opt.protect'))

@@ -35,6 +35,8 @@ export const edit: Register = (group, cli) => {
     .option('--remove-cdrom <drive>', t('opt.edit.remove_cdrom'), collect)
     .option('--boot-order <names>', t('opt.boot_order'))
     .option('--firmware <kind>', t('opt.firmware'))
+    .option('--tpm', t('opt.tpm'))
+    .option('--no-tpm', t('opt.edit.no_tpm'))
     .action(async (ref: string, options: EditOptions) => {
       const api = await cli.api()
       const before = await api.call(endpoints.vms.get, { params: { vm: ref } })
