@@ -4,6 +4,7 @@ import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { basename, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import WebSocket from 'ws'
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { VmEdit } from '@wadah/api/schema/vm'
 import { CACHE, Daemon, purgeDead, until } from '../kit/daemon.ts'
@@ -302,5 +303,44 @@ describe('a TPM', () => {
     }
     await d.done(await d.api.call(vms.delete, params('keys')))
     expect(d.traces()).toMatchObject({ qemus: [], groups: [], folders: [] })
+  })
+})
+
+describe('serial ports', () => {
+  const open = async (port: number) => {
+    const { path } = await d.api.call(vms.console, { ...params('lines'), body: { kind: 'serial', port } })
+    const socket = new WebSocket(`ws+unix:${d.socket}:${path}`)
+    const line = { seen: '', send: (text: string) => socket.send(Buffer.from(text)), close: () => socket.close() }
+    socket.on('message', (data: Buffer) => (line.seen += data.toString()))
+    await new Promise((resolve, reject) => socket.once('open', resolve).once('error', reject))
+    return line
+  }
+
+  test('four of them, each a line of its own; only the first is in the log', async () => {
+    await d.create({ name: 'lines', start: true, serial_ports: 4 })
+    await d.booted('lines')
+    const lines = await Promise.all([0, 1, 2, 3].map((port) => open(port)))
+    // The guest echoes on each what comes in there, all at once.
+    for (const n of [1, 2, 3])
+      await sh(
+        'lines',
+        `stty -F /dev/ttyS${n} raw -echo; (while read -r x; do echo "port${n}:$x"; done </dev/ttyS${n} >/dev/ttyS${n} 2>&1 &)`,
+      )
+    for (let round = 0; round < 5; round++) {
+      for (const n of [1, 2, 3]) lines[n]?.send(`hello${round}\n`)
+      for (const n of [1, 2, 3])
+        await until(`port ${n}, round ${round}`, () => lines[n]?.seen.includes(`port${n}:hello${round}`), 20_000)
+    }
+    expect(lines.map((l) => /port[0-9]/.test(l.seen))).toEqual([false, true, true, true])
+    expect((await d.api.call(vms.log, params('lines'))).text).not.toContain('port1')
+    for (const line of lines) line.close()
+
+    expect((await edit('lines', { serial_ports: 2 })).status.pending_restart).toEqual(['serial_ports'])
+    // It still runs with four.
+    ;(await open(3)).close()
+    await stop('lines')
+    await d.done(await d.api.call(vms.start, params('lines')))
+    await expect(open(2)).rejects.toMatchObject({ fault: { code: 'not_found', field: '/port', effect: 'none' } })
+    await d.done(await d.api.call(vms.delete, { ...params('lines'), query: { force: true } }))
   })
 })

@@ -254,6 +254,7 @@ describe('a plan', () => {
     ],
     ['firmware: {kind: uefi, secure_boot: true}', { firmware: { kind: 'uefi', secure_boot: true } }, ['firmware']],
     ['tpm: true', { tpm: true }, ['tpm']],
+    ['serial_ports: 2', { serial_ports: 2 }, ['serial_ports']],
     ['boot_order: [root]', { boot_order: ['root'] }, ['boot_order']],
     ['cdroms: [{}]', { add_cdroms: [{ name: 'cd0' }] }, ['cdroms']],
     ['nics: [{name: nic0}, {network: office}]', { add_nics: [{ network: 'office', name: 'net1' }] }, []],
@@ -278,6 +279,7 @@ describe('a plan', () => {
     'firmware: {kind: bios}',
     'boot_order: []',
     'tpm: false',
+    'serial_ports: 1',
     'cdroms: []',
     'seed: {hostname: web}',
   ])('of what is so already is empty: %s', (field) => {

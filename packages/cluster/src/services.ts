@@ -17,7 +17,7 @@ import type {
 } from '@wadah/api/schema/storage'
 import type { Snapshot, SnapshotCreate, SnapshotRevert } from '@wadah/api/schema/snapshot'
 import type { Vm, VmCreate, VmEdit, VmState } from '@wadah/api/schema/vm'
-import type { ConsoleStream } from '@wadah/ports/machine'
+import type { ConsoleStream, ConsoleTarget } from '@wadah/ports/machine'
 
 /** Who asks. `idempotency`: the same key and digest again gives the same job; the same key with another digest is refused. */
 export type Caller = { subject: Subject; project: string; idempotency?: { key: string; digest: string } }
@@ -67,8 +67,8 @@ export interface VmService {
   freeze(caller: Caller, ref: string, timeout_s: number, signal: AbortSignal): Promise<{ file_systems: number }>
   thaw(caller: Caller, ref: string, signal: AbortSignal): Promise<{ file_systems: number }>
   /** Whether a console may be opened now; the ticket itself is the daemon's. Returns the VM's id. */
-  checkConsole(caller: Caller, ref: string, kind: 'serial' | 'vnc'): string
-  console(vmId: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream>
+  checkConsole(caller: Caller, ref: string, target: ConsoleTarget): string
+  console(vmId: string, target: ConsoleTarget): Promise<ConsoleStream>
   /** `image` undefined: takes out what is in the drive. */
   changeMedium(
     caller: Caller,

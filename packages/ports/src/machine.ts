@@ -221,8 +221,8 @@ export interface Machine {
   /** Makes limits hold for a VM that runs. */
   applyLimits(vm: string, spec: VmSpec): Promise<void>
   guest(vm: string): Guest
-  /** A raw connection to the serial port or VNC server of a VM; several may share the serial one. */
-  console(vm: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream>
+  /** A raw connection to a serial port or the VNC server of a VM; several may share a serial one. */
+  console(vm: string, target: ConsoleTarget): Promise<ConsoleStream>
   /** The picture on its screen, as PNG. */
   screenshot(vm: string, signal: AbortSignal): Promise<Uint8Array>
   /** The end of the serial log. */
@@ -241,6 +241,9 @@ export interface Machine {
   readonly images: Images
   readonly imports: Imports
 }
+
+/** `port`: of the serial ones, from 0 on; 0 unless said. */
+export type ConsoleTarget = { kind: 'serial' | 'vnc'; port?: number }
 
 export interface ConsoleStream {
   readonly data: AsyncIterable<Uint8Array>

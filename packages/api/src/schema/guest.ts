@@ -42,7 +42,10 @@ export const GuestInfoSchema = Type.Object(
 )
 export type GuestInfo = Type.Static<typeof GuestInfoSchema>
 export const ConsoleSchema = Closed(
-  { kind: Type.Union([Type.Literal('serial'), Type.Literal('vnc')]) },
+  {
+    kind: Type.Union([Type.Literal('serial'), Type.Literal('vnc')]),
+    port: Type.Optional(Type.Integer({ minimum: 0, maximum: 3, default: 0, description: 'which serial port, from 0' })),
+  },
   { title: 'ConsoleRequest' },
 )
 export const ConsoleTicketSchema = Type.Object(

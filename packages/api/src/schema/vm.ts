@@ -145,6 +145,11 @@ export const FirmwareSchema = Type.Union([
   Closed({ kind: Type.Literal('uefi'), secure_boot: Type.Optional(Type.Boolean({ default: false })) }),
 ])
 export type Firmware = Type.Static<typeof FirmwareSchema>
+const serialPorts = Type.Integer({
+  minimum: 1,
+  maximum: 4,
+  description: 'serial ports; 1 unless said, the first has a log',
+})
 const tpm = Type.Boolean({ description: 'a TPM 2.0 of its own, empty at first; a clone gets a new one' })
 /** In order: names of disks and CD drives. What is not named comes after, disks first. */
 const bootOrder = Type.Array(NameSchema, { maxItems: 20, description: 'names of disks and CD drives, first one first' })
@@ -209,6 +214,7 @@ export const VmCreateSchema = Closed(
     boot_order: Type.Optional(bootOrder),
     firmware: Type.Optional(FirmwareSchema),
     tpm: Type.Optional(tpm),
+    serial_ports: Type.Optional(serialPorts),
     limits: Type.Optional(LimitsSchema),
     balloon_mib: Type.Optional(Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024 })),
     seed: Type.Optional(SeedInputSchema),
@@ -262,6 +268,7 @@ export const VmEditSchema = Closed(
     boot_order: Type.Optional(bootOrder),
     firmware: Type.Optional(FirmwareSchema),
     tpm: Type.Optional(tpm),
+    serial_ports: Type.Optional(serialPorts),
   },
   { title: 'VmEdit', minProperties: 1 },
 )
@@ -318,6 +325,7 @@ export const VmSpecSchema = Type.Object({
   boot_order: Type.Optional(Type.Array(NameSchema)),
   firmware: Type.Optional(FirmwareSchema),
   tpm: Type.Optional(tpm),
+  serial_ports: Type.Optional(serialPorts),
   limits: LimitsSchema,
   balloon_mib: Type.Union([Type.Integer(), Type.Null()]),
   seed: Type.Object({

@@ -70,6 +70,7 @@ export function documentOf(vm: Vm, current: Omit<Current, 'vms'>): Record<string
     ...(spec.boot_order?.length ? { boot_order: spec.boot_order } : {}),
     ...(spec.firmware === undefined ? {} : { firmware: spec.firmware }),
     ...(spec.tpm ? { tpm: true } : {}),
+    ...(spec.serial_ports === undefined ? {} : { serial_ports: spec.serial_ports }),
     seed: { hostname, ...(user === undefined ? {} : { user }), ...(ssh_keys.length === 0 ? {} : { ssh_keys }) },
     state: vm.status.state === 'stopped' ? 'stopped' : 'running',
   }

@@ -55,11 +55,11 @@ export type Draft = {
 /** Only these mean anything when it is made: nothing can be compared later. */
 const AT_CREATION = new Set(['name', 'clone', 'pool', 'seed'])
 /** Taken over by a running VM at its next start. */
-const AT_START = new Set(['cpus', 'cmdline', 'firmware', 'tpm', 'boot_order'])
+const AT_START = new Set(['cpus', 'cmdline', 'firmware', 'tpm', 'serial_ports', 'boot_order'])
 /** Mappings whose edit takes single keys; others are sent as a whole. */
 const BY_KEY = new Set(['limits', 'autostart'])
 /** What is meant where the daemon's record has nothing. */
-const UNSET: Fields = { firmware: { kind: 'bios' }, tpm: false, boot_order: [], host_access: false, snapshot_schedule: null }
+const UNSET: Fields = { firmware: { kind: 'bios' }, tpm: false, serial_ports: 1, boot_order: [], host_access: false, snapshot_schedule: null }
 
 export function makePlan(docs: readonly Doc[], current: Current, o: PlanOptions): Plan {
   const plan: Plan = { actions: [], obstacles: [], notes: [] }

@@ -8,9 +8,11 @@ import type { Api } from './api.ts'
 /** `closed`: why it ended, in the daemon's words. */
 export type Console = { stream: Duplex; closed: Promise<string> }
 
+type ConsoleBody = { kind: 'serial' | 'vnc'; port?: number }
+
 /** Opens a console as a byte stream. Its end says nothing of the VM: it may have stopped, or the daemon restarted. */
-export async function openConsole(api: Api, vm: string, kind: 'serial' | 'vnc'): Promise<Console> {
-  const { path } = await api.call(endpoints.vms.console, { params: { vm }, body: { kind } })
+export async function openConsole(api: Api, vm: string, body: ConsoleBody): Promise<Console> {
+  const { path } = await api.call(endpoints.vms.console, { params: { vm }, body })
   if (!path.startsWith('/')) throw fail('internal', 'The daemon named no path for the console')
   const socket = await api.dial()
   const ws = new WebSocket(`ws://${api.host}${path}`, {

@@ -31,6 +31,7 @@ export type CreateOptions = StartOptions & {
   bootOrder?: string
   firmware?: string
   tpm?: boolean
+  serialPorts?: string
   label?: string[]
   description?: string
   start?: boolean
@@ -69,6 +70,7 @@ export function buildCreate(
   if (o.memory !== undefined) body.memory_mib = parseMib(o.memory, '--memory')
   if (o.balloon !== undefined) body.balloon_mib = parseMib(o.balloon, '--balloon')
   if (o.cmdline !== undefined) body.cmdline = o.cmdline
+  if (o.serialPorts !== undefined) body.serial_ports = parseInteger(o.serialPorts, '--serial-ports', 1, 4)
   if (o.addDisk) body.disks = [...(base.disks ?? []), ...o.addDisk.map(parseDisk)]
   if (o.cdrom) body.cdroms = [...(base.cdroms ?? []), ...o.cdrom.map(parseCdrom)]
   if (o.bootOrder !== undefined) body.boot_order = o.bootOrder.split(',')
@@ -164,6 +166,7 @@ export type EditOptions = StartOptions & {
   bootOrder?: string
   firmware?: string
   tpm?: boolean
+  serialPorts?: string
 }
 
 /** `empty`, or the name of an image. */
@@ -196,6 +199,7 @@ export function buildEdit(vm: Vm, o: EditOptions): VmEdit {
   if (o.memory !== undefined) body.memory_mib = parseMib(o.memory, '--memory')
   if (o.balloon !== undefined) body.balloon_mib = o.balloon === 'none' ? null : parseMib(o.balloon, '--balloon')
   if (o.cmdline !== undefined) body.cmdline = o.cmdline
+  if (o.serialPorts !== undefined) body.serial_ports = parseInteger(o.serialPorts, '--serial-ports', 1, 4)
   if (Object.keys(limits).length > 0) body.limits = { ...vm.spec.limits, ...limits }
   if (Object.keys(disk).length > 0) {
     const name = o.disk ?? vm.spec.disks[0]?.name

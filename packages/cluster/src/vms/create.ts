@@ -127,6 +127,7 @@ export async function planCreate(
     machine: 'q35',
     ...(firmware === undefined ? {} : { firmware }),
     ...(body.tpm ? { tpm: true } : {}),
+    ...(body.serial_ports === undefined ? {} : { serial_ports: body.serial_ports }),
     ...(cdroms.length === 0 ? {} : { cdroms }),
     ...(body.boot_order === undefined ? {} : { boot_order: body.boot_order }),
     boot:

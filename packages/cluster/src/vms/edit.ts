@@ -54,6 +54,7 @@ export async function planEdit(
     give(indexKeys.name('vm', vm.project, vm.name))
   }
   if (body.cpus !== undefined) spec.cpus = body.cpus
+  if (body.serial_ports !== undefined) spec.serial_ports = body.serial_ports
   if (body.memory_mib !== undefined) {
     checkMemory(deps, body.memory_mib)
     const least = spec.image === undefined ? 0 : (deps.view.get(imageKind, spec.image)?.value.min_memory_mib ?? 0)

@@ -6,7 +6,7 @@ import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
 import type { Job } from '@wadah/api/schema/job'
 import { parseSelector, selects } from '@wadah/api/selector'
 import type { DiskInput, DiskLimits, Vm, VmAction, VmCreate, VmEdit, VmState } from '@wadah/api/schema/vm'
-import type { ConsoleStream, Observed } from '@wadah/ports/machine'
+import type { ConsoleStream, ConsoleTarget, Observed } from '@wadah/ports/machine'
 import { type Rec, type Write, absent, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
@@ -630,13 +630,24 @@ export class Vms implements VmService {
     return vm.id
   }
 
-  checkConsole(caller: Caller, ref: string, _kind: 'serial' | 'vnc'): string {
+  checkConsole(caller: Caller, ref: string, { kind, port = 0 }: ConsoleTarget): string {
     const vm = this.#find(caller, ref)
     this.#allow(caller, vm, 'console')
+    const ports = this.#deps.view.get(statusKind, vm.id)?.value.booted?.serial_ports ?? 1
+    if (kind === 'serial' && port >= ports) {
+      throw fail(
+        'not_found',
+        `"${vm.value.name}" runs with ${ports} serial port${ports === 1 ? '' : 's'}, counted from 0.`,
+        {
+          field: '/port',
+          remedy: `wadah vm edit ${vm.value.name} --serial-ports ${port + 1}, and start it anew`,
+        },
+      )
+    }
     return vm.id
   }
-  console(vmId: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream> {
-    return this.#deps.machine.console(vmId, kind)
+  console(vmId: string, target: ConsoleTarget): Promise<ConsoleStream> {
+    return this.#deps.machine.console(vmId, target)
   }
   async changeMedium(
     caller: Caller,

@@ -21,6 +21,7 @@ export function pendingRestart(spec: VmSpec, booted: StatusRecord['booted']): st
   if (spec.memory_mib !== booted.memory_mib) out.push('memory_mib')
   if ((spec.boot.kind === 'kernel' ? spec.boot.cmdline : undefined) !== booted.cmdline) out.push('cmdline')
   if (firmwareKey(spec) !== (booted.firmware ?? 'bios')) out.push('firmware')
+  if ((spec.serial_ports ?? 1) !== (booted.serial_ports ?? 1)) out.push('serial_ports')
   if ((spec.tpm ?? false) !== (booted.tpm ?? false)) out.push('tpm')
   if ((spec.cdroms ?? []).map((c) => c.name).join() !== (booted.cdroms ?? []).join()) out.push('cdroms')
   if ((spec.boot_order ?? []).join() !== (booted.boot_order ?? []).join()) out.push('boot_order')
@@ -56,6 +57,7 @@ export function bootedOf(spec: VmSpec): NonNullable<StatusRecord['booted']> {
     nics: spec.nics.map(nicKey),
     firmware: firmwareKey(spec),
     tpm: spec.tpm ?? false,
+    serial_ports: spec.serial_ports ?? 1,
     cdroms: (spec.cdroms ?? []).map((c) => c.name),
     boot_order: spec.boot_order ?? [],
   }

@@ -3,7 +3,7 @@ import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { fail, WadahError } from '@wadah/api/fault'
 import type { VmService } from '@wadah/cluster/services'
-import type { ConsoleStream } from '@wadah/ports/machine'
+import type { ConsoleStream, ConsoleTarget } from '@wadah/ports/machine'
 import type { Clock } from '@wadah/store/clock'
 import { WebSocket, WebSocketServer } from 'ws'
 import type { Identity } from './access/store.ts'
@@ -59,11 +59,11 @@ export class Consoles {
 
   ticket(
     vm: string,
-    kind: 'serial' | 'vnc',
+    target: ConsoleTarget,
     identity: Identity | undefined,
   ): { ticket: string; path: string; expires_at: string } {
     if (!identity) throw fail('unauthenticated', 'A console needs a login.')
-    const ticket = this.#tickets.issue(vm, kind, identity)
+    const ticket = this.#tickets.issue(vm, target, identity)
     const expires_at = new Date(this.#o.clock.now_ms() + TICKET_MS).toISOString()
     return { ticket, path: `/v1/console?ticket=${ticket}`, expires_at }
   }
@@ -94,7 +94,7 @@ export class Consoles {
     this.#keepPinging()
     let stream: ConsoleStream | undefined
     try {
-      stream = await this.#o.vms.console(ticket.vm, ticket.kind)
+      stream = await this.#o.vms.console(ticket.vm, ticket.target)
       if (ws.readyState === WebSocket.OPEN) {
         toGuest(ws, stream)
         ws.resume()

@@ -1,9 +1,10 @@
 /** One-time tickets for WebSockets: a browser can't send a header there, and a lasting secret does not belong into a URL. */
 import { createHash } from 'node:crypto'
 import { fail } from '@wadah/api/fault'
+import type { ConsoleTarget } from '@wadah/ports/machine'
 import type { Identity } from './access/store.ts'
 
-export type Ticket = { vm: string; kind: 'serial' | 'vnc'; identity: Identity; ends_ms: number }
+export type Ticket = { vm: string; target: ConsoleTarget; identity: Identity; ends_ms: number }
 
 export const TICKET_MS = 60_000
 const TICKETS_MAX = 1024
@@ -21,13 +22,13 @@ export class Tickets {
   }
 
   /** @throws WadahError `rate_limited` when too many wait to be used */
-  issue(vm: string, kind: 'serial' | 'vnc', identity: Identity): string {
+  issue(vm: string, target: ConsoleTarget, identity: Identity): string {
     const now = this.#now_ms()
     for (const [key, ticket] of this.#open) if (ticket.ends_ms <= now) this.#open.delete(key)
     if (this.#open.size >= TICKETS_MAX)
       throw fail('rate_limited', 'Too many console tickets wait to be used; they end within a minute.')
     const secret = Buffer.from(this.#random(32)).toString('base64url')
-    this.#open.set(hash(secret), { vm, kind, identity, ends_ms: now + TICKET_MS })
+    this.#open.set(hash(secret), { vm, target, identity, ends_ms: now + TICKET_MS })
     return secret
   }
 

@@ -19,19 +19,20 @@ function opt(first: string, values: Record<string, string | number | undefined>)
 /** Paths of the sockets in a VM's own directory. */
 export function sockets(directory: string): {
   monitor: string
-  serial: string
   vnc: string
   agent: string
   tpm: string
 } {
   return {
     monitor: `${directory}/qmp.sock`,
-    serial: `${directory}/serial0.sock`,
     vnc: `${directory}/vnc.sock`,
     agent: `${directory}/agent.sock`,
     tpm: `${directory}/tpm.sock`,
   }
 }
+
+/** Of the port with this number, from 0 on. */
+export const serialSocket = (directory: string, port: number): string => `${directory}/serial${port}.sock`
 
 export const cloudSeedPath = (directory: string): string => `${directory}/cidata.iso`
 
@@ -143,21 +144,7 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
     case 'vga':
       return [['-device', json({ driver: 'VGA', id: device.id, bus: device.bus, addr: device.addr, vgamem_mb: 8 })]]
     case 'serial':
-      return [
-        ['-add-fd', `fd=${SERIAL_LOG_FD},set=1,opaque=serial0`],
-        [
-          '-chardev',
-          opt('socket', {
-            id: device.id,
-            path: socket.serial,
-            server: 'on',
-            wait: 'off',
-            logfile: '/dev/fdset/1',
-            logappend: 'on',
-          }),
-        ],
-        ['-device', json({ driver: 'isa-serial', id: `dev-${device.id}`, chardev: device.id, index: device.index })],
-      ]
+      return serialArgs(device, plan.local.directory)
     case 'agent':
       return [
         ['-device', json({ driver: 'virtio-serial-pci', id: device.id, bus: device.bus, addr: device.addr })],
@@ -217,6 +204,17 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
       ]
     }
   }
+}
+
+/** The first port has a log, for it is where a guest's messages go. */
+function serialArgs({ id, index }: BootDevice & { kind: 'serial' }, directory: string): string[][] {
+  const path = serialSocket(directory, index)
+  const logged = index === 0 ? { logfile: '/dev/fdset/1', logappend: 'on' } : {}
+  return [
+    ...(index === 0 ? [['-add-fd', `fd=${SERIAL_LOG_FD},set=1,opaque=${id}`]] : []),
+    ['-chardev', opt('socket', { id, path, server: 'on', wait: 'off', ...logged })],
+    ['-device', json({ driver: 'isa-serial', id: `dev-${id}`, chardev: id, index })],
+  ]
 }
 
 type Json = { [key: string]: unknown }

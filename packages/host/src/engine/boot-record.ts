@@ -32,7 +32,11 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
     { kind: 'agent', id: 'agent0', bus: 'pcie.0', addr: '0x2' },
     { kind: 'balloon', id: 'balloon0', bus: 'pcie.0', addr: '0x3' },
     { kind: 'rng', id: 'rng0', bus: 'pcie.0', addr: '0x4' },
-    { kind: 'serial', id: 'serial0', index: 0 },
+    ...Array.from({ length: spec.serial_ports ?? 1 }, (_, index) => ({
+      kind: 'serial' as const,
+      id: `serial${index}`,
+      index,
+    })),
   ]
   if (spec.tpm) devices.push({ kind: 'tpm', id: 'tpm0' })
   const onPorts = spec.disks.length + spec.nics.length

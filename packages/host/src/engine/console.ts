@@ -2,6 +2,7 @@
 import { type Socket, createConnection } from 'node:net'
 import { fail } from '@wadah/api/fault'
 import type { ConsoleStream } from '@wadah/ports/machine'
+import { serialSocket } from './argv.ts'
 
 const MAX_BUFFER_BYTES = 4 * 1024 * 1024
 
@@ -29,6 +30,26 @@ export async function openVnc(path: string): Promise<ConsoleStream> {
     data: socket,
     write: (data) => void socket.write(data),
     close: () => socket.destroy(),
+  }
+}
+
+/** The serial ports of one VM. */
+export class SerialHubs {
+  readonly #live: string
+  readonly #hubs = new Map<number, SerialHub>()
+
+  constructor(live: string) {
+    this.#live = live
+  }
+
+  open(port: number): Promise<ConsoleStream> {
+    let hub = this.#hubs.get(port)
+    if (!hub) this.#hubs.set(port, (hub = new SerialHub(serialSocket(this.#live, port))))
+    return hub.open()
+  }
+
+  close(): void {
+    for (const hub of this.#hubs.values()) hub.close()
   }
 }
 

@@ -11,6 +11,7 @@ import type {
   BootDevice,
   BootPlan,
   ConsoleStream,
+  ConsoleTarget,
   Guest,
   HostFacts,
   LaunchRequest,
@@ -27,7 +28,7 @@ import { baselineCpu } from './boot-record.ts'
 import { Cgroups } from './cgroup.ts'
 import { Channel } from './channel.ts'
 import { cloudSeedImage } from './cloud-init.ts'
-import { SerialHub, openVnc } from './console.ts'
+import { SerialHubs, openVnc } from './console.ts'
 import { type LiveRecord, VmDirectory } from './directory.ts'
 import { setMedium } from './cdrom.ts'
 import { Exclusive, Slots } from './exclusive.ts'
@@ -96,7 +97,7 @@ export class HostMachine implements Machine {
   readonly #running = new Map<string, RunningVm>()
   readonly #prepared = new Map<string, Prepared>()
   readonly #guests = new Map<string, VmGuest>()
-  readonly #serial = new Map<string, SerialHub>()
+  readonly #serial = new Map<string, SerialHubs>()
   readonly #last = new Map<string, Observed>()
   readonly #news = new Channel<Observed>()
   readonly #one = new Exclusive()
@@ -154,7 +155,7 @@ export class HostMachine implements Machine {
     clearTimeout(this.#roomTimer)
     await Promise.all([...this.#guests.values()].map((guest) => guest.thawBeforeEnd()))
     for (const guest of this.#guests.values()) guest.close()
-    for (const hub of this.#serial.values()) hub.close()
+    for (const hubs of this.#serial.values()) hubs.close()
     await Promise.all([...this.#running.values()].map((vm) => vm.detach()))
   }
 
@@ -702,13 +703,13 @@ export class HostMachine implements Machine {
     return guest
   }
 
-  async console(vm: string, kind: 'serial' | 'vnc'): Promise<ConsoleStream> {
+  async console(vm: string, { kind, port = 0 }: ConsoleTarget): Promise<ConsoleStream> {
     this.#need(vm)
-    const socket = sockets(new VmDirectory(this.#o.dataDir, vm).live)
-    if (kind === 'vnc') return openVnc(socket.vnc)
-    let hub = this.#serial.get(vm)
-    if (!hub) this.#serial.set(vm, (hub = new SerialHub(socket.serial)))
-    return hub.open()
+    const { live } = new VmDirectory(this.#o.dataDir, vm)
+    if (kind === 'vnc') return openVnc(sockets(live).vnc)
+    let hubs = this.#serial.get(vm)
+    if (!hubs) this.#serial.set(vm, (hubs = new SerialHubs(live)))
+    return hubs.open(port)
   }
 
   screenshot(vm: string, signal: AbortSignal): Promise<Uint8Array> {

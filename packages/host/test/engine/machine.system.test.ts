@@ -133,7 +133,7 @@ describe('a real QEMU', () => {
   test('the serial console echoes', async () => {
     const { request } = await start()
     await ready(request.vm)
-    const console = await kit.machine.console(request.vm, 'serial')
+    const console = await kit.machine.console(request.vm, { kind: 'serial' })
     await console.write(Buffer.from("echo he''llo\n"))
     let seen = ''
     for await (const chunk of console.data) {

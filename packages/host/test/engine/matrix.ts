@@ -83,7 +83,7 @@ export const LOCAL = {
 /** `came`: devices that came while it ran. */
 export const MATRIX: Record<string, { request: LaunchRequest; facts?: object; local?: object; came?: BootDevice[] }> = {
   grown: {
-    request: request({ memory_mib: 256, nics: [nic(1)] }),
+    request: request({ memory_mib: 256, nics: [nic(1)], serial_ports: 4 }),
     came: [
       { kind: 'dimm', id: 'dimm0', slot: 0, mib: 128 },
       { kind: 'dimm', id: 'dimm1', slot: 1, mib: 512 },

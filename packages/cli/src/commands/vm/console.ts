@@ -6,6 +6,7 @@ import { EXIT } from '../../exit.ts'
 import type { Api } from '../../net/api.ts'
 import type { Console } from '../../net/websocket.ts'
 import type { Register } from '../../program.ts'
+import { parseInteger } from '../../text/size.ts'
 
 /** Ctrl-], as telnet and virsh have it. */
 const ESCAPE = 0x1d
@@ -15,11 +16,13 @@ export const console_: Register = (group, cli) => {
     .command('console <vm>')
     .description(cli.t('cmd.vm.console'))
     .option('--vnc <port-or-socket>', cli.t('opt.console.vnc'))
-    .action(async (vm: string, options: { vnc?: string }) => {
+    .option('--port <n>', cli.t('opt.console.port'))
+    .action(async (vm: string, options: { vnc?: string; port?: string }) => {
+      const port = options.port === undefined ? 0 : parseInteger(options.port, '--port', 0, 3)
       const api = await cli.api()
       if (options.vnc !== undefined) return await forwardVnc(cli, api, vm, options.vnc)
       const { openConsole } = await import('../../net/websocket.ts')
-      await attach(cli, await openConsole(api, vm, 'serial'), vm)
+      await attach(cli, await openConsole(api, vm, { kind: 'serial', port }), vm)
     })
 }
 
@@ -71,12 +74,12 @@ async function attach(cli: Cli, { stream, closed }: Console, vm: string): Promis
 async function forwardVnc(cli: Cli, api: Api, vm: string, where: string): Promise<void> {
   const { openConsole } = await import('../../net/websocket.ts')
   // Asked once before a viewer comes, so that a VM that is off is said here.
-  ;(await openConsole(api, vm, 'vnc')).stream.destroy()
+  ;(await openConsole(api, vm, { kind: 'vnc' })).stream.destroy()
   const port = /^\d+$/.test(where) ? Number(where) : undefined
   if (port !== undefined && port > 65_535) throw fail('invalid', `--vnc: ${where} is not a port`, { field: '--vnc' })
   const server = createServer((viewer) => {
     viewer.on('error', () => viewer.destroy())
-    openConsole(api, vm, 'vnc').then(
+    openConsole(api, vm, { kind: 'vnc' }).then(
       ({ stream }) => {
         stream.on('error', () => viewer.destroy()).on('close', () => viewer.destroy())
         viewer.on('close', () => stream.destroy())

@@ -36,6 +36,7 @@ export const edit: Register = (group, cli) => {
     .option('--boot-order <names>', t('opt.boot_order'))
     .option('--firmware <kind>', t('opt.firmware'))
     .option('--tpm', t('opt.tpm'))
+    .option('--serial-ports <n>', t('opt.serial_ports'))
     .option('--no-tpm', t('opt.edit.no_tpm'))
     .action(async (ref: string, options: EditOptions) => {
       const api = await cli.api()

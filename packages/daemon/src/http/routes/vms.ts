@@ -31,7 +31,7 @@ export function vmRoutes({ vms }: Services, consoles: Consoles): Binding[] {
     bind(e.freeze, ({ caller, params, body, signal }) => vms.freeze(caller, params.vm, body.timeout_s ?? 30, signal)),
     bind(e.thaw, ({ caller, params, signal }) => vms.thaw(caller, params.vm, signal)),
     bind(e.console, ({ caller, params, body, request }) =>
-      consoles.ticket(vms.checkConsole(caller, params.vm, body.kind), body.kind, request.identity),
+      consoles.ticket(vms.checkConsole(caller, params.vm, body), body, request.identity),
     ),
     bind(e.insert, ({ caller, params, body, signal }) =>
       vms.changeMedium(caller, params.vm, params.cdrom, body.image, body.force ?? false, signal),
