@@ -48,6 +48,7 @@ export type StatusRecord = {
     nics: string[]
     firmware?: string
     tpm?: boolean
+    hostdevs?: string[]
     serial_ports?: number
     cdroms?: string[]
     boot_order?: string[]

@@ -1,4 +1,5 @@
 /** What routes call: one function for each thing the API can do. Types only; the implementations lie beside. */
+import type { HostDevices } from '@wadah/api/schema/devices'
 import type { Subject } from '@wadah/api/schema/access'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
 import type { Host, HostCheck } from '@wadah/api/schema/host'
@@ -160,6 +161,7 @@ export interface JobService {
 export interface HostService {
   get(): Promise<Host>
   check(): Promise<HostCheck>
+  devices(): Promise<HostDevices>
   /** Shuts down every guest, in the reverse of the order they start in; what is wanted of them stays. */
   stopGuests(caller: Caller, body: { timeout_s?: number; total_s?: number }): Promise<Job>
 }

@@ -3,6 +3,7 @@
  * Plain data and async iterables, so that the implementation can one day be a small privileged process of its own.
  */
 import type { ExecResult, GuestInfo } from '@wadah/api/schema/guest'
+import type { DevicesFound } from './devices.ts'
 import type { CheckItem, Host } from '@wadah/api/schema/host'
 import type { PausedBy, Service, VmSpec, VmState } from '@wadah/api/schema/vm'
 import type { NetworkAttachment, NetworkDefinition, Networks } from './networks.ts'
@@ -70,6 +71,10 @@ export type BootDevice =
   | { kind: 'vga'; id: string; bus: string; addr: string }
   | { kind: 'serial'; id: string; index: number }
   | { kind: 'tpm'; id: string }
+  /** Devices of the host; where they are there is not the guest's to know. */
+  | { kind: 'hostdev-pci'; id: string; bus: string; name: string }
+  | { kind: 'usb-bus'; id: string; bus: string; addr: string }
+  | { kind: 'hostdev-usb'; id: string; port: string; name: string }
   /** RAM that came while the guest ran, in a slot of its own. */
   | { kind: 'dimm'; id: string; slot: number; mib: number }
   /** The seed disk of cloud-init. */
@@ -99,6 +104,8 @@ export type LocalPlan = {
   cdroms?: Record<string, string>
   /** UEFI: the code is everybody's, the variables are the VM's own. */
   firmware?: { code: string; vars: string }
+  /** Devices of this host, with the nodes that the VM's user must be able to open. */
+  devices?: Record<string, { kind: 'pci'; address: string; node: string } | { kind: 'usb'; node: string }>
   /** Programs that are its TPM. */
   tpm?: { swtpm: string; setup: string }
   tb_size_mib: number | null
@@ -163,6 +170,8 @@ export interface Machine {
   facts(): Promise<HostFacts>
   /** What this machine has and lacks, looked at anew. */
   inspect(): Promise<CheckItem[]>
+  /** PCI and USB devices, looked at anew. */
+  devices(): Promise<DevicesFound>
   /** VMs that run another QEMU than the one installed now: of another version, or replaced by an upgrade. */
   outdated(): Promise<{ vm: string; running: string; installed: string }[]>
   /** Another one after every start of the machine; the same when only the daemon was started anew. */

@@ -11,6 +11,7 @@ import {
   TokenSchema,
 } from '../schema/access.ts'
 import { Closed, PageOf, PageQuerySchema } from '../schema/common.ts'
+import { HostDevicesSchema } from '../schema/devices.ts'
 import { HostCheckSchema, HostSchema } from '../schema/host.ts'
 import { JOB_STATES, JobLogSchema, JobSchema } from '../schema/job.ts'
 import { NetworkCreateSchema, NetworkSchema } from '../schema/network.ts'
@@ -226,6 +227,14 @@ export const system = {
     summary:
       'Look at this host anew: what it can do, what it lacks and how to get it, and which VMs run an outdated QEMU',
     response: HostCheckSchema,
+  }),
+  devices: endpoint({
+    ...get,
+    id: 'system.devices',
+    path: '/v1/host/devices',
+    tag: 'system',
+    summary: 'PCI and USB devices of this host: what they are used for, and whether a VM can be given them',
+    response: HostDevicesSchema,
   }),
   stopGuests: endpoint({
     id: 'system.stopGuests',

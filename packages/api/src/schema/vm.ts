@@ -2,6 +2,7 @@
 import Type from 'typebox'
 import { IdSchema, NAME_PATTERN, NameSchema, RefSchema } from '../ids.ts'
 import { FaultSchema } from '../fault.ts'
+import { HostdevSchema } from './devices.ts'
 import { SEED_KINDS } from './imports.ts'
 import { SnapshotScheduleSchema } from './snapshot.ts'
 import { Closed, DescriptionSchema, Ipv4Schema, LabelsSchema, MacSchema, metaFields } from './common.ts'
@@ -145,6 +146,7 @@ export const FirmwareSchema = Type.Union([
   Closed({ kind: Type.Literal('uefi'), secure_boot: Type.Optional(Type.Boolean({ default: false })) }),
 ])
 export type Firmware = Type.Static<typeof FirmwareSchema>
+const hostdevs = Type.Array(HostdevSchema, { maxItems: 8, description: 'devices of the host, given as they are' })
 const serialPorts = Type.Integer({
   minimum: 1,
   maximum: 4,
@@ -215,6 +217,7 @@ export const VmCreateSchema = Closed(
     firmware: Type.Optional(FirmwareSchema),
     tpm: Type.Optional(tpm),
     serial_ports: Type.Optional(serialPorts),
+    hostdevs: Type.Optional(hostdevs),
     limits: Type.Optional(LimitsSchema),
     balloon_mib: Type.Optional(Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024 })),
     seed: Type.Optional(SeedInputSchema),
@@ -269,6 +272,8 @@ export const VmEditSchema = Closed(
     firmware: Type.Optional(FirmwareSchema),
     tpm: Type.Optional(tpm),
     serial_ports: Type.Optional(serialPorts),
+    add_hostdevs: Type.Optional(hostdevs),
+    remove_hostdevs: Type.Optional(Type.Array(NameSchema, { maxItems: 8 })),
   },
   { title: 'VmEdit', minProperties: 1 },
 )
@@ -326,6 +331,7 @@ export const VmSpecSchema = Type.Object({
   firmware: Type.Optional(FirmwareSchema),
   tpm: Type.Optional(tpm),
   serial_ports: Type.Optional(serialPorts),
+  hostdevs: Type.Optional(Type.Array(HostdevSchema)),
   limits: LimitsSchema,
   balloon_mib: Type.Union([Type.Integer(), Type.Null()]),
   seed: Type.Object({

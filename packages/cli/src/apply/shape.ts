@@ -36,7 +36,7 @@ export const SHAPES: Record<Kind, Schema> = {
   vm: document(
     'vm',
     {
-      ...without(vmFields, 'start', 'wait_ready', 'memory_mib', 'disk_mib', 'balloon_mib'),
+      ...without(vmFields, 'start', 'wait_ready', 'memory_mib', 'disk_mib', 'balloon_mib', 'hostdevs'),
       memory: size,
       disk: size,
       balloon: size,

@@ -90,6 +90,16 @@ export async function printVm(cli: Cli, vm: Vm): Promise<void> {
       spec.cdroms.map((c) => [c.name, c.image ?? '–']),
     )
   }
+  if (spec.hostdevs?.length) {
+    cli.out.line()
+    await cli.out.table(
+      [t('col.hostdev'), ''],
+      spec.hostdevs.map((d) => [
+        d.name,
+        d.kind === 'pci' ? `pci ${d.address}` : `usb ${d.port ?? `${d.vendor}:${d.product}`}`,
+      ]),
+    )
+  }
   if (spec.nics.length > 0) {
     cli.out.line()
     await cli.out.table(

@@ -1,6 +1,7 @@
 /** The small languages of options: `[ADDR:]HOSTPORT:GUESTPORT[/udp]`, `cpu=50%,iops=200`, `key=value`, `NAME:/path`. */
 import { fail } from '@wadah/api/fault'
 import { IPV4_PATTERN } from '@wadah/api/schema/common'
+import type { Hostdev } from '@wadah/api/schema/devices'
 import type { DiskInput, DiskLimits, Limits, NicLimits, PublishInput } from '@wadah/api/schema/vm'
 import { parseBytes, parseInteger, parseMib } from './size.ts'
 
@@ -109,6 +110,37 @@ export function parseDisk(text: string): DiskInput {
     }
   }
   return disk
+}
+
+/** `pci=0000:03:00.0`, `usb=1-2.3`, `usb=046d:c52b`, each with `,name=…`; unless named, the first free of `dev0`, `dev1` … */
+export function parseHostdevs(texts: readonly string[], there: readonly { name: string }[]): Hostdev[] {
+  const out: Hostdev[] = []
+  for (const text of texts) {
+    let name: string | undefined
+    let what: { pci: string } | { port: string } | { vendor: string; product: string } | undefined
+    for (const part of text.split(',')) {
+      const [key, value] = splitPair(part, '--hostdev')
+      const id = /^([0-9a-f]{4}):([0-9a-f]{4})$/.exec(value)
+      if (key === 'name') name = value
+      else if (key === 'pci' && !what) what = { pci: value }
+      else if (key === 'usb' && !what) what = id ? { vendor: id[1]!, product: id[2]! } : { port: value }
+      else what = undefined
+      if (key !== 'name' && !what) break
+    }
+    if (!what)
+      throw fail(
+        'invalid',
+        `--hostdev: "${text}" is not understood; write pci=ADDRESS, usb=PORT or usb=VENDOR:PRODUCT`,
+        {
+          field: '--hostdev',
+          remedy: 'wadah host devices',
+        },
+      )
+    const taken = [...there, ...out].map((d) => d.name)
+    for (let i = 0; name === undefined; i++) if (!taken.includes(`dev${i}`)) name = `dev${i}`
+    out.push('pci' in what ? { name, kind: 'pci', address: what.pci } : { name, kind: 'usb', ...what })
+  }
+  return out
 }
 
 /** Where a file of `vm cp` lies. `-` is standard input or output. */

@@ -4,7 +4,7 @@ import { SEED_KINDS } from '@wadah/api/schema/imports'
 import type { CdromInput, DiskLimits, Firmware, NicInput, Vm, VmCreate, VmEdit } from '@wadah/api/schema/vm'
 import { oneOf } from '../commands/options.ts'
 import { parseInteger, parseMib, parseSeconds } from './size.ts'
-import { parseDisk, parseLabels, parseLimits, parsePublish } from './specs.ts'
+import { parseDisk, parseHostdevs, parseLabels, parseLimits, parsePublish } from './specs.ts'
 
 export type StartOptions = { autostart?: boolean; startOrder?: string; startDelay?: string }
 export type CreateOptions = StartOptions & {
@@ -30,6 +30,7 @@ export type CreateOptions = StartOptions & {
   cdrom?: string[]
   bootOrder?: string
   firmware?: string
+  hostdev?: string[]
   tpm?: boolean
   serialPorts?: string
   label?: string[]
@@ -77,6 +78,7 @@ export function buildCreate(
   const firmware = parseFirmware(o.firmware)
   if (firmware) body.firmware = firmware
   if (o.tpm) body.tpm = true
+  if (o.hostdev) body.hostdevs = [...(base.hostdevs ?? []), ...parseHostdevs(o.hostdev, base.hostdevs ?? [])]
   if (Object.keys(limits).length > 0) body.limits = { ...base.limits, ...limits }
   const nics = buildNics(o, base.nics ?? [], nic)
   if (nics.length > 0) body.nics = nics
@@ -165,6 +167,8 @@ export type EditOptions = StartOptions & {
   removeCdrom?: string[]
   bootOrder?: string
   firmware?: string
+  addHostdev?: string[]
+  removeHostdev?: string[]
   tpm?: boolean
   serialPorts?: string
 }
@@ -228,6 +232,8 @@ export function buildEdit(vm: Vm, o: EditOptions): VmEdit {
   const firmware = parseFirmware(o.firmware)
   if (firmware) body.firmware = firmware
   if (o.tpm !== undefined) body.tpm = o.tpm
+  if (o.addHostdev) body.add_hostdevs = parseHostdevs(o.addHostdev, vm.spec.hostdevs ?? [])
+  if (o.removeHostdev) body.remove_hostdevs = o.removeHostdev
   if (Object.keys(body).length === 0) {
     throw fail('invalid', 'Nothing to change: name at least one option', { remedy: 'wadah help vm edit' })
   }

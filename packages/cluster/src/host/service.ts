@@ -1,4 +1,5 @@
 /** This host as the API shows it. */
+import type { HostDevices } from '@wadah/api/schema/devices'
 import type { CheckItem, Host, HostCheck } from '@wadah/api/schema/host'
 import type { Job } from '@wadah/api/schema/job'
 import type { Deps } from '../context.ts'
@@ -7,6 +8,7 @@ import { human } from '@wadah/api/admit'
 import { toFault } from '@wadah/api/fault'
 import { networkKind, poolKind, statusKind, vmKind } from '../records.ts'
 import { poolDefinition } from '../resolve.ts'
+import { viewHostDevices } from '../vms/hostdevs.ts'
 import { stopAllGuests } from './power.ts'
 import type { Caller, HostService } from '../services.ts'
 
@@ -40,6 +42,10 @@ export class HostView implements HostService {
         return name === undefined ? [] : [{ ...o, name }]
       }),
     }
+  }
+
+  devices(): Promise<HostDevices> {
+    return viewHostDevices(this.#deps)
   }
 
   stopGuests(caller: Caller, body: { timeout_s?: number; total_s?: number }): Promise<Job> {

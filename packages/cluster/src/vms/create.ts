@@ -32,6 +32,7 @@ import type { Pending } from '../pending.ts'
 import { poolDefinition } from '../resolve.ts'
 import { freeAddress, freeMac, freeUid, inSubnet } from './allocate.ts'
 import { checkBootOrder, checkFirmware, checkTpm, planCdroms } from './drives.ts'
+import { hostdevKey, judgeHostdevs } from './hostdevs.ts'
 import { healthTarget } from './view.ts'
 
 export const DEFAULT_POOL = 'default'
@@ -109,6 +110,8 @@ export async function planCreate(
   const firmware = body.firmware ?? (made.firmware === 'uefi' ? { kind: 'uefi' as const } : undefined)
   if (firmware) await checkFirmware(deps, firmware, image)
   if (body.tpm) await checkTpm(deps, image)
+  const hostdevs = body.hostdevs ?? []
+  await judgeHostdevs(deps, hostdevs, [], vm, '/hostdevs')
   const nics = await planNics(
     deps,
     pending,
@@ -126,6 +129,7 @@ export async function planCreate(
     memory_mib: smallMemory,
     machine: 'q35',
     ...(firmware === undefined ? {} : { firmware }),
+    ...(hostdevs.length === 0 ? {} : { hostdevs }),
     ...(body.tpm ? { tpm: true } : {}),
     ...(body.serial_ports === undefined ? {} : { serial_ports: body.serial_ports }),
     ...(cdroms.length === 0 ? {} : { cdroms }),
@@ -294,6 +298,7 @@ export function indexKeysOf(deps: Pick<Deps, 'hostId'>, record: VmRecord, volume
     indexKeys.uid(spec.uid),
     ...volumes.map((v) => indexKeys.name('volume', project, v.name)),
     ...spec.nics.flatMap((nic) => nicKeys(deps, nic)),
+    ...(spec.hostdevs ?? []).map((d) => hostdevKey(deps.hostId, d)),
   ]
 }
 

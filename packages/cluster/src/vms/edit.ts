@@ -17,6 +17,7 @@ import {
 } from '../records.ts'
 import { chainOf } from '../resolve.ts'
 import { checkBootOrder, checkFirmware, checkTpm, planCdroms } from './drives.ts'
+import { hostdevKey, judgeHostdevs } from './hostdevs.ts'
 import { checkRoomToRun } from './room.ts'
 import { attachable, checkMemory, checkName, chooseAddress, nicKeys, planNics, planPublish, portKey } from './create.ts'
 
@@ -152,6 +153,24 @@ export async function planEdit(
   if (body.tpm !== undefined) {
     if (body.tpm) await checkTpm(deps, imageOf())
     spec.tpm = body.tpm
+  }
+
+  for (const [i, name] of (body.remove_hostdevs ?? []).entries()) {
+    const device = spec.hostdevs?.find((d) => d.name === name)
+    if (!device) throw noSuch('device', name, spec.hostdevs ?? [], `/remove_hostdevs/${i}`)
+    if (live)
+      throw fail('wrong_state', 'A device of the host can be taken back from a stopped VM only.', {
+        field: `/remove_hostdevs/${i}`,
+        remedy: `wadah vm shutdown ${vm.name}`,
+      })
+    spec.hostdevs = (spec.hostdevs ?? []).filter((d) => d !== device)
+    give(hostdevKey(deps.hostId, device))
+  }
+  if (body.add_hostdevs) {
+    await judgeHostdevs(deps, body.add_hostdevs, spec.hostdevs ?? [], vm.id, '/add_hostdevs')
+    spec.hostdevs = [...(spec.hostdevs ?? []), ...body.add_hostdevs]
+    const had = (vm.spec.hostdevs ?? []).map((d) => hostdevKey(deps.hostId, d))
+    for (const key of body.add_hostdevs.map((d) => hostdevKey(deps.hostId, d))) if (!had.includes(key)) take(key)
   }
 
   const used = (key: string) => deps.view.get(indexKind, key) !== undefined || pending.has(key)

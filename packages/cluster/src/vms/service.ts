@@ -341,7 +341,8 @@ export class Vms implements VmService {
       '/name',
     )
     const used = (key: string) => deps.view.get(indexKind, key) !== undefined || this.#pending.has(key)
-    const { spec } = source.value
+    // A device of the host is in one VM only.
+    const { hostdevs: _h, ...spec } = source.value.spec
     const uid = freeUid((n) => used(indexKeys.uid(n)), deps.config.uid_base, deps.config.uid_count)
     const nics: typeof spec.nics = []
     for (const nic of spec.nics) {

@@ -22,6 +22,7 @@ export function pendingRestart(spec: VmSpec, booted: StatusRecord['booted']): st
   if ((spec.boot.kind === 'kernel' ? spec.boot.cmdline : undefined) !== booted.cmdline) out.push('cmdline')
   if (firmwareKey(spec) !== (booted.firmware ?? 'bios')) out.push('firmware')
   if ((spec.serial_ports ?? 1) !== (booted.serial_ports ?? 1)) out.push('serial_ports')
+  if ((spec.hostdevs ?? []).map((d) => d.name).join() !== (booted.hostdevs ?? []).join()) out.push('hostdevs')
   if ((spec.tpm ?? false) !== (booted.tpm ?? false)) out.push('tpm')
   if ((spec.cdroms ?? []).map((c) => c.name).join() !== (booted.cdroms ?? []).join()) out.push('cdroms')
   if ((spec.boot_order ?? []).join() !== (booted.boot_order ?? []).join()) out.push('boot_order')
@@ -57,6 +58,7 @@ export function bootedOf(spec: VmSpec): NonNullable<StatusRecord['booted']> {
     nics: spec.nics.map(nicKey),
     firmware: firmwareKey(spec),
     tpm: spec.tpm ?? false,
+    hostdevs: (spec.hostdevs ?? []).map((d) => d.name),
     serial_ports: spec.serial_ports ?? 1,
     cdroms: (spec.cdroms ?? []).map((c) => c.name),
     boot_order: spec.boot_order ?? [],

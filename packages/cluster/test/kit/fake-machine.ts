@@ -1,5 +1,6 @@
 /** A machine in memory: files, taps and QEMUs as plain sets, so that what a job leaves can be compared. */
 import { fail } from '@wadah/api/fault'
+import type { DevicesFound } from '@wadah/ports/devices'
 import type { BootPlan, BootRecord, LaunchRequest, Machine, Observed, Running } from '@wadah/ports/machine'
 import type { MergeRequest, SnapshotRequest, SnapshotTaken } from '@wadah/ports/snapshots'
 
@@ -39,6 +40,7 @@ export class FakeWorld {
     this.wake?.()
   }
   tpm = true
+  devices: DevicesFound = { iommu: false, pci: [], usb: [] }
   /** No plan of a start can be made. */
   planFails = false
   /** RAM of VMs that run, and how far it can grow. */
@@ -118,6 +120,7 @@ export function fakeMachine(w: FakeWorld): Machine {
     }),
     inspect: async () => [],
     outdated: async () => [],
+    devices: async () => w.devices,
     bootId: async () => w.boot,
     observe: async (vm: string) => observed(vm),
     async *observations(signal: AbortSignal) {

@@ -349,7 +349,10 @@ describe('consoles', () => {
     await expect.poll(() => got).toEqual(['b:hello', 'b:LS\n'])
     serial.end()
     expect(await closed).toEqual([1000, 'the console ended'])
-    expect(server.calls.find((c) => c.name === 'vms.console')?.args).toMatchObject(['vm-aaaaaaaaaa', { kind: 'serial' }])
+    expect(server.calls.find((c) => c.name === 'vms.console')?.args).toMatchObject([
+      'vm-aaaaaaaaaa',
+      { kind: 'serial' },
+    ])
   })
 
   it('let go of the console when the client does', async () => {

@@ -190,6 +190,13 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
       return nicArgs(device, plan.local)
     case 'cdrom':
       return cdromArgs(device, plan.local)
+    case 'usb-bus':
+      return [
+        ['-device', json({ driver: 'qemu-xhci', id: device.id, bus: device.bus, addr: device.addr, p2: 8, p3: 8 })],
+      ]
+    case 'hostdev-pci':
+    case 'hostdev-usb':
+      return hostdevArgs(device, plan.local)
     case 'tpm':
       return [
         ['-chardev', opt('socket', { id: 'chan-tpm0', path: socket.tpm })],
@@ -344,6 +351,17 @@ export function dimmArgs({ id, slot, mib }: BootDevice & { kind: 'dimm' }): {
 }
 
 export const netdevId = (nic: string): string => `net-${nic}`
+
+function hostdevArgs(device: BootDevice & { kind: 'hostdev-pci' | 'hostdev-usb' }, local: LocalPlan): string[][] {
+  const there = local.devices?.[device.name]
+  if (device.kind === 'hostdev-pci' && there?.kind === 'pci')
+    return [['-device', json({ driver: 'vfio-pci', id: device.id, bus: device.bus, addr: '0x0', host: there.address })]]
+  if (device.kind === 'hostdev-usb' && there?.kind === 'usb') {
+    const { id, port } = device
+    return [['-device', json({ driver: 'usb-host', id, bus: 'xhci0.0', port, hostdevice: there.node })]]
+  }
+  throw new Error(`no local device for ${device.name}`)
+}
 
 /** The host's side of a NIC; the same on the command line and in `netdev_add`. */
 export function netdev(name: string, nic: LocalPlan['nics'][string]): Json {

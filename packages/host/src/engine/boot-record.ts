@@ -39,7 +39,8 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
     })),
   ]
   if (spec.tpm) devices.push({ kind: 'tpm', id: 'tpm0' })
-  const onPorts = spec.disks.length + spec.nics.length
+  const pciCount = (spec.hostdevs ?? []).filter((d) => d.kind === 'pci').length
+  const onPorts = spec.disks.length + spec.nics.length + pciCount
   for (let i = 0; i < onPorts + SPARE_PORTS; i++) devices.push(rootPort(i))
   if (request.cloud_seed) {
     // On a port of its own behind all others: the guest's own disks keep their names (vda …).
@@ -70,6 +71,14 @@ export function bootRecord(request: LaunchRequest, facts: RecordFacts): BootReco
       ...(spec.boot.kind === 'disk' ? { boot_index: order.indexOf(disk.name) + 1 } : {}),
     })
   })
+  const hostdevs = spec.hostdevs ?? []
+  if (hostdevs.some((d) => d.kind === 'usb')) devices.push({ kind: 'usb-bus', id: 'xhci0', bus: 'pcie.0', addr: '0x5' })
+  let usbPort = 1
+  for (const { kind, name } of hostdevs) {
+    const id = `hostdev-${name}`
+    if (kind === 'pci') devices.push({ kind: 'hostdev-pci', id, bus: `rp${port++}`, name })
+    else devices.push({ kind: 'hostdev-usb', id, port: String(usbPort++), name })
+  }
   // The chipset's own SATA controller: every firmware and every installer can read it.
   ;(spec.cdroms ?? []).forEach((cdrom, i) => {
     devices.push({

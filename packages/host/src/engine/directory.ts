@@ -1,7 +1,7 @@
 /**
  * A VM's folder on this host:
  *
- *   vms/<id>/            root, 0711: boot.json, live.json, serial.log, qemu.log, tpm.log (0600)
+ *   vms/<id>/            root, 0711: boot.json, live.json, serial.log, qemu.log, tpm.log, given.json (0600)
  *   vms/<id>/live/       the VM's uid, 0700: sockets, pid file, seed; made anew at each start
  *   vms/<id>/state/      the VM's uid, 0700: what is the machine's own and stays, UEFI variables, the TPM
  *   vms/<id>/kept/<snapshot>/state/   root, 0700: the same as it was when a snapshot was taken
@@ -130,6 +130,16 @@ export class VmDirectory {
   }
   async readLive(): Promise<LiveRecord | undefined> {
     return this.#read<LiveRecord>('live.json')
+  }
+  /** Nodes of devices that the VM's user was given: noted before, and until they are taken back. */
+  async writeGiven(given: { schema: 1; uid: number; nodes: string[] }): Promise<void> {
+    await this.#write('given.json', given)
+  }
+  async readGiven(): Promise<{ schema: 1; uid: number; nodes: string[] } | undefined> {
+    return this.#read('given.json')
+  }
+  async dropGiven(): Promise<void> {
+    await rm(`${this.root}/given.json`, { force: true })
   }
   async dropLiveRecord(): Promise<void> {
     await rm(`${this.root}/live.json`, { force: true })

@@ -12,6 +12,8 @@ import { type ProcessId, startOf, waitGone } from './process.ts'
 
 const CONNECT_TIMEOUT_MS = 30_000
 const KILL_TIMEOUT_MS = 30_000
+/** Mapped registers of devices; libvirt leaves as much (qemuDomainGetMemLockLimitBytes). */
+const LOCKED_BESIDE_MIB = 1024
 
 export type Spawned = { qemu: ProcessId; qmp: Qmp; exit: Promise<string> }
 
@@ -27,6 +29,12 @@ export function dropPrivileges(uid: number, groups: readonly number[]): string[]
     '--no-new-privs',
     '--',
   ]
+}
+
+/** A device that reads and writes RAM by itself needs all of it in place: RAM and room for what is mapped beside it, in bytes. */
+export function lockedBytes(record: BootPlan['record']): number | undefined {
+  if (!record.devices.some((d) => d.kind === 'hostdev-pci')) return undefined
+  return (record.memory.max_mib + LOCKED_BESIDE_MIB) * 2 ** 20
 }
 
 export type SpawnOptions = {
@@ -48,7 +56,12 @@ export type SpawnOptions = {
 export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
   const { plan, uid } = options
   const qemu = plan.local.qemu
-  const words = [...(uid === null ? [] : dropPrivileges(uid, options.groups)), qemu, ...argv(plan)]
+  const locked = lockedBytes(plan.record)
+  const words = [
+    ...(locked === undefined ? [] : ['/usr/bin/prlimit', `--memlock=${locked}:${locked}`, '--']),
+    ...(uid === null ? [] : dropPrivileges(uid, options.groups)),
+    ...[qemu, ...argv(plan)],
+  ]
   const [serialLog, qemuLog] = await Promise.all([openLog(options.logs.serial), openLog(options.logs.qemu)])
   const ram = plan.local.incoming === undefined ? undefined : await openRegular(plan.local.incoming)
   let child: ReturnType<typeof spawn>

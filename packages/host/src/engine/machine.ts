@@ -5,6 +5,7 @@ import { mkdir, readFile, statfs } from 'node:fs/promises'
 import { fail } from '@wadah/api/fault'
 import type { CheckItem } from '@wadah/api/schema/host'
 import type { Service, VmSpec } from '@wadah/api/schema/vm'
+import type { DevicesFound } from '@wadah/ports/devices'
 import type { Images } from '@wadah/ports/images'
 import type { Imports } from '@wadah/ports/imports'
 import type {
@@ -23,6 +24,8 @@ import type {
 import type { NetworkAttachment, NetworkDefinition, Networks } from '@wadah/ports/networks'
 import type { HostVolumes } from '../storage/volumes.ts'
 import { inspect } from '../check/look.ts'
+import { findDevices } from '../devices/found.ts'
+import { give, nodesOf, resolveDevices, takeBack } from '../devices/give.ts'
 import { argv, sockets } from './argv.ts'
 import { baselineCpu } from './boot-record.ts'
 import { Cgroups } from './cgroup.ts'
@@ -181,6 +184,10 @@ export class HostMachine implements Machine {
     })
   }
 
+  devices(): Promise<DevicesFound> {
+    return findDevices()
+  }
+
   async outdated(): Promise<{ vm: string; running: string; installed: string }[]> {
     const { version, path } = await qemuFacts(this.#o.qemu)
     const found = await Promise.all(
@@ -248,6 +255,8 @@ export class HostMachine implements Machine {
     const directory = new VmDirectory(this.#o.dataDir, request.vm)
     const firmware = await firmwareFiles(firmwareOf(request.spec.firmware), directory, uid)
     const tpm = request.spec.tpm ? needTpm(directory) : undefined
+    const wanted = request.spec.hostdevs ?? []
+    const devices = wanted.length === 0 ? {} : resolveDevices(wanted, await findDevices(), this.#root)
     const cdroms: Record<string, string> = {}
     for (const { name, image } of request.cdroms ?? []) {
       if (image !== undefined) cdroms[name] = await this.#iso(image)
@@ -267,6 +276,7 @@ export class HostMachine implements Machine {
       cdroms,
       firmware,
       tpm,
+      devices,
       cgroup: this.#cgroups.layout.version === 'none' ? null : this.#o.cgroup,
       diskPath: (pool, volume) => this.volumes.path(pool, volume),
       tapName: (_vm, nic) => taps.get(nic) ?? '',
@@ -300,6 +310,10 @@ export class HostMachine implements Machine {
         ),
       this.#cgroups.make(vm, cgroupLimits(plan.record, prepared.request.spec)),
     ])
+    const nodes = nodesOf(plan.local.devices)
+    if (nodes.length === 0) return
+    await directory.writeGiven({ schema: 1, uid: plan.local.uid, nodes })
+    await give(nodes, plan.local.uid)
   }
 
   launch(plan: BootPlan, how: 'fresh' | 'paused', signal: AbortSignal): Promise<Running> {
@@ -567,6 +581,8 @@ export class HostMachine implements Machine {
     await endTpmOf(directory)
     // First, and by itself: while anything runs in it, nothing that it needs is taken away.
     await this.#cgroups.remove(vm)
+    const given = await directory.readGiven()
+    if (given) await takeBack(given).then(() => directory.dropGiven())
     await Promise.all([
       ...taps.map((nic) => this.networks.detach(vm, nic)),
       directory.dropLive(),

@@ -13,6 +13,7 @@ export type PlanFacts = RecordFacts & {
   cdroms?: Record<string, string>
   firmware?: { code: string; vars: string } | undefined
   tpm?: LocalPlan['tpm'] | undefined
+  devices?: LocalPlan['devices'] | undefined
 }
 
 /** slirp's addresses; the guest is told its own by DHCP. */
@@ -37,6 +38,7 @@ export function bootPlan(request: LaunchRequest, facts: PlanFacts): BootPlan {
       ...(facts.kernel ? { kernel: facts.kernel } : {}),
       ...(facts.cdroms && Object.keys(facts.cdroms).length > 0 ? { cdroms: facts.cdroms } : {}),
       ...(facts.firmware ? { firmware: facts.firmware } : {}),
+      ...(facts.devices && Object.keys(facts.devices).length > 0 ? { devices: facts.devices } : {}),
       ...(facts.tpm ? { tpm: facts.tpm } : {}),
       tb_size_mib: tbSizeMib(record.accelerator, record.memory.mib),
       qemu: facts.qemu,

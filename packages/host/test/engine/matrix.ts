@@ -160,6 +160,24 @@ export const MATRIX: Record<string, { request: LaunchRequest; facts?: object; lo
       firmware: { code: '/usr/share/OVMF/OVMF_CODE_4M.secboot.fd', vars: '/state/nvram-secure.fd' },
     },
   },
+  hostdevs: {
+    request: request({
+      disks: [disk(0)],
+      nics: [nic(1)],
+      hostdevs: [
+        { name: 'gpu', kind: 'pci', address: '0000:03:00.0' },
+        { name: 'stick', kind: 'usb', port: '1-2' },
+        { name: 'sound', kind: 'pci', address: '0000:03:00.1' },
+      ],
+    }),
+    local: {
+      devices: {
+        gpu: { kind: 'pci', address: '0000:03:00.0', node: '/dev/vfio/12' },
+        sound: { kind: 'pci', address: '0000:03:00.1', node: '/dev/vfio/12' },
+        stick: { kind: 'usb', node: '/dev/bus/usb/001/004' },
+      },
+    },
+  },
   'cloud-seed': {
     request: request(
       { disks: [disk(0)] },

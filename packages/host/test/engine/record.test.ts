@@ -7,6 +7,7 @@ import { baselineCpu, bootRecord, uuidOf } from '../../src/engine/boot-record.ts
 import { layoutOf, settings } from '../../src/engine/cgroup.ts'
 import { parseCpuinfo, parseMachineHelp, parseMeminfo, parseQemuVersion } from '../../src/engine/facts.ts'
 import { freePort } from '../../src/engine/hotplug.ts'
+import { lockedBytes } from '../../src/engine/launch.ts'
 import { dimmFor, memoryMib } from '../../src/engine/memory.ts'
 import { bootPlan, seedText } from '../../src/engine/plan.ts'
 import { memoryCeiling, stateOf, tbSizeMib } from '../../src/engine/state.ts'
@@ -108,6 +109,12 @@ describe('the boot record', () => {
   test('a seed can forge no key', () => {
     expect(seedText({ hostname: 'a', password: 'x\nuser=root' })).toBe('hostname=a\npassword=x user=root\n')
   })
+})
+
+test('RAM is locked for devices that reach it by themselves, and for no others', () => {
+  const of = (name: string) => lockedBytes(bootRecord(MATRIX[name]!.request, FACTS))
+  expect(of('hostdevs')).toBe((2048 + 1024) * 2 ** 20)
+  expect(of('linked-chain')).toBeUndefined()
 })
 
 describe('RAM that comes', () => {

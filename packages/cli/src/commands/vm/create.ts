@@ -36,6 +36,7 @@ export const create: Register = (group, cli) => {
     .option('--boot-order <names>', t('opt.boot_order'))
     .option('--firmware <kind>', t('opt.firmware'))
     .option('--tpm', t('opt.tpm'))
+    .option('--hostdev <spec>', t('opt.hostdev'), collect)
     .option('--serial-ports <n>', t('opt.serial_ports'))
     .option('--label <key=value>', t('opt.label'), collect)
     .option('--description <text>', t('opt.description'))

@@ -36,6 +36,8 @@ export const edit: Register = (group, cli) => {
     .option('--boot-order <names>', t('opt.boot_order'))
     .option('--firmware <kind>', t('opt.firmware'))
     .option('--tpm', t('opt.tpm'))
+    .option('--add-hostdev <spec>', t('opt.hostdev'), collect)
+    .option('--remove-hostdev <name>', t('opt.edit.remove_hostdev'), collect)
     .option('--serial-ports <n>', t('opt.serial_ports'))
     .option('--no-tpm', t('opt.edit.no_tpm'))
     .action(async (ref: string, options: EditOptions) => {

@@ -15,6 +15,7 @@ export function systemRoutes(
   return [
     bind(e.host, () => host.get()),
     bind(e.check, () => host.check()),
+    bind(e.devices, () => host.devices()),
     bind(e.stopGuests, ({ caller, body }) => host.stopGuests(caller, body)),
     bind(e.backup, () => backup()),
     bind(e.ping, () => ({ ok: true as const, version })),

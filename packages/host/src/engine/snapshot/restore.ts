@@ -33,6 +33,8 @@ export function restorePlan(
     const [then, now] = [names(boot, kind), names(plan.record, kind)].map((list) => list.sort().join(', '))
     if (then !== now) throw refuse(`its ${kind}s were ${then || 'none'} then, and are ${now || 'none'} now`)
   }
+  const lent = (record: BootRecord) => record.devices.some((d) => d.kind === 'hostdev-pci' || d.kind === 'hostdev-usb')
+  if (lent(boot) || lent(plan.record)) throw refuse("it has devices of the host, which can't be wound back")
   const tpm = ({ devices }: BootRecord) => (devices.some((d) => d.kind === 'tpm') ? 'a TPM' : 'no TPM')
   if (tpm(boot) !== tpm(plan.record)) throw refuse(`it had ${tpm(boot)} then, and has ${tpm(plan.record)} now`)
   const volumes = new Map(plan.record.devices.flatMap((d) => (d.kind === 'disk' ? [[d.name, d.volume] as const] : [])))
