@@ -59,7 +59,14 @@ const AT_START = new Set(['cpus', 'cmdline', 'firmware', 'tpm', 'serial_ports', 
 /** Mappings whose edit takes single keys; others are sent as a whole. */
 const BY_KEY = new Set(['limits', 'autostart'])
 /** What is meant where the daemon's record has nothing. */
-const UNSET: Fields = { firmware: { kind: 'bios' }, tpm: false, serial_ports: 1, boot_order: [], host_access: false, snapshot_schedule: null }
+const UNSET: Fields = {
+  firmware: { kind: 'bios' },
+  tpm: false,
+  serial_ports: 1,
+  boot_order: [],
+  host_access: false,
+  snapshot_schedule: null,
+}
 
 export function makePlan(docs: readonly Doc[], current: Current, o: PlanOptions): Plan {
   const plan: Plan = { actions: [], obstacles: [], notes: [] }

@@ -154,7 +154,9 @@ export class RunningVm implements Running {
     if (this.#isGone) return this.last
     try {
       const { status } = await this.#monitor().execute('query-status', {}, { timeout_ms: 10_000 })
-      const { state, paused_by } = stateOf(status, this.live.paused_by)
+      const seen = stateOf(status, this.live.paused_by)
+      // It has read its saved RAM, perhaps all of it, and has not gone on from there.
+      const { state, paused_by } = this.live.loading && seen.state === 'paused' ? { state: 'incoming' as const } : seen
       if (state !== 'paused') this.#ioError = paused_by === 'io-error' ? this.#ioError : undefined
       return this.#tell({ state, ...(paused_by ? { paused_by } : {}), ...this.#reason(paused_by) })
     } catch (error) {
