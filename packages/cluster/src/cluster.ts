@@ -29,7 +29,7 @@ import { Transfers, sweepImports } from './transfers.ts'
 import { DEFAULT_NETWORK, DEFAULT_POOL } from './vms/create.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
 import { resizeVolumeJob } from './storage/resize.ts'
-import { adoptAll, keepStatuses } from './vms/keeper.ts'
+import { adoptAll, keepStatuses, sweepTaps } from './vms/keeper.ts'
 import { Vms } from './vms/service.ts'
 
 export type ClusterOptions = {
@@ -117,6 +117,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   void keepStatuses(deps, ending.signal).catch((error: unknown) => o.onUnforeseen(error, 'statuses'))
   const boot = await o.machine.bootId()
   await adoptAll(deps, hasRebooted(deps, boot) ? 'the host was started anew' : undefined)
+  await sweepTaps(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftover taps'))
   await deps.syncNetworks().catch((error: unknown) => o.onUnforeseen(error, 'networks'))
   const vms = new Vms(deps, engine, pending)
   deps.children = childrenOf(deps, engine, vms)

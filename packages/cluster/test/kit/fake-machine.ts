@@ -122,7 +122,7 @@ export function fakeMachine(w: FakeWorld): Machine {
     known: async () => [...w.folders],
     plan: async (request: LaunchRequest) => {
       requests.set(request.vm, request)
-      for (const nic of request.nics) if (nic.network.kind === 'nat') w.taps.add(`${request.vm}/${nic.name}`)
+      for (const nic of request.nics) if (nic.network.kind !== 'user') w.taps.add(`${request.vm}/${nic.name}`)
       return { record: { vm: request.vm }, local: {} } as unknown as BootPlan
     },
     prepare: async (plan: BootPlan) => void w.folders.add(plan.record.vm),
@@ -307,9 +307,10 @@ export function fakeMachine(w: FakeWorld): Machine {
       },
       portFree: async (_p: string, _a: string, port: number) => port !== 999,
       attach: async () => ({ ifname: 'tap' }),
-      detach: async () => {},
+      detach: async (vm: string, nic: string) => void w.taps.delete(`${vm}/${nic}`),
       limit: async () => {},
-      taps: async () => [],
+      taps: async () =>
+        [...w.taps].map((tap) => ({ ifname: tap, vm: tap.split('/')[0] ?? '', nic: tap.split('/')[1] ?? '' })),
       removeAll: async () => {},
     },
     images: {

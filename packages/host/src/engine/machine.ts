@@ -610,8 +610,10 @@ export class HostMachine implements Machine {
     this.#prepared.delete(vm)
     // First, and by itself: while anything runs in it, nothing that it needs is taken away.
     await this.#cgroups.remove(vm)
+    // Those of a start that a dead daemon could not write down are known by their alias alone.
+    const left = (await this.networks.taps()).filter((tap) => tap.vm === vm).map((tap) => tap.nic)
     await Promise.all([
-      ...taps.map((nic) => this.networks.detach(vm, nic)),
+      ...[...new Set([...taps, ...left])].map((nic) => this.networks.detach(vm, nic)),
       directory.dropLive(),
       directory.dropLiveRecord(),
     ])
