@@ -194,7 +194,7 @@ describe('a file', () => {
     ],
     ['kind: vm\nname: a\nname: b', ['3:1  Map keys must be unique']],
     ['kind: vm\nname: a\n---\nkind: vm\nname: a', ['5:1 /name there is vm a in line 1 already']],
-    ['kind: network\nname: n\ntype: nta', ['3:1 /type "nta" is not one of user, nat (did you mean "nat"?)']],
+    ['kind: network\nname: n\ntype: nta', ['3:1 /type "nta" is not one of user, nat, bridge (did you mean "nat"?)']],
     [
       'kind: vm\nname: Web',
       [

@@ -135,7 +135,7 @@ export function imageVolumes(image: Pick<ImageRecord, 'volume' | 'more_volumes'>
 }
 
 export type NetworkRecord = Named &
-  Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'domain' | 'host_access'> & {
+  Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'nic' | 'vlan' | 'domain' | 'host_access'> & {
     state: 'up' | 'down'
     reason?: string
   }

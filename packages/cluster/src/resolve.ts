@@ -60,7 +60,18 @@ export function chainOf(deps: Pick<Deps, 'view'>, id: string): VolumeRecord[] {
 export function networkDefinition(network: NetworkRecord): NetworkDefinition {
   const { id, name } = network
   if (network.kind === 'user') return { id, name, kind: 'user' }
-  const { subnet = '', gateway = '', bridge = '', domain = '', host_access = false } = network
+  const { subnet = '', gateway = '', bridge = '', domain = '', host_access = false, nic, vlan } = network
+  if (network.kind === 'bridge') {
+    return {
+      id,
+      name,
+      kind: 'bridge',
+      bridge,
+      ...(nic === undefined ? {} : { nic }),
+      ...(vlan === undefined ? {} : { vlan }),
+      ...(host_access ? { host_access } : {}),
+    }
+  }
   return { id, name, kind: 'nat', subnet, gateway, bridge, domain, ...(host_access ? { host_access } : {}) }
 }
 
@@ -79,13 +90,16 @@ export function attachment(vm: VmRecord, nic: Nic): NetworkAttachment {
   }
 }
 
-/** Every NIC of this host's VMs on nat networks. */
+/** Every NIC of this host's VMs that has a tap. */
 export function attachments(deps: Pick<Deps, 'view' | 'hostId'>): NetworkAttachment[] {
   return deps.view
     .list(vmKind)
     .filter((vm) => deps.view.get(placementKind, vm.id)?.value.host === deps.hostId)
     .flatMap(({ value }) => value.spec.nics.map((nic) => attachment(value, nic)))
-    .filter((a) => deps.view.get(networkKind, a.network)?.value.kind === 'nat')
+    .filter((a) => {
+      const kind = deps.view.get(networkKind, a.network)?.value.kind
+      return kind === 'nat' || kind === 'bridge'
+    })
 }
 
 /** The seed the guest reads at its first boot. */

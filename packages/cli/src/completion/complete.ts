@@ -21,7 +21,7 @@ const FIXED: Record<string, readonly string[]> = {
   lang: ['en', 'id'],
   scope: ['read', 'full'],
   format: ['qcow2', 'raw'],
-  kind: ['nat', 'user', 'linked', 'full'],
+  kind: ['nat', 'user', 'bridge', 'linked', 'full'],
 }
 const ANSWER_MS = 1500
 

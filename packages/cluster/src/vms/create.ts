@@ -626,6 +626,7 @@ export async function planNics(
         field: `${field}/limits`,
       })
     }
+    refusePublish(network, input.publish, field)
     const address = chooseAddress(
       network,
       input.address,
@@ -663,17 +664,40 @@ export function chooseAddress(
       throw fail('invalid', 'On a network of kind "user" every guest has the address 10.0.2.15.', { field })
     return undefined
   }
+  if (network.kind === 'bridge') {
+    if (wanted === undefined) return undefined
+    const first = Number(wanted.split('.')[0])
+    if (first === 0 || first === 127 || first >= 224)
+      throw fail('invalid', `${wanted} is no address that a machine can have.`, { field })
+    if (used(wanted)) throw taken(network, wanted, field)
+    return wanted
+  }
   const { subnet = '', gateway = '' } = network
   if (wanted === undefined) return freeAddress(subnet, gateway, used)
   if (!inSubnet(wanted, subnet) || wanted === gateway) {
     throw fail('invalid', `${wanted} is not an address for guests in ${subnet} (the gateway is ${gateway}).`, { field })
   }
-  if (used(wanted))
-    throw fail('address_taken', `The address ${wanted} is promised to another VM.`, {
-      field,
-      remedy: `wadah network show ${network.name}`,
-    })
+  if (used(wanted)) throw taken(network, wanted, field)
   return wanted
+}
+
+const taken = (network: NetworkRecord, address: string, field: string): WadahError =>
+  fail('address_taken', `The address ${address} is promised to another VM.`, {
+    field,
+    remedy: `wadah network show ${network.name}`,
+  })
+
+/** Ports of the host lead to guests that are behind it; one on the LAN has all of its own. */
+export function refusePublish(network: NetworkRecord, publish: readonly PublishInput[] | undefined, at: string): void {
+  if (network.kind !== 'bridge' || !publish?.length) return
+  throw fail(
+    'invalid',
+    `On the network "${network.name}" (kind "bridge") a guest is reached by its own address: no port of the host leads to it.`,
+    {
+      field: `${at}/publish`,
+      remedy: 'leave it out, or use a network of kind "nat"',
+    },
+  )
 }
 
 /**

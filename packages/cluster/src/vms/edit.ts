@@ -17,7 +17,17 @@ import {
 } from '../records.ts'
 import { chainOf } from '../resolve.ts'
 import { checkBootOrder, checkFirmware, planCdroms } from './drives.ts'
-import { attachable, checkMemory, checkName, chooseAddress, nicKeys, planNics, planPublish, portKey } from './create.ts'
+import {
+  attachable,
+  checkMemory,
+  checkName,
+  chooseAddress,
+  nicKeys,
+  planNics,
+  planPublish,
+  portKey,
+  refusePublish,
+} from './create.ts'
 
 /** `null` takes a limit away; what is not named stays. */
 export function mergeLimits<T extends Limits | DiskLimits | NicLimits>(before: T, change: T): T {
@@ -228,6 +238,7 @@ async function editNic(
       nic.address = address
     }
   }
+  refusePublish(network, change.publish, at)
   if (change.publish) {
     const addressOf = (p: { address?: string }) => p.address ?? deps.config.publish_address
     const same = (a: PublishInput, b: Pick<Published, 'protocol' | 'address' | 'port'>) =>

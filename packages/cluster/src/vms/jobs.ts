@@ -8,6 +8,7 @@ import {
   type StatusRecord,
   type VmRecord,
   type VolumeRecord,
+  networkKind,
   placementKind,
   secretKind,
   snapshotKind,
@@ -142,7 +143,8 @@ async function dropWrites(deps: Deps, vm: VmRecord, goes: (volume: VolumeRecord)
   ]
 }
 
-const usesNat = (deps: Deps, vm: VmRecord): boolean => vm.spec.nics.some((n) => n.address !== undefined)
+const hasTaps = (deps: Deps, vm: VmRecord): boolean =>
+  vm.spec.nics.some((n) => deps.view.get(networkKind, n.network)?.value.kind !== 'user')
 
 export const createVm = defineJob<CreateParams, Deps>(
   'vm.create',
@@ -172,7 +174,7 @@ export const createVm = defineJob<CreateParams, Deps>(
     }),
     step('names', {
       do: async ({ deps, params: p }) => {
-        if (usesNat(deps, await current(deps, p.vm))) await deps.syncNetworks()
+        if (hasTaps(deps, await current(deps, p.vm))) await deps.syncNetworks()
       },
       undo: async ({ deps, params: p }) => {
         await deps.machine.forget(p.vm)

@@ -305,6 +305,8 @@ export function fakeMachine(w: FakeWorld): Machine {
         const n = Array.from({ length: 9 }, (_, i) => i).find((i) => !taken.includes(`10.9.${i}.0/24`))
         return { subnet: `10.9.${n}.0/24`, gateway: `10.9.${n}.1`, bridge: `wbr${n}` }
       },
+      judge: async (n: { bridge?: string; nic?: string }) =>
+        n.nic === 'eth0' ? { reason: 'The NIC eth0 carries 192.0.2.1.', remedy: 'another one' } : undefined,
       portFree: async (_p: string, _a: string, port: number) => port !== 999,
       attach: async () => ({ ifname: 'tap' }),
       detach: async (vm: string, nic: string) => void w.taps.delete(`${vm}/${nic}`),

@@ -6,8 +6,19 @@ import { checkAttachment, checkNetwork, usable } from './check.ts'
 import { createDnsmasqs } from './dnsmasq-process.ts'
 import { bridgesInRules, obstacles, parseChains, parseLegacy } from './firewalls.ts'
 import { formatAddress, parseSubnet } from './ipv4.ts'
-import { type UidRange, renderBridgeGuard } from './guard.ts'
-import { parseLinks, planBridge, planTap, planTaps, strayBridges, type NatNetwork } from './links.ts'
+import { type UidRange, renderBridgeGuard, renderHost6 } from './guard.ts'
+import { defaultRoutes, isForeign, planLan, strayVlans, vlanLines } from './lan.ts'
+import {
+  type BridgedNetwork,
+  type BridgePlan,
+  lostTaps,
+  type NatNetwork,
+  parseLinks,
+  planBridge,
+  planTap,
+  portVlan,
+  strayBridges,
+} from './links.ts'
 import { bridgeName, parseAlias, tableName, tapName } from './naming.ts'
 import { renderFromGuest, renderNft, renderRemoval, renderToGuest } from './nft.ts'
 import { portFree } from './port-free.ts'
@@ -78,67 +89,121 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
 
   async function applyNow(lists: Lists, signal: AbortSignal): Promise<NetworkState[]> {
     const { networks } = lists
-    const nats = networks.filter((n): n is NatNetwork => n.kind === 'nat')
+    const bridged = networks.filter((n): n is BridgedNetwork => n.kind !== 'user')
+    const nats = bridged.filter((n): n is NatNetwork => n.kind === 'nat')
     const attachments = usable(lists.attachments, note)
     const states = new Map<string, NetworkState>(networks.map((n) => [n.id, { id: n.id, state: 'up' }]))
-    const down = (network: NatNetwork, reason: string): void => {
-      states.set(network.id, { id: network.id, state: 'down', reason })
+    const down = (network: BridgedNetwork, reason: string, remedy?: string): void => {
+      states.set(network.id, {
+        id: network.id,
+        state: 'down',
+        reason: remedy === undefined ? reason : `${reason} Remedy: ${remedy}`,
+      })
     }
     if (process.geteuid?.() !== 0) {
-      for (const n of nats) down(n, 'nat networks need wadahd to run as root.')
+      for (const n of bridged) down(n, `${n.kind} networks need wadahd to run as root.`)
       return [...states.values()]
     }
 
     const links = parseLinks(await shell.links())
-    const stray = strayBridges(instance, links, nats)
-    const good = nats.flatMap((network) => {
+    const defaults = await routesOut(bridged)
+    const stray = [...strayBridges(instance, links, bridged), ...strayVlans(instance, links, bridged)]
+    const planned = bridged.flatMap((network) => {
       const wrong = checkNetwork(network)
       if (wrong !== undefined) {
         down(network, wrong)
         return []
       }
-      const plan = planBridge(instance, links, network)
+      const plan = planOf(links, defaults, network)
       if (plan.ok) return [{ network, plan }]
-      down(network, `${plan.reason} Remedy: ${plan.remedy}`)
+      down(network, plan.reason, plan.remedy)
       return []
     })
     for (const link of stray) {
       const owned = parseAlias(instance, link.alias)
       if (owned !== undefined && !nats.some((n) => n.id === owned.network)) await dnsmasqs.remove(owned.network)
     }
-    await shell.ip([...stray.map((l) => `link del dev ${l.name}`), ...good.flatMap(({ plan }) => plan.create)], signal)
-    if (good.length > 0) await forwarding()
-    for (const { network } of good) {
-      // No IPv6 on it: guests see no router advertisement from here, and the host is not reachable by a link-local address.
-      await shell.sysctl(`ipv6/conf/${network.bridge}/disable_ipv6`, '1')
-      await shell.sysctl(`ipv4/conf/${network.bridge}/route_localnet`, '1')
+    const good: typeof planned = []
+    await shell.ip([...stray.map((l) => `link del dev ${l.name}`)], signal)
+    for (const one of planned) {
+      if (await attempt(one.network, down, async () => await shell.ip(one.plan.create, signal))) good.push(one)
     }
     const up = good.map(({ network }) => network)
-    // The rules before the bridges: no moment in which a guest can do what it may not.
+    if (up.some((n) => n.kind === 'nat')) await forwarding()
+    for (const network of up) {
+      if (network.kind === 'bridge' && isForeign(network)) continue
+      // No IPv6 on it: guests see no router advertisement from here, and the host is not reachable by a link-local address.
+      await shell.sysctl(`ipv6/conf/${network.bridge}/disable_ipv6`, '1')
+      if (network.kind === 'nat') await shell.sysctl(`ipv4/conf/${network.bridge}/route_localnet`, '1')
+    }
+    // The rules before the bridges: no moment in which a guest can do what it may not. They hold for the guests of networks that are down too.
     const users = options.uids !== undefined && networks.some((n) => n.kind === 'user')
-    if (up.length > 0 || users) {
+    if (bridged.length > 0 || users) {
       await shell.nft(renderNft(table, up, attachments, options.uids), signal)
-      await guardBridges(attachments, signal)
-    } else if (stray.length > 0 || (await dnsmasqs.known()).length > 0) await shell.nft(renderRemoval(table), signal)
-    await shell.ip([...good.flatMap(({ plan }) => plan.configure), ...planTaps(instance, links, up)], signal)
+      const lans = [...bridged, ...(last?.networks ?? [])].some((n) => n.kind === 'bridge')
+      if (lans) await shell.nft(renderHost6(table, bridged), signal)
+      await guardBridges(bridged, attachments, signal)
+    } else if (stray.length > 0 || last?.networks.length || (await dnsmasqs.known()).length > 0)
+      await shell.nft(renderRemoval(table), signal)
+    for (const { network, plan } of good)
+      await attempt(network, down, async () => await shell.ip(plan.configure, signal))
+    for (const { tap, network } of lostTaps(instance, links, up))
+      await attempt(network, down, async () => {
+        await shell.ip([`link set dev ${tap} down`, `link set dev ${tap} master ${network.bridge}`], signal)
+        await intoVlan(tap, network, signal)
+        await shell.ip([`link set dev ${tap} up`], signal)
+      })
 
     for (const id of await dnsmasqs.known()) if (!nats.some((n) => n.id === id)) await dnsmasqs.remove(id)
-    for (const network of up) {
-      try {
-        await dnsmasqs.ensure(network, attachments, signal)
-      } catch (error) {
-        if (error instanceof WadahError && error.fault.code === 'cancelled') throw error
-        const { detail, remedy } = toFault(error)
-        down(network, remedy === undefined ? detail : `${detail} Remedy: ${remedy}`)
-      }
-    }
+    for (const network of up)
+      if (network.kind === 'nat')
+        await attempt(network, down, async () => await dnsmasqs.ensure(network, attachments, signal))
     return [...states.values()]
   }
 
-  /** Where a kernel has no such rules it is said once; the rest works all the same. */
-  async function guardBridges(attachments: NetworkAttachment[], signal: AbortSignal): Promise<void> {
+  const planOf = (links: ReturnType<typeof parseLinks>, defaults: string[], network: BridgedNetwork): BridgePlan =>
+    network.kind === 'nat' ? planBridge(instance, links, network) : planLan(instance, links, defaults, network)
+
+  /** Interfaces that the host's default routes go by; asked for only where a NIC of the host is to be taken. */
+  async function routesOut(networks: readonly BridgedNetwork[]): Promise<string[]> {
+    if (!networks.some((n) => n.kind === 'bridge' && !isForeign(n))) return []
+    const ask = async (family: string) =>
+      (await shell.run('ip', ['-json', family, 'route', 'show', 'default'], { ok_codes: [1, 2] })).stdout
+    return defaultRoutes(await ask('-4'), await ask('-6'))
+  }
+
+  /** A network that can't be had is down with its reason, and keeps no other from being made. */
+  async function attempt(
+    network: BridgedNetwork,
+    down: (network: BridgedNetwork, reason: string, remedy?: string) => void,
+    work: () => Promise<void>,
+  ): Promise<boolean> {
     try {
-      await shell.nft(renderBridgeGuard(table, attachments), signal)
+      await work()
+      return true
+    } catch (error) {
+      if (error instanceof WadahError && error.fault.code === 'cancelled') throw error
+      const { detail, remedy } = toFault(error)
+      const lacks8021q = network.kind === 'bridge' && !isForeign(network) && network.vlan !== undefined
+      down(network, detail, remedy ?? (lacks8021q ? 'modprobe 8021q' : undefined))
+      return false
+    }
+  }
+
+  async function intoVlan(tap: string, network: BridgedNetwork, signal: AbortSignal): Promise<void> {
+    const vlan = portVlan(network)
+    if (vlan === undefined) return
+    await shell.run('bridge', ['-batch', '-'], { input: `${vlanLines(tap, vlan).join('\n')}\n`, signal })
+  }
+
+  /** Where a kernel has no such rules it is said once; the rest works all the same. */
+  async function guardBridges(
+    networks: BridgedNetwork[],
+    attachments: NetworkAttachment[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    try {
+      await shell.nft(renderBridgeGuard(table, networks, attachments), signal)
     } catch (error) {
       if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') throw error
       note(
@@ -152,12 +217,12 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
   let round = 0
   /** What is not as it should be, or undefined. */
   async function damage(): Promise<string | undefined> {
-    const nats = (last?.networks ?? []).filter((n) => n.kind === 'nat')
-    for (const n of nats) {
-      if (!(await dnsmasqs.alive(n.id))) return `dnsmasq of network "${n.name}" was not running`
+    const bridged = (last?.networks ?? []).filter((n) => n.kind !== 'user')
+    for (const n of bridged) {
+      if (n.kind === 'nat' && !(await dnsmasqs.alive(n.id))) return `dnsmasq of network "${n.name}" was not running`
     }
     round += 1
-    if (nats.length === 0 || round % TABLE_EVERY !== 0) return undefined
+    if (bridged.length === 0 || round % TABLE_EVERY !== 0) return undefined
     const { code } = await shell.run('nft', ['list', 'chain', 'ip', table, 'guard'], { ok_codes: [1] })
     return code === 0 ? undefined : `the nftables table ${table} was gone`
   }
@@ -280,6 +345,20 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
       return { subnet, gateway: formatAddress((parseSubnet(subnet)?.base ?? 0) + 1), bridge: bridgeName(id) }
     },
 
+    async judge(network) {
+      if (network.kind !== 'bridge') return undefined
+      if (process.geteuid?.() !== 0) {
+        return {
+          reason: 'bridge networks need wadahd to run as root.',
+          remedy: 'sudo wadahd, or use the network kind "user"',
+        }
+      }
+      const wrong = checkNetwork(network)
+      if (wrong !== undefined) return { reason: wrong, remedy: 'ip -br link lists the interfaces of this host' }
+      const plan = planOf(parseLinks(await shell.links()), await routesOut([network]), network)
+      return plan.ok ? undefined : { reason: plan.reason, remedy: plan.remedy }
+    },
+
     async portFree(protocol, address, port) {
       if (shell.netns !== undefined) {
         const kind = protocol === 'tcp' ? '-lt' : '-lu'
@@ -289,7 +368,7 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     },
 
     async attach(network, nic, signal) {
-      if (network.kind !== 'nat') throw fail('invalid', `The network kind "${network.kind}" has no taps.`)
+      if (network.kind === 'user') throw fail('invalid', `The network kind "${network.kind}" has no taps.`)
       const wrong = checkNetwork(network) ?? checkAttachment(nic)
       if (wrong !== undefined) throw fail('invalid', wrong)
       const ifname = tapName(nic.vm, nic.nic)
@@ -302,6 +381,10 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
       const fresh = plan.lines.some((line) => line.startsWith('tuntap add'))
       try {
         await shell.ip(plan.lines, signal)
+        if (portVlan(network) !== undefined) {
+          await intoVlan(ifname, network, signal)
+          await shell.ip([`link set dev ${ifname} up`], signal)
+        }
       } catch (error) {
         if (fresh) await shell.run('ip', ['link', 'del', 'dev', ifname], { ok_codes: [1, 2] })
         if (error instanceof WadahError && error.fault.detail.includes(network.bridge)) {

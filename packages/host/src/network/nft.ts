@@ -3,8 +3,8 @@
  * Every rule names one of our bridges; policies are `accept`: what is not ours passes untouched. Pure.
  */
 import type { NetworkAttachment } from '@wadah/ports/networks'
-import { type UidRange, inputRules, ownRules } from './guard.ts'
-import type { NatNetwork } from './links.ts'
+import { type UidRange, inputRules, markedRules, ownRules } from './guard.ts'
+import type { BridgedNetwork, NatNetwork } from './links.ts'
 
 const isLoopback = (address: string): boolean => address.startsWith('127.')
 
@@ -18,11 +18,11 @@ function destination(publish: Publish): string {
 /** The table for these networks and attachments, ready for `nft -f -`. */
 export function renderNft(
   table: string,
-  networks: NatNetwork[],
+  networks: readonly BridgedNetwork[],
   attachments: NetworkAttachment[],
   uids?: UidRange,
 ): string {
-  const sorted = [...networks].sort((a, b) => (a.id < b.id ? -1 : 1))
+  const sorted = networks.filter((n): n is NatNetwork => n.kind === 'nat').sort((a, b) => (a.id < b.id ? -1 : 1))
   const published = (network: NatNetwork) =>
     attachments
       .filter((a) => a.network === network.id && a.address !== undefined && a.publish.length > 0)
@@ -92,7 +92,7 @@ export function renderNft(
     ),
     chain('output', 'type nat hook output priority -100', all.map(dnat)),
     chain('postrouting', 'type nat hook postrouting priority srcnat', source),
-    chain('input', 'type filter hook input priority filter', inputRules(sorted)),
+    chain('input', 'type filter hook input priority filter', [...inputRules(sorted), ...markedRules(networks, 'ip')]),
     ...(uids === undefined ? [] : [chain('own', 'type filter hook output priority filter', ownRules(uids))]),
     chain('forward', 'type filter hook forward priority filter', forward),
     '}',
@@ -102,7 +102,7 @@ export function renderNft(
 
 /** Takes our tables away, whether they are there or not. */
 export function renderRemoval(table: string): string {
-  return ['ip', 'netdev', 'bridge']
+  return ['ip', 'ip6', 'netdev', 'bridge']
     .map((family) => `add table ${family} ${table}\ndelete table ${family} ${table}\n`)
     .join('')
 }

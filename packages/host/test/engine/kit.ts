@@ -18,6 +18,7 @@ export const noNetworks: Networks = {
   apply: async () => [],
   support: async () => ({ nat: false }),
   propose: async () => ({ subnet: '', gateway: '', bridge: '' }),
+  judge: async () => undefined,
   portFree: async () => true,
   attach: async () => ({ ifname: '' }),
   detach: async () => {},

@@ -17,7 +17,7 @@ import {
   parseLinks,
   planBridge,
   planTap,
-  planTaps,
+  lostTaps,
   strayBridges,
   type Link,
   type NatNetwork,
@@ -94,14 +94,14 @@ describe('nft', () => {
   })
   test('the guard of bridges names only taps with an address of ours', () => {
     const { address: _, ...withoutAddress } = { ...web, vm: 'vm-bbbbbbbbbb' }
-    const text = renderBridgeGuard('wadah', [{ ...web, vm: 'vm-aaaaaaaaaa' }, withoutAddress])
+    const text = renderBridgeGuard('wadah', [net], [{ ...web, vm: 'vm-aaaaaaaaaa' }, withoutAddress])
     expect(text.match(/chain from-/g)).toHaveLength(1)
     expect(text).toContain(`iifname vmap { "${tapName('vm-aaaaaaaaaa', web.nic)}" : jump`)
-    expect(renderBridgeGuard('wadah', [])).not.toContain('iifname')
+    expect(renderBridgeGuard('wadah', [], [])).not.toContain('iifname')
   })
   test('removal works whether the tables are there or not', () => {
     expect(renderRemoval('wadah')).toBe(
-      ['ip', 'netdev', 'bridge'].map((f) => `add table ${f} wadah\ndelete table ${f} wadah\n`).join(''),
+      ['ip', 'ip6', 'netdev', 'bridge'].map((f) => `add table ${f} wadah\ndelete table ${f} wadah\n`).join(''),
     )
   })
   test('limits', () => {
@@ -149,8 +149,11 @@ describe('dnsmasq', () => {
   })
 })
 
+const eth = { addresses6: [], loopback: false, ether: true }
+
 describe('links', () => {
   const bridge: Link = {
+    ...eth,
     name: net.bridge,
     kind: 'bridge',
     up: true,
@@ -193,11 +196,11 @@ describe('links', () => {
         reason: expect.stringContaining('did not make'),
       })
     }
-    const eth0: Link = { name: 'eth0', kind: '', up: true, mac: '', addresses: ['10.77.1.1/16'] }
+    const eth0: Link = { ...eth, name: 'eth0', kind: '', up: true, mac: '', addresses: ['10.77.1.1/16'] }
     expect(planBridge('default', [eth0], net)).toMatchObject({ ok: false, reason: expect.stringContaining('eth0') })
   })
   test('a subnet that the host lives in is refused for a new bridge, and no reason to take an old one down', () => {
-    const eth0: Link = { name: 'eth0', kind: '', up: true, mac: '', addresses: ['10.77.1.200/24'] }
+    const eth0: Link = { ...eth, name: 'eth0', kind: '', up: true, mac: '', addresses: ['10.77.1.200/24'] }
     expect(planBridge('default', [eth0], net)).toMatchObject({
       ok: false,
       reason: expect.stringContaining('10.77.1.200/24'),
@@ -206,6 +209,7 @@ describe('links', () => {
   })
   test('bridges of networks that are no more, and taps that lost theirs', () => {
     const tap: Link = {
+      ...eth,
       name: 'wt',
       kind: 'tun',
       up: true,
@@ -216,14 +220,24 @@ describe('links', () => {
     expect(strayBridges('default', [bridge, tap], [])).toEqual([bridge])
     expect(strayBridges('default', [bridge, tap], [net])).toEqual([])
     expect(strayBridges('other', [bridge, tap], [])).toEqual([])
-    expect(planTaps('default', [bridge, tap], [net])).toEqual([`link set dev wt master ${net.bridge} up`])
-    expect(planTaps('default', [bridge, { ...tap, master: net.bridge }], [net])).toEqual([])
-    expect(planTaps('default', [bridge, tap], [])).toEqual([])
+    expect(lostTaps('default', [bridge, tap], [net])).toEqual([{ tap: 'wt', network: net }])
+    expect(lostTaps('default', [bridge, { ...tap, master: net.bridge }], [net])).toEqual([])
+    expect(lostTaps('default', [bridge, tap], [])).toEqual([])
   })
   test('taps', () => {
     const name = tapName(web.vm, web.nic)
     const alias = aliasOf('default', { kind: 'tap', vm: web.vm, nic: web.nic, network: net.id })
-    const tap: Link = { name, kind: 'tun', up: true, mac: '', alias, master: net.bridge, uid: web.uid, addresses: [] }
+    const tap: Link = {
+      ...eth,
+      name,
+      kind: 'tun',
+      up: true,
+      mac: '',
+      alias,
+      master: net.bridge,
+      uid: web.uid,
+      addresses: [],
+    }
     const make = [
       `tuntap add dev ${name} mode tap user 70001 vnet_hdr`,
       `link set dev ${name} alias ${alias}`,
@@ -241,8 +255,10 @@ describe('links', () => {
   })
   test('nonsense from ip is no interface', () => {
     expect(parseLinks('')).toEqual([])
-    expect(parseLinks('[{}, null, 3, {"ifname":"x","linkinfo":null,"addr_info":[{"family":"inet6"}]}]')).toEqual([
-      { name: 'x', kind: '', up: false, mac: '', addresses: [] },
+    expect(
+      parseLinks('[{}, null, 3, {"ifname":"x","linkinfo":null,"addr_info":[{"family":"inet6","scope":"link"}]}]'),
+    ).toEqual([
+      { name: 'x', kind: '', up: false, mac: '', addresses: [], addresses6: [], loopback: false, ether: false },
     ])
   })
 })
