@@ -14,6 +14,7 @@ const TAGS: Record<string, string> = {
   pools: 'Places that store disks.',
   volumes: 'Disks.',
   networks: 'What a NIC is attached to.',
+  firewall: 'Security groups: firewall rules that VMs share.',
   jobs: 'Long actions: steps, progress, log, cancel.',
   access: 'Logging in, and who changed what.',
   tokens: 'API tokens for programs.',

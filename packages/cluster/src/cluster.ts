@@ -15,6 +15,7 @@ import { importImage, templateImage } from './images/import-jobs.ts'
 import { ImageStore } from './images/service.ts'
 import { JobEngine } from './jobs/engine.ts'
 import { Jobs } from './jobs/service.ts'
+import { FirewallGroups } from './networks/firewall-groups.ts'
 import { NetworkStore, networkSync, newNetwork } from './networks/service.ts'
 import { Pending } from './pending.ts'
 import { hostKind, indexKeys, indexKind, networkKind, poolKind, vmKind } from './records.ts'
@@ -137,6 +138,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       images: new ImageStore(deps, engine),
       transfers: new Transfers(deps, engine, pending),
       networks: new NetworkStore(deps),
+      firewallGroups: new FirewallGroups(deps),
       jobs: new Jobs(view, engine),
       host: new HostView(deps, engine, hostname(), o.version),
     },

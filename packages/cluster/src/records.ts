@@ -1,6 +1,7 @@
 /** What the store keeps. Every value carries `schema`; unknown fields are kept. Keys are ids; names are index records. */
 import type { Image, Volume } from '@wadah/api/schema/storage'
 import type { Network } from '@wadah/api/schema/network'
+import type { FirewallRule } from '@wadah/api/schema/firewall'
 import type { Autostart, PausedBy, Placement, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
 import type { SnapshotSchedule } from '@wadah/api/schema/snapshot'
 import type { BootRecord } from '@wadah/ports/machine'
@@ -141,6 +142,10 @@ export type NetworkRecord = Named &
   }
 export const networkKind: Kind<NetworkRecord> = { name: 'network' }
 
+/** Rules name other groups by their ids. */
+export type FirewallGroupRecord = Named & { description: string; rules: FirewallRule[] }
+export const groupKind: Kind<FirewallGroupRecord> = { name: 'firewall-group' }
+
 export type HostRecord = {
   schema: 1
   id: string
@@ -156,7 +161,7 @@ export type IndexRecord = { schema: 1; holder: string }
 export const indexKind: Kind<IndexRecord> = { name: 'index' }
 
 export const indexKeys = {
-  name: (kind: 'vm' | 'pool' | 'volume' | 'image' | 'network', project: string, name: string) =>
+  name: (kind: 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group', project: string, name: string) =>
     `name/${kind}/${project}/${name}`,
   snapshot: (vm: string, name: string) => `name/snapshot/${vm}/${name}`,
   uid: (uid: number) => `uid/${uid}`,
@@ -169,7 +174,7 @@ export const indexKeys = {
 /** Which resource of the API a record belongs to, for events; undefined for what clients never see. */
 export function resourceOf(
   kind: string,
-): 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'job' | 'snapshot' | undefined {
+): 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group' | 'job' | 'snapshot' | undefined {
   switch (kind) {
     case 'vm/spec':
     case 'vm/placement':
@@ -179,6 +184,7 @@ export function resourceOf(
     case 'volume':
     case 'image':
     case 'network':
+    case 'firewall-group':
     case 'job':
     case 'snapshot':
       return kind

@@ -37,6 +37,22 @@ export type NetworkAttachment = {
   address?: string
   publish: { protocol: 'tcp' | 'udp'; address: string; port: number; to: number }[]
   limits: { in_bytes_per_s?: number; out_bytes_per_s?: number }
+  /** Absent: everything passes. */
+  firewall?: NicFirewall
+}
+
+type Verdict = 'accept' | 'drop'
+/** The first rule that matches decides; what none matches is decided by the default of its direction. */
+export type NicFirewall = { in: Verdict; out: Verdict; rules: NicRule[] }
+export type NicRule = {
+  /** Seen from the VM. */
+  direction: 'in' | 'out'
+  action: Verdict
+  protocol: 'tcp' | 'udp' | 'icmp' | 'any'
+  /** First and last, apart from each other; of tcp and udp. */
+  ports?: [number, number][]
+  /** Subnets of the other side, IPv4 and IPv6; left out: anybody; none at all: nobody. */
+  peers?: string[]
 }
 
 export interface Networks {

@@ -2,6 +2,7 @@
 import Type from 'typebox'
 import { IdSchema, NAME_PATTERN, NameSchema, RefSchema } from '../ids.ts'
 import { FaultSchema } from '../fault.ts'
+import { FirewallInputSchema, FirewallSchema } from './firewall.ts'
 import { SEED_KINDS } from './imports.ts'
 import { SnapshotScheduleSchema } from './snapshot.ts'
 import { Closed, DescriptionSchema, Ipv4Schema, LabelsSchema, MacSchema, metaFields } from './common.ts'
@@ -207,6 +208,7 @@ export const VmCreateSchema = Closed(
     ),
     boot_order: Type.Optional(bootOrder),
     firmware: Type.Optional(FirmwareSchema),
+    firewall: Type.Optional(FirewallInputSchema),
     limits: Type.Optional(LimitsSchema),
     balloon_mib: Type.Optional(Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024 })),
     seed: Type.Optional(SeedInputSchema),
@@ -259,6 +261,9 @@ export const VmEditSchema = Closed(
     remove_cdroms: Type.Optional(Type.Array(NameSchema, { maxItems: MAX_CDROMS })),
     boot_order: Type.Optional(bootOrder),
     firmware: Type.Optional(FirmwareSchema),
+    firewall: Type.Optional(
+      Type.Union([FirewallInputSchema, Type.Null()], { description: 'what is not named stays; null takes it away' }),
+    ),
   },
   { title: 'VmEdit', minProperties: 1 },
 )
@@ -314,6 +319,8 @@ export const VmSpecSchema = Type.Object({
   cdroms: Type.Optional(Type.Array(CdromSchema)),
   boot_order: Type.Optional(Type.Array(NameSchema)),
   firmware: Type.Optional(FirmwareSchema),
+  /** Absent: everything passes. */
+  firewall: Type.Optional(FirewallSchema),
   limits: LimitsSchema,
   balloon_mib: Type.Union([Type.Integer(), Type.Null()]),
   seed: Type.Object({

@@ -50,6 +50,7 @@ export async function printVm(cli: Cli, vm: Vm): Promise<void> {
     [t('col.ready'), status.ready_ms === undefined ? '' : formatTook(status.ready_ms)],
     [t('col.limits'), limitsText(spec.limits)],
     [t('col.firmware'), spec.firmware?.kind === 'uefi' ? (spec.firmware.secure_boot ? 'uefi-secure' : 'uefi') : 'bios'],
+    [t('col.firewall'), spec.firewall ? `in=${spec.firewall.in} out=${spec.firewall.out}` : ''],
     [t('col.boot_order'), spec.boot_order?.join(', ')],
     [t('col.cmdline'), spec.boot.kind === 'kernel' ? spec.boot.cmdline : ''],
     [

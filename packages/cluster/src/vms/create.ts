@@ -7,7 +7,8 @@ import type { Subject } from '@wadah/api/schema/access'
 import { AUTOSTART_DEFAULT } from '@wadah/api/schema/vm'
 import type { Nic, NicInput, Published, PublishInput, VmCreate, VmSpec } from '@wadah/api/schema/vm'
 import { type Check, type Rec, type Write, absent, put, unchanged } from '@wadah/store/store'
-import { type Deps, find } from '../context.ts'
+import { type Deps, commandOf, find } from '../context.ts'
+import { groupChecks, namedGroups, planFirewall, refuseUserNics } from '../networks/firewall-rules.ts'
 import {
   type ImageRecord,
   type IndexRecord,
@@ -115,6 +116,8 @@ export async function planCreate(
     body.nics ?? Array.from({ length: Math.min(made.nics ?? 1, 8) }, () => ({})),
     [],
   )
+  const firewall = body.firewall === undefined ? undefined : planFirewall(deps, project, body.firewall, undefined)
+  refuseUserNics(deps, firewall, nics)
   const uid = freeUid(
     (n) => deps.view.get(indexKind, indexKeys.uid(n)) !== undefined || pending.has(indexKeys.uid(n)),
     deps.config.uid_base,
@@ -125,6 +128,7 @@ export async function planCreate(
     memory_mib: smallMemory,
     machine: 'q35',
     ...(firmware === undefined ? {} : { firmware }),
+    ...(firewall === undefined ? {} : { firewall }),
     ...(cdroms.length === 0 ? {} : { cdroms }),
     ...(body.boot_order === undefined ? {} : { boot_order: body.boot_order }),
     boot:
@@ -215,6 +219,7 @@ export function assemble(
     ...disks.map((d) => (d.volume.making ? undefined : deps.view.get(volumeKind, d.volume.id))),
   ]
   for (const rec of standsOn) if (rec) checks.push(unchanged(rec as Rec<unknown>))
+  checks.push(...groupChecks(deps, namedGroups(record.spec.firewall?.rules ?? [], record.spec.firewall?.groups)))
   const now = deps.clock.now_ms()
   const writes: Write[] = [
     put(vmKind, record.id, record),
@@ -307,17 +312,21 @@ export function portKey(deps: Pick<Deps, 'hostId'>, p: Published): string {
 
 export function checkName(
   deps: Deps,
-  noun: 'vm' | 'pool' | 'volume' | 'image' | 'network',
+  noun: 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group',
   project: string,
   name: string,
 ): void {
   const problem = nameProblem(name)
   if (problem) throw fail('invalid', `${problem}.`, { field: '/name' })
   if (deps.view.get(indexKind, indexKeys.name(noun, project, name))) {
-    throw fail('name_taken', `There is a ${noun === 'vm' ? 'VM' : noun} "${name}" already; choose another name.`, {
-      field: '/name',
-      remedy: `wadah ${noun} show ${name}`,
-    })
+    throw fail(
+      'name_taken',
+      `There is a ${noun === 'vm' ? 'VM' : noun.replace('-', ' ')} "${name}" already; choose another name.`,
+      {
+        field: '/name',
+        remedy: `${commandOf(noun)} show ${name}`,
+      },
+    )
   }
 }
 

@@ -3,12 +3,14 @@ import { can, protectedFault } from '@wadah/api/can'
 import { WadahError, fail } from '@wadah/api/fault'
 import { newId } from '@wadah/api/ids'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
+import type { VmFirewall } from '@wadah/api/schema/firewall'
 import type { Job } from '@wadah/api/schema/job'
 import { parseSelector, selects } from '@wadah/api/selector'
 import type { DiskInput, DiskLimits, Vm, VmAction, VmCreate, VmEdit, VmState } from '@wadah/api/schema/vm'
 import type { ConsoleStream, Observed } from '@wadah/ports/machine'
 import { type Rec, type Write, absent, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
+import { viewFirewall } from '../networks/firewall-rules.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
@@ -660,6 +662,9 @@ export class Vms implements VmService {
     const vm = this.#find(caller, ref)
     this.#allow(caller, vm, 'console')
     yield await this.#deps.machine.screenshot(vm.id, signal)
+  }
+  firewall(caller: Caller, ref: string): VmFirewall {
+    return viewFirewall(this.#deps, this.#find(caller, ref).value.spec.firewall)
   }
   log(caller: Caller, ref: string, bytes: number): Promise<{ text: string; size_bytes: number }> {
     return this.#deps.machine.serialLog(this.#find(caller, ref).id, bytes)

@@ -6,6 +6,7 @@ import { checkAttachment, checkNetwork, usable } from './check.ts'
 import { createDnsmasqs } from './dnsmasq-process.ts'
 import { bridgesInRules, obstacles, parseChains, parseLegacy } from './firewalls.ts'
 import { formatAddress, parseSubnet } from './ipv4.ts'
+import { firewallTable, parseTable, renderFirewall } from './firewall.ts'
 import { type UidRange, renderBridgeGuard, renderHost6 } from './guard.ts'
 import { defaultRoutes, isForeign, planLan, strayVlans, vlanLines } from './lan.ts'
 import {
@@ -57,6 +58,9 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
   const shell = createShell(options.netns)
   const dnsmasqs = createDnsmasqs(shell, options.dataDir)
   const table = tableName(instance)
+  const walls = firewallTable(table)
+  /** Taps whose firewall is loaded; a VM with one that is not does not start. */
+  let walled: Set<string> | undefined
   const log = options.log ?? (() => {})
   const notes = new Map<string, { text: string; remedy?: string }>()
 
@@ -143,8 +147,9 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
       const lans = [...bridged, ...(last?.networks ?? [])].some((n) => n.kind === 'bridge')
       if (lans) await shell.nft(renderHost6(table, bridged), signal)
       await guardBridges(bridged, attachments, signal)
+      await raiseWalls(attachments, signal)
     } else if (stray.length > 0 || last?.networks.length || (await dnsmasqs.known()).length > 0)
-      await shell.nft(renderRemoval(table), signal)
+      await shell.nft(renderRemoval(table, walls), signal)
     for (const { network, plan } of good)
       await attempt(network, down, async () => await shell.ip(plan.configure, signal))
     for (const { tap, network } of lostTaps(instance, links, up))
@@ -159,6 +164,29 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
       if (network.kind === 'nat')
         await attempt(network, down, async () => await dnsmasqs.ensure(network, attachments, signal))
     return [...states.values()]
+  }
+
+  /** Nothing is run where there is no firewall and was none. */
+  async function raiseWalls(attachments: NetworkAttachment[], signal: AbortSignal): Promise<void> {
+    const wanted = attachments.filter((a) => a.firewall !== undefined)
+    if (wanted.length === 0 && walled?.size === 0) return
+    // Without the elements of its sets: they are as many as there are connections.
+    const { code, stdout } = await shell.run('nft', ['-j', '-t', 'list', 'table', 'bridge', walls], { ok_codes: [1] })
+    if (wanted.length > 0 || code === 0) {
+      const there = code === 0 ? parseTable(stdout) : { sets: [], chains: [] }
+      try {
+        await shell.nft(renderFirewall(walls, wanted, there), signal)
+      } catch (error) {
+        if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') throw error
+        walled = new Set()
+        throw fail('host_lacks', `This kernel can't carry the firewall of VMs: ${error.fault.detail}`, {
+          remedy: 'a kernel with CONFIG_NF_TABLES_BRIDGE; or VMs without a firewall',
+          effect: 'partial',
+          cause: error,
+        })
+      }
+    }
+    walled = new Set(wanted.map((a) => tapName(a.vm, a.nic)))
   }
 
   const planOf = (links: ReturnType<typeof parseLinks>, defaults: string[], network: BridgedNetwork): BridgePlan =>
@@ -223,8 +251,14 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     }
     round += 1
     if (bridged.length === 0 || round % TABLE_EVERY !== 0) return undefined
-    const { code } = await shell.run('nft', ['list', 'chain', 'ip', table, 'guard'], { ok_codes: [1] })
-    return code === 0 ? undefined : `the nftables table ${table} was gone`
+    for (const [family, name, chain] of [
+      ['ip', table, 'guard'],
+      ...(walled?.size ? [['bridge', walls, 'prerouting']] : []),
+    ] as const) {
+      const { code } = await shell.run('nft', ['list', 'chain', family, name, chain], { ok_codes: [1] })
+      if (code !== 0) return `the nftables table ${name} was gone`
+    }
+    return undefined
   }
   const watch = createWatch({
     least_ms: options.watch_ms ?? 5000,
@@ -372,6 +406,11 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
       const wrong = checkNetwork(network) ?? checkAttachment(nic)
       if (wrong !== undefined) throw fail('invalid', wrong)
       const ifname = tapName(nic.vm, nic.nic)
+      if (nic.firewall !== undefined && walled?.has(ifname) !== true) {
+        throw fail('host_lacks', `The firewall of ${nic.vm_name} is not loaded: it would start without one.`, {
+          remedy: `wadah host check; journalctl -u wadahd`,
+        })
+      }
       await allowTun(note)
       // Without a namespace sysfs answers the usual case, a tap that is not there yet, without a process.
       const absent =
@@ -426,7 +465,7 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
         for (const id of await dnsmasqs.known()) await dnsmasqs.remove(id)
         const ours = parseLinks(await shell.links()).filter((l) => parseAlias(instance, l.alias) !== undefined)
         await shell.ip(ours.map((l) => `link del dev ${l.name}`))
-        await shell.nft(renderRemoval(table))
+        await shell.nft(renderRemoval(table, walls))
       })
     },
   }

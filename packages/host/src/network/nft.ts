@@ -101,9 +101,9 @@ export function renderNft(
 }
 
 /** Takes our tables away, whether they are there or not. */
-export function renderRemoval(table: string): string {
-  return ['ip', 'ip6', 'netdev', 'bridge']
-    .map((family) => `add table ${family} ${table}\ndelete table ${family} ${table}\n`)
+export function renderRemoval(table: string, walls: string): string {
+  return [`ip ${table}`, `ip6 ${table}`, `netdev ${table}`, `bridge ${table}`, `bridge ${walls}`]
+    .map((of) => `add table ${of}\ndelete table ${of}\n`)
     .join('')
 }
 

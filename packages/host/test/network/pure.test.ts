@@ -100,8 +100,10 @@ describe('nft', () => {
     expect(renderBridgeGuard('wadah', [], [])).not.toContain('iifname')
   })
   test('removal works whether the tables are there or not', () => {
-    expect(renderRemoval('wadah')).toBe(
-      ['ip', 'ip6', 'netdev', 'bridge'].map((f) => `add table ${f} wadah\ndelete table ${f} wadah\n`).join(''),
+    expect(renderRemoval('wadah', 'wadah_fw')).toBe(
+      ['ip wadah', 'ip6 wadah', 'netdev wadah', 'bridge wadah', 'bridge wadah_fw']
+        .map((of) => `add table ${of}\ndelete table ${of}\n`)
+        .join(''),
     )
   })
   test('limits', () => {
