@@ -104,7 +104,9 @@ export class FirewallGroups implements FirewallGroupService {
         .find(({ value: { spec } }) => namedGroups(spec.firewall?.rules ?? [], spec.firewall?.groups).includes(rec.id))
       if (vm !== undefined)
         throw fail('in_use', `The firewall of the VM "${vm.value.name}" names the group "${rec.value.name}".`, {
-          remedy: `wadah vm edit ${vm.value.name} --remove-firewall-group ${rec.value.name}`,
+          remedy: vm.value.spec.firewall?.groups.includes(rec.id)
+            ? `wadah vm edit ${vm.value.name} --remove-firewall-group ${rec.value.name}`
+            : `wadah vm firewall ${vm.value.name}`,
         })
       const group = deps.view
         .list(groupKind)
