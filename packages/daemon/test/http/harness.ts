@@ -63,7 +63,17 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
         },
       },
     )
-  const names = ['vms', 'snapshots', 'storage', 'images', 'transfers', 'networks', 'firewallGroups', 'jobs', 'host'] as const
+  const names = [
+    'vms',
+    'snapshots',
+    'storage',
+    'images',
+    'transfers',
+    'networks',
+    'firewallGroups',
+    'jobs',
+    'host',
+  ] as const
   return { services: Object.fromEntries(names.map((n) => [n, group(n)])) as unknown as Services, calls }
 }
 

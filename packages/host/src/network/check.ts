@@ -1,6 +1,7 @@
 /** A last look at what goes into batches and configuration files: nothing with a space, a newline or a quote in it gets there. Pure. */
 import { NAME_PATTERN } from '@wadah/api/ids'
-import type { NetworkAttachment } from '@wadah/ports/networks'
+import { parseCidr } from '@wadah/api/cidr'
+import type { NetworkAttachment, NicFirewall } from '@wadah/ports/networks'
 import { contains, parseAddress, parseSubnet } from './ipv4.ts'
 import type { LanNetwork } from './lan.ts'
 import type { BridgedNetwork } from './links.ts'
@@ -58,7 +59,24 @@ export function checkAttachment(a: NetworkAttachment): string | undefined {
     if (limit !== undefined && (!Number.isSafeInteger(limit) || limit < 1))
       return `${said} ${limit} is no rate in bytes per second.`
   }
-  return undefined
+  return a.firewall === undefined || isFirewall(a.firewall) ? undefined : `${said} a rule of its firewall is none.`
+}
+
+function isFirewall({ rules, ...defaults }: NicFirewall): boolean {
+  const one = (value: string, ...of: string[]): boolean => of.includes(value)
+  const port = (n: number): boolean => Number.isInteger(n) && n >= 1 && n <= 65_535
+  return (
+    one(defaults.in, 'accept', 'drop') &&
+    one(defaults.out, 'accept', 'drop') &&
+    rules.every(
+      (rule) =>
+        one(rule.direction, 'in', 'out') &&
+        one(rule.action, 'accept', 'drop') &&
+        one(rule.protocol, 'tcp', 'udp', 'icmp', 'any') &&
+        (rule.ports ?? []).every(([first, last]) => port(first) && port(last) && first <= last) &&
+        (rule.peers ?? []).every((peer) => parseCidr(peer) !== undefined),
+    )
+  )
 }
 
 /** Attachments that can be carried out. One that can't must not keep the others from their network; `attach` refuses it by name. */

@@ -400,7 +400,7 @@ describe('the last look', () => {
         fc.string(),
         (key, a, bad, b) => {
           if (checkNetwork({ ...net, [key]: `${a}${bad}${b}` }) === undefined)
-            expect(`${a}${bad}${b}`).toMatch(/^[a-z0-9./-]+$/)
+            expect(`${a}${bad}${b}`).toMatch(/^[A-Za-z0-9._/-]+$/)
         },
       ),
     )
@@ -413,6 +413,29 @@ describe('the last look', () => {
     expect(publish({})).toBeUndefined()
     for (const p of [{ protocol: 'sctp' }, { address: 'any' }, { port: 0 }, { port: 65_536 }, { to: 1.5 }])
       expect(publish(p)).toBeDefined()
+    const firewall = (rule: object, defaults = {}) =>
+      checkAttachment({
+        ...web,
+        firewall: {
+          in: 'drop',
+          out: 'accept',
+          ...defaults,
+          rules: [{ direction: 'in', action: 'accept', protocol: 'tcp', ports: [[22, 22]], ...rule } as never],
+        },
+      })
+    expect(firewall({ peers: ['10.0.0.0/8', 'fe80::/10'] })).toBeUndefined()
+    for (const r of [
+      { direction: 'up' },
+      { action: 'accept\ndrop' },
+      { protocol: 'sctp' },
+      { ports: [[2, 1]] },
+      { ports: [[0, 1]] },
+      { ports: [['22 }', 22]] },
+      { peers: ['10.0.0.0/8 }'] },
+      { peers: ['web'] },
+    ])
+      expect(firewall(r)).toBeDefined()
+    expect(firewall({}, { in: 'return' })).toBeDefined()
     expect(checkAttachment({ ...web, limits: { in_bytes_per_s: 0 } })).toBeDefined()
     expect(checkAttachment({ ...web, uid: -1 })).toBeDefined()
   })
