@@ -473,7 +473,7 @@ describe('applied twice', () => {
       }),
       { numRuns: 300 },
     )
-  })
+  }, 60_000)
 })
 
 describe('the examples', () => {

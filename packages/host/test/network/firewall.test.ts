@@ -185,10 +185,10 @@ describe('the rules as text', () => {
           if (s.answered) both(s.direction === 'in' ? 'out' : 'in', answer(s.packet))
         }
       }),
-      { numRuns: 3000 },
+      { numRuns: 600 },
     )
-    expect(Math.min(seen.accept, seen.drop)).toBeGreaterThan(2000)
-  })
+    expect(Math.min(seen.accept, seen.drop)).toBeGreaterThan(400)
+  }, 60_000)
 
   test('a firewall that lets everything pass is none', () => {
     const open: NicFirewall = { in: 'accept', out: 'accept', rules: [] }
