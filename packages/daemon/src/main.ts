@@ -75,7 +75,9 @@ async function main(config: DaemonConfig): Promise<void> {
     on_states: (states) => news.record?.(states),
   })
   // User ids after those of VMs and the one that probes the accelerator.
-  const confinement = new Confinement(process.getuid?.() === 0 ? config.uid_base + config.uid_count + 1 : null)
+  const confined = process.getuid?.() === 0 ? config.uid_base + config.uid_count + 1 : null
+  const confinement = new Confinement(confined, join(config.data, 'lent'))
+  await confinement.recover()
   const volumes = createVolumes({ allowedDirs: config.pool_dirs, confinement })
   const machine = await HostMachine.open({
     dataDir: config.data,
