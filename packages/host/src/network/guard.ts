@@ -28,16 +28,37 @@ export function inputRules(networks: readonly NatNetwork[]): string[] {
 
 /**
  * Chain `own` of table ip: a guest on a network of kind `user` sends from the sockets of its QEMU, and 10.0.2.2 is the host's 127.0.0.1 to it
- * (libslirp). Each VM has a user id of its own, so those packets can be told from everybody else's. Names are asked of the host's own
- * servers, which may listen here.
+ * (libslirp); so does whoever escaped from a QEMU. Each VM has a user id of its own, so those packets can be told from everybody else's.
+ * They come to no program of the host, and of guests to what is published. Names are asked of the host's own servers, which may listen here.
  */
-export function ownRules(uids: UidRange | undefined): string[] {
+export function ownRules(uids: UidRange | undefined, networks: readonly NatNetwork[]): string[] {
   if (uids === undefined) return []
-  const sent = `meta skuid ${uids[0]}-${uids[1]} ct direction original fib daddr type local`
+  const theirs = `meta skuid ${uids[0]}-${uids[1]} ct direction original`
+  const bridges = networks.map((n) => `"${n.bridge}"`).join(', ')
   return [
-    `${sent} meta l4proto tcp tcp dport != 53 reject with tcp reset`,
-    `${sent} meta l4proto udp udp dport != 53 reject`,
+    ...toHost(theirs),
+    ...(networks.length === 0 ? [] : [`${theirs} oifname { ${bridges} } ct status & dnat == 0 reject`]),
   ]
+}
+
+const toHost = (theirs: string) => [
+  `${theirs} fib daddr type local meta l4proto tcp tcp dport != 53 reject with tcp reset`,
+  `${theirs} fib daddr type local meta l4proto udp udp dport != 53 reject`,
+]
+
+/** The same of IPv6, which no network of ours offers but the host's own loopback has. */
+export function renderOwn6(table: string, uids: UidRange): string {
+  return [
+    `add table ip6 ${table}`,
+    `delete table ip6 ${table}`,
+    `table ip6 ${table} {`,
+    '\tchain own {',
+    '\t\ttype filter hook output priority filter; policy accept',
+    ...toHost(`meta skuid ${uids[0]}-${uids[1]} ct direction original`).map((r) => `\t\t${r}`),
+    '\t}',
+    '}',
+    '',
+  ].join('\n')
 }
 
 /**

@@ -6,13 +6,13 @@ import { checkAttachment, checkNetwork, usable } from './check.ts'
 import { createDnsmasqs } from './dnsmasq-process.ts'
 import { bridgesInRules, obstacles, parseChains, parseLegacy } from './firewalls.ts'
 import { formatAddress, parseSubnet } from './ipv4.ts'
-import { type UidRange, renderBridgeGuard } from './guard.ts'
+import { type UidRange, renderBridgeGuard, renderOwn6 } from './guard.ts'
 import { parseLinks, planBridge, planTap, planTaps, strayBridges, type NatNetwork } from './links.ts'
 import { bridgeName, parseAlias, tableName, tapName } from './naming.ts'
-import { renderFromGuest, renderNft, renderRemoval, renderToGuest } from './nft.ts'
+import { renderFromGuest, renderNft, renderRemoval, renderRemoval6, renderToGuest } from './nft.ts'
 import { portFree } from './port-free.ts'
 import { chooseSubnet, routedSubnets } from './propose.ts'
-import { createShell } from './shell.ts'
+import { type Shell, createShell } from './shell.ts'
 import { allowTun, TUN } from './tun.ts'
 import { createWatch } from './watch.ts'
 
@@ -119,7 +119,8 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     if (up.length > 0 || users) {
       await shell.nft(renderNft(table, up, attachments, options.uids), signal)
       await guardBridges(attachments, signal)
-    } else if (stray.length > 0 || (await dnsmasqs.known()).length > 0) await shell.nft(renderRemoval(table), signal)
+      if (options.uids) await guard6(options.uids, signal)
+    } else if (stray.length > 0 || (await dnsmasqs.known()).length > 0) await removeTables(signal)
     await shell.ip([...good.flatMap(({ plan }) => plan.configure), ...planTaps(instance, links, up)], signal)
 
     for (const id of await dnsmasqs.known()) if (!nats.some((n) => n.id === id)) await dnsmasqs.remove(id)
@@ -147,6 +148,24 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
         'a kernel with CONFIG_NF_TABLES_BRIDGE',
       )
     }
+  }
+
+  async function guard6(uids: UidRange, signal: AbortSignal): Promise<void> {
+    if (!(await hasIpv6(shell))) return
+    await shell.nft(renderOwn6(table, uids), signal).catch((error: unknown) => {
+      if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') throw error
+      note(
+        'ipv6_guard',
+        "This kernel has no nftables rules for IPv6: whoever breaks out of a QEMU reaches what listens on the host's IPv6 addresses.",
+        'a kernel with CONFIG_NF_TABLES_IPV6',
+      )
+    })
+  }
+
+  async function removeTables(signal?: AbortSignal): Promise<void> {
+    await shell.nft(renderRemoval(table), signal)
+    // Where there can be none there is none.
+    if (await hasIpv6(shell)) await shell.nft(renderRemoval6(table), signal).catch(() => undefined)
   }
 
   let round = 0
@@ -343,7 +362,7 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
         for (const id of await dnsmasqs.known()) await dnsmasqs.remove(id)
         const ours = parseLinks(await shell.links()).filter((l) => parseAlias(instance, l.alias) !== undefined)
         await shell.ip(ours.map((l) => `link del dev ${l.name}`))
-        await shell.nft(renderRemoval(table))
+        await removeTables()
       })
     },
   }
@@ -380,4 +399,9 @@ function lacking(module: string): (error: unknown) => never {
       cause: error,
     })
   }
+}
+
+/** Where the kernel has no IPv6 nobody can be reached by it, and there are no such tables. */
+async function hasIpv6(shell: Shell): Promise<boolean> {
+  return (await shell.run('cat', ['/proc/net/if_inet6'], { ok_codes: [1] })).stdout.trim() !== ''
 }

@@ -93,7 +93,7 @@ export function renderNft(
     chain('output', 'type nat hook output priority -100', all.map(dnat)),
     chain('postrouting', 'type nat hook postrouting priority srcnat', source),
     chain('input', 'type filter hook input priority filter', inputRules(sorted)),
-    ...(uids === undefined ? [] : [chain('own', 'type filter hook output priority filter', ownRules(uids))]),
+    ...(uids === undefined ? [] : [chain('own', 'type filter hook output priority filter', ownRules(uids, sorted))]),
     chain('forward', 'type filter hook forward priority filter', forward),
     '}',
     '',
@@ -106,6 +106,8 @@ export function renderRemoval(table: string): string {
     .map((family) => `add table ${family} ${table}\ndelete table ${family} ${table}\n`)
     .join('')
 }
+/** Apart: a kernel without IPv6 has no such tables. */
+export const renderRemoval6 = (table: string) => `add table ip6 ${table}\ndelete table ip6 ${table}\n`
 
 /** Bytes that may come at once above the rate: at least two of the largest packets a guest hands over (64 KiB, segmented later). */
 export function burstBytes(bytes_per_s: number): number {
