@@ -2,7 +2,6 @@
  * Power is lost: what was written and not flushed is gone, in part or in whole. A real daemon's work is recorded call by call; from that
  * the states are made that the disk may be in at any moment, and a real daemon opens each of them.
  */
-import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -67,7 +66,7 @@ beforeAll(async () => {
     before: { vms: {}, volumes: {}, images: [] },
     after: before,
   })
-  const step = async (what: string, work: () => Promise<Job | unknown>) => {
+  const step = async (what: string, work: () => Promise<unknown>) => {
     const sent = now()
     const job = (await work()) as Job | undefined
     if (job && typeof job === 'object' && 'steps' in job) await d.done(job)

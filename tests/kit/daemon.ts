@@ -41,8 +41,8 @@ export class Daemon {
   /** Starts it and waits until it answers. @param under words of a program that it is run by, and that lets it keep its pid */
   async start(under: readonly string[] = []): Promise<void> {
     mkdirSync(this.data, { recursive: true, mode: 0o711 })
-    const [program = '', ...argv] = [...under, WADAHD, ...this.#argv(), '--listen', '127.0.0.1:0']
-    const child = spawn(program, argv, {
+    const words = [...under, WADAHD, ...this.#argv(), '--listen', '127.0.0.1:0']
+    const child = spawn(words[0] as string, words.slice(1), {
       stdio: ['ignore', 'pipe', 'pipe'],
       // A tracer sees system calls, not what goes through a ring.
       ...(under.length > 0 ? { env: { ...process.env, UV_USE_IO_URING: '0' } } : {}),

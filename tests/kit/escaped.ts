@@ -61,7 +61,7 @@ while (my $line = <STDIN>) {
 `
 
 export class Escaped {
-  readonly #words: string[]
+  readonly #words: [string, ...string[]]
 
   /** @param qemu whose place it takes */
   constructor(qemu: number) {
@@ -91,14 +91,14 @@ export class Escaped {
   }
 
   run(...argv: string[]): { code: number | null; stdout: string; stderr: string } {
-    const [first = '', ...rest] = [...this.#words, ...argv]
+    const [first, ...rest] = [...this.#words, ...argv]
     const { status, stdout, stderr } = spawnSync(first, rest, { encoding: 'utf8', cwd: '/', env: {}, timeout: 60_000 })
     return { code: status, stdout, stderr }
   }
 
   /** What came of each try: `ok`, or the error's name. */
   tries(list: readonly Try[]): string[] {
-    const [first = '', ...rest] = [...this.#words, 'perl', '-e', TRIES]
+    const [first, ...rest] = [...this.#words, 'perl', '-e', TRIES]
     const out = execFileSync(first, rest, {
       encoding: 'utf8',
       cwd: '/',

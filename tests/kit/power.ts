@@ -232,8 +232,10 @@ function contentAt(inode: Inode, when: number, keeps: () => boolean, chance: () 
   for (const c of inode.changes) {
     if (c.start > when) continue
     const synced = inode.syncs.some((s) => s.start >= c.end && s.end <= when)
-    if (synced || keeps()) content = apply(content, c)
-    else if (c.kind === 'write' && c.data.length > PAGE && keeps()) {
+    const whole = synced || keeps()
+    const torn = !whole && c.kind === 'write' && c.data.length > PAGE && keeps()
+    if (whole) content = apply(content, c)
+    else if (torn) {
       // Torn: some of its pages.
       for (let at = 0; at < c.data.length; at += PAGE)
         if (chance() < 0.5) content = apply(content, { ...c, at: c.at + at, data: c.data.subarray(at, at + PAGE) })
