@@ -73,6 +73,8 @@ export type VolumeRecord = Named &
   Pick<Volume, 'pool' | 'format' | 'size_bytes' | 'base' | 'vm' | 'image' | 'read_only'> & {
     /** Not there yet: a job makes it. */
     making?: boolean
+    /** The VM whose edit had it made: until that edit's commit nobody else's. Found so at a start, nobody waits for it any more. */
+    added_to?: string
     /** Bytes that a job is making it grow to; the pool has promised them. */
     growing_to?: number
     /** What snapshots hold: `layer`: nobody writes it any more, disks stand on it; `ram`. */

@@ -534,11 +534,14 @@ export function attachable(deps: Deps, project: string, ref: string, field: stri
     })
   if (value.vm !== undefined && value.vm !== vm)
     throw fail('in_use', `The volume "${value.name}" belongs to another VM (${value.vm}).`, { field })
+  if (value.added_to !== undefined && value.added_to !== vm)
+    throw fail('busy', `The volume "${value.name}" is being made for another VM (${value.added_to}).`, { field })
   const job = workerOn(deps, value.id)
   if (job !== undefined)
     throw fail('busy', `The job ${job} is at work on "${value.name}".`, { field, remedy: `wadah job wait ${job}` })
   // A base whose last clone is gone may be written again.
-  return { ...value, vm, read_only: false }
+  const { added_to: _, ...free } = value
+  return { ...free, vm, read_only: false }
 }
 
 /** What snapshots hold is theirs. */

@@ -30,7 +30,7 @@ import {
 } from '../records.ts'
 import { chainOf, launchRequest } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../services.ts'
-import { deleteVolumeJob, makeVolumeJob } from '../storage/jobs.ts'
+import { makeVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
 import { freeMac, freeUid } from './allocate.ts'
 import {
@@ -48,6 +48,7 @@ import {
 import { type EditPlan, planEdit } from './edit.ts'
 import { isoImage } from './drives.ts'
 import { createVm, deleteVm, grantTo, shutdownVm, startVm, stopVm } from './jobs.ts'
+import { dropAdded } from './sweep.ts'
 import { diskKey, healthTarget, viewVm } from './view.ts'
 
 const TRIES = 6
@@ -439,7 +440,10 @@ export class Vms implements VmService {
     })
   }
 
-  /** Makes the volumes of new disks, one job each; they are free ones until the VM's spec names them. All or none. */
+  /**
+   * Makes the volumes of new disks, one job each, marked as `added_to` the VM until its spec names them. All or none; what a crash
+   * leaves is swept at the next start (sweep.ts).
+   */
   async #newDisks(caller: Caller, vm: VmRecord, inputs: DiskInput[]): Promise<NewDisk[]> {
     const deps = this.#deps
     const now = new Date(deps.clock.now_ms()).toISOString()
@@ -477,28 +481,16 @@ export class Vms implements VmService {
 
   /** What an edit that came to nothing has made goes again. */
   async #dropDisks(caller: Caller, made: readonly NewDisk[]): Promise<void> {
-    const deps = this.#deps
     const { idempotency: _, ...plain } = caller
-    for (const { volume: v } of made) {
-      if (!v.making) continue
-      await submit(
-        deps,
-        this.#engine,
-        plain,
-        deleteVolumeJob,
-        { volume: v.id, name: v.name },
-        { kind: 'volume', id: v.id, name: v.name },
-      )
-        .then((job) => this.#engine.wait(job.id, { timeout_ms: DISK_TIMEOUT_MS }))
-        .catch((error: unknown) => deps.log(`the volume ${v.name} is left over: ${(error as Error).message}`))
-    }
-    await deps.view.waitFor(await deps.store.current())
+    for (const { volume } of made) if (volume.making) await dropAdded(this.#deps, this.#engine, plain, volume.id)
+    await this.#deps.view.waitFor(await this.#deps.store.current())
   }
 
   async #makeDisk(caller: Caller, vm: VmRecord, planned: VolumeRecord): Promise<void> {
     const deps = this.#deps
     if (!planned.making) return
-    const { vm: _vm, ...volume } = planned
+    const { vm: _vm, ...free } = planned
+    const volume: VolumeRecord = { ...free, added_to: vm.id }
     const key = indexKeys.name('volume', caller.project, volume.name)
     const writes: Write[] = [put(volumeKind, volume.id, volume), put(indexKind, key, { schema: 1, holder: volume.id })]
     const pool = deps.view.get(poolKind, volume.pool)

@@ -71,6 +71,7 @@ const LOG_CHECK_MS = 5_000
 const UNPLUG_MS = 20_000
 /** A monitor closes a moment before its process is seen to be gone. */
 const ENDS_MS = 1_000
+const CLOCK_MS = 60_000
 const ROOM_CHECK_MS = 2_000
 /** A pool has room again when it has at least this much. */
 const ROOM_BYTES = 64 * 1024 * 1024
@@ -419,7 +420,10 @@ export class HostMachine implements Machine {
       await this.#throttle(running, plan.local.disks)
       if (prepared?.request.spec.balloon_mib) await this.#balloon(running, prepared.request.spec.balloon_mib)
       if (how === 'fresh') await running.execute('cont')
-      if (live.loading) await running.noteLoaded()
+      if (live.loading) {
+        await running.noteLoaded()
+        this.#setClock(vm)
+      }
       await running.refresh()
       if (running.isGone) throw fail('qemu_failed', `QEMU ended right after its start: ${(await running.gone).reason}.`)
       return running
@@ -430,6 +434,15 @@ export class HostMachine implements Machine {
       this.#observed({ vm, state: 'stopped', reason: (error as Error).message, at_ms: this.#o.now_ms() })
       throw error
     }
+  }
+
+  /** Beside everything else: a guest without an agent sets its clock by NTP, or not at all. */
+  #setClock(vm: string): void {
+    void this.#guest(vm)
+      .setTime(AbortSignal.timeout(CLOCK_MS))
+      .catch((error: unknown) =>
+        this.#o.log(`${vm}: its clock was not set after the revert: ${(error as Error).message}`),
+      )
   }
 
   #adopt(running: RunningVm): void {

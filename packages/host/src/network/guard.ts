@@ -29,17 +29,23 @@ export function inputRules(networks: readonly NatNetwork[]): string[] {
 
 /**
  * Chain `own` of table ip: a guest on a network of kind `user` sends from the sockets of its QEMU, and 10.0.2.2 is the host's 127.0.0.1 to it
- * (libslirp). Each VM has a user id of its own, so those packets can be told from everybody else's. Names are asked of the host's own
- * servers, which may listen here.
+ * (libslirp); so does whoever escaped from a QEMU. Each VM has a user id of its own, so those packets can be told from everybody else's.
+ * They come to no program of the host, and of guests to what is published. Names are asked of the host's own servers, which may listen here.
  */
-export function ownRules(uids: UidRange | undefined): string[] {
+export function ownRules(uids: UidRange | undefined, networks: readonly NatNetwork[]): string[] {
   if (uids === undefined) return []
-  const sent = `meta skuid ${uids[0]}-${uids[1]} ct direction original fib daddr type local`
+  const theirs = `meta skuid ${uids[0]}-${uids[1]} ct direction original`
+  const bridges = networks.map((n) => `"${n.bridge}"`).join(', ')
   return [
-    `${sent} meta l4proto tcp tcp dport != 53 reject with tcp reset`,
-    `${sent} meta l4proto udp udp dport != 53 reject`,
+    ...toHost(theirs),
+    ...(networks.length === 0 ? [] : [`${theirs} oifname { ${bridges} } ct status & dnat == 0 reject`]),
   ]
 }
+
+const toHost = (theirs: string) => [
+  `${theirs} fib daddr type local meta l4proto tcp tcp dport != 53 reject with tcp reset`,
+  `${theirs} fib daddr type local meta l4proto udp udp dport != 53 reject`,
+]
 
 /**
  * A bit of a packet's mark (`skb->mark`): it came up to the host from a guest on a bridge that the host has an address on. There are other
@@ -143,17 +149,26 @@ export function renderBridgeGuard(
   ].join('\n')
 }
 
-/** Table of family ip6: only where guests are on a bridge that the host has an address on. */
-export function renderHost6(table: string, networks: readonly BridgedNetwork[]): string {
-  const rules = markedRules(networks, 'ip6')
-  const gone = `add table ip6 ${table}\ndelete table ip6 ${table}\n`
-  if (rules.length === 0) return gone
+/**
+ * Table of family ip6. No network of ours offers IPv6, but the host's own loopback has it, which programs of a VM's user could reach;
+ * and a bridge on which the host has an address carries it.
+ */
+export function renderIp6(table: string, uids: UidRange | undefined, networks: readonly BridgedNetwork[]): string {
+  const chain = (name: string, rules: readonly string[]) =>
+    rules.length === 0
+      ? []
+      : [
+          `\tchain ${name} {`,
+          `\t\ttype filter hook ${name === 'own' ? 'output' : 'input'} priority filter; policy accept`,
+          ...rules.map((rule) => `\t\t${rule}`),
+          '\t}',
+        ]
   return [
-    `${gone}table ip6 ${table} {`,
-    '\tchain input {',
-    '\t\ttype filter hook input priority filter; policy accept',
-    ...rules.map((rule) => `\t\t${rule}`),
-    '\t}',
+    `add table ip6 ${table}`,
+    `delete table ip6 ${table}`,
+    `table ip6 ${table} {`,
+    ...chain('own', uids === undefined ? [] : toHost(`meta skuid ${uids[0]}-${uids[1]} ct direction original`)),
+    ...chain('input', markedRules(networks, 'ip6')),
     '}',
     '',
   ].join('\n')

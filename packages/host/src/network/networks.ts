@@ -7,7 +7,7 @@ import { createDnsmasqs } from './dnsmasq-process.ts'
 import { bridgesInRules, obstacles, parseChains, parseLegacy } from './firewalls.ts'
 import { formatAddress, parseSubnet } from './ipv4.ts'
 import { firewallTable, parseTable, renderFirewall } from './firewall.ts'
-import { type UidRange, renderBridgeGuard, renderHost6 } from './guard.ts'
+import { type UidRange, renderBridgeGuard, renderIp6 } from './guard.ts'
 import { defaultRoutes, isForeign, planLan, strayVlans, vlanLines } from './lan.ts'
 import {
   type BridgedNetwork,
@@ -21,10 +21,10 @@ import {
   strayBridges,
 } from './links.ts'
 import { bridgeName, parseAlias, tableName, tapName } from './naming.ts'
-import { renderFromGuest, renderNft, renderRemoval, renderToGuest } from './nft.ts'
+import { renderFromGuest, renderNft, renderRemoval, renderRemoval6, renderToGuest } from './nft.ts'
 import { portFree } from './port-free.ts'
 import { chooseSubnet, routedSubnets } from './propose.ts'
-import { createShell } from './shell.ts'
+import { type Shell, createShell } from './shell.ts'
 import { allowTun, TUN } from './tun.ts'
 import { createWatch } from './watch.ts'
 
@@ -145,11 +145,11 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     if (bridged.length > 0 || users) {
       await shell.nft(renderNft(table, up, attachments, options.uids), signal)
       const lans = [...bridged, ...(last?.networks ?? [])].some((n) => n.kind === 'bridge')
-      if (lans) await shell.nft(renderHost6(table, bridged), signal)
+      if (lans || options.uids) await guard6(bridged, signal)
       await guardBridges(bridged, attachments, signal)
       await raiseWalls(attachments, signal)
     } else if (stray.length > 0 || last?.networks.length || (await dnsmasqs.known()).length > 0)
-      await shell.nft(renderRemoval(table, walls), signal)
+      await removeTables(signal)
     for (const { network, plan } of good)
       await attempt(network, down, async () => await shell.ip(plan.configure, signal))
     for (const { tap, network } of lostTaps(instance, links, up))
@@ -240,6 +240,24 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
         'a kernel with CONFIG_NF_TABLES_BRIDGE',
       )
     }
+  }
+
+  async function guard6(networks: readonly BridgedNetwork[], signal: AbortSignal): Promise<void> {
+    if (!(await hasIpv6(shell))) return
+    await shell.nft(renderIp6(table, options.uids, networks), signal).catch((error: unknown) => {
+      if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') throw error
+      note(
+        'ipv6_guard',
+        "This kernel has no nftables rules for IPv6: whoever breaks out of a QEMU reaches what listens on the host's IPv6 addresses.",
+        'a kernel with CONFIG_NF_TABLES_IPV6',
+      )
+    })
+  }
+
+  async function removeTables(signal?: AbortSignal): Promise<void> {
+    await shell.nft(renderRemoval(table, walls), signal)
+    // Where there can be none there is none.
+    if (await hasIpv6(shell)) await shell.nft(renderRemoval6(table), signal).catch(() => undefined)
   }
 
   let round = 0
@@ -465,7 +483,7 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
         for (const id of await dnsmasqs.known()) await dnsmasqs.remove(id)
         const ours = parseLinks(await shell.links()).filter((l) => parseAlias(instance, l.alias) !== undefined)
         await shell.ip(ours.map((l) => `link del dev ${l.name}`))
-        await shell.nft(renderRemoval(table, walls))
+        await removeTables()
       })
     },
   }
@@ -502,4 +520,9 @@ function lacking(module: string): (error: unknown) => never {
       cause: error,
     })
   }
+}
+
+/** Where the kernel has no IPv6 nobody can be reached by it, and there are no such tables. */
+async function hasIpv6(shell: Shell): Promise<boolean> {
+  return (await shell.run('cat', ['/proc/net/if_inet6'], { ok_codes: [1] })).stdout.trim() !== ''
 }

@@ -93,7 +93,7 @@ export function renderNft(
     chain('output', 'type nat hook output priority -100', all.map(dnat)),
     chain('postrouting', 'type nat hook postrouting priority srcnat', source),
     chain('input', 'type filter hook input priority filter', [...inputRules(sorted), ...markedRules(networks, 'ip')]),
-    ...(uids === undefined ? [] : [chain('own', 'type filter hook output priority filter', ownRules(uids))]),
+    ...(uids === undefined ? [] : [chain('own', 'type filter hook output priority filter', ownRules(uids, sorted))]),
     chain('forward', 'type filter hook forward priority filter', forward),
     '}',
     '',
@@ -102,10 +102,12 @@ export function renderNft(
 
 /** Takes our tables away, whether they are there or not. */
 export function renderRemoval(table: string, walls: string): string {
-  return [`ip ${table}`, `ip6 ${table}`, `netdev ${table}`, `bridge ${table}`, `bridge ${walls}`]
+  return [`ip ${table}`, `netdev ${table}`, `bridge ${table}`, `bridge ${walls}`]
     .map((of) => `add table ${of}\ndelete table ${of}\n`)
     .join('')
 }
+/** Apart: a kernel without IPv6 has no such tables. */
+export const renderRemoval6 = (table: string) => `add table ip6 ${table}\ndelete table ip6 ${table}\n`
 
 /** Bytes that may come at once above the rate: at least two of the largest packets a guest hands over (64 KiB, segmented later). */
 export function burstBytes(bytes_per_s: number): number {

@@ -22,7 +22,7 @@ import {
   type Link,
   type NatNetwork,
 } from '@wadah/host/network/links'
-import { renderBridgeGuard } from '@wadah/host/network/guard'
+import { renderBridgeGuard, renderIp6 } from '@wadah/host/network/guard'
 import { aliasOf, bridgeMac, bridgeName, parseAlias, tableName, tapName } from '@wadah/host/network/naming'
 import { burstBytes, renderFromGuest, renderNft, renderRemoval, renderToGuest } from '@wadah/host/network/nft'
 import { chooseSubnet, routedSubnets } from '@wadah/host/network/propose'
@@ -92,6 +92,12 @@ describe('nft', () => {
     for (const rule of rules) expect(rule).toMatch(/wbr-|dport/)
     expect(text).not.toContain('policy drop')
   })
+  test('what comes from the user ids of VMs reaches no program of the host, and of guests what is published', async () => {
+    const text = renderNft('wadah', [net, lab], [web, db, far], [70_000, 70_999])
+    const own = /chain own \{([^}]*\}?[^}]*)\n\t\}/.exec(text)?.[1] ?? ''
+    await expect(`${own}\n${renderIp6('wadah', [70_000, 70_999], [])}`).toMatchFileSnapshot('golden/own.nft')
+    expect(renderNft('wadah', [], [], [70_000, 70_999])).not.toContain('oifname')
+  })
   test('the guard of bridges names only taps with an address of ours', () => {
     const { address: _, ...withoutAddress } = { ...web, vm: 'vm-bbbbbbbbbb' }
     const text = renderBridgeGuard('wadah', [net], [{ ...web, vm: 'vm-aaaaaaaaaa' }, withoutAddress])
@@ -101,7 +107,7 @@ describe('nft', () => {
   })
   test('removal works whether the tables are there or not', () => {
     expect(renderRemoval('wadah', 'wadah_fw')).toBe(
-      ['ip wadah', 'ip6 wadah', 'netdev wadah', 'bridge wadah', 'bridge wadah_fw']
+      ['ip wadah', 'netdev wadah', 'bridge wadah', 'bridge wadah_fw']
         .map((of) => `add table ${of}\ndelete table ${of}\n`)
         .join(''),
     )
@@ -127,9 +133,13 @@ describe('dnsmasq', () => {
     pid: '/d/pid',
   }
   test('configuration, whole', async () => {
-    await expect(renderDnsmasq(net, files, 'dnsmasq')).toMatchFileSnapshot('golden/dnsmasq.conf')
-    expect(renderDnsmasq(lab, files, 'nobody')).toContain('dhcp-range=192.168.4.0,static,255.255.252.0,1h')
-    expect(renderDnsmasq(lab, files, 'nobody')).not.toContain('in-addr')
+    await expect(renderDnsmasq(net, files, { user: 'dnsmasq', group: 'nogroup' })).toMatchFileSnapshot(
+      'golden/dnsmasq.conf',
+    )
+    expect(renderDnsmasq(lab, files, { user: 'nobody', group: 'nogroup' })).toContain(
+      'dhcp-range=192.168.4.0,static,255.255.252.0,1h',
+    )
+    expect(renderDnsmasq(lab, files, { user: 'nobody', group: 'nogroup' })).not.toContain('in-addr')
   })
   test('names and reservations of this network only', () => {
     expect(renderHosts(net, [db, web, far])).toBe(
