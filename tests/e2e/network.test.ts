@@ -100,7 +100,7 @@ describe('networks', () => {
         60_000,
       )
       for (const address of [gateway, '10.0.2.2'])
-        expect(await ask('wget', '-T', '3', '-qO-', `http://${address}:${port}/`)).toBe('')
+        expect(await ask('timeout', '3', '/bin/busybox', 'wget', '-qO-', `http://${address}:${port}/`)).toBe('')
       expect(await ask('nslookup', 'insider.wadah.internal', gateway ?? '')).toContain('Address')
       expect(await page(`http://127.0.0.1:${port}/`)).toBe('of the host')
     } finally {

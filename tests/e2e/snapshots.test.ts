@@ -57,6 +57,8 @@ describe('snapshots', () => {
     })
     expect((await d.vm('box')).status).toMatchObject({ state: 'running', pending_restart: [] })
     await put('two')
+    // Long enough for a clock that stands where it stood to be told from one that was set.
+    await new Promise((resolve) => setTimeout(resolve, 4_000))
     const { pid } = (await d.vm('box')).status
     const refused = d.cli(['snapshot', 'revert', 'box', 'one'])
     expect(refused.code).not.toBe(0)
@@ -66,6 +68,10 @@ describe('snapshots', () => {
     expect((await d.vm('box')).status.pid).not.toBe(pid)
     expect(await mark()).toBe('one')
     expect(await both()).toEqual(['one', 'one'])
+    await until('its clock to be right', async () => {
+      const [before, seen, after] = [Date.now() / 1000, Number(await sh('date +%s')), Date.now() / 1000]
+      return seen >= before - 1.5 && seen <= after + 1
+    })
   })
 
   test('of the disks: consistent as can be had, and said; a restart finds the same disks under the same names', async () => {

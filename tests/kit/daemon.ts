@@ -38,10 +38,15 @@ export class Daemon {
     writeFileSync(join(LIST, this.instance), String(process.pid))
   }
 
-  /** Starts it and waits until it answers. */
-  async start(): Promise<void> {
+  /** Starts it and waits until it answers. @param under words of a program that it is run by, and that lets it keep its pid */
+  async start(under: readonly string[] = []): Promise<void> {
     mkdirSync(this.data, { recursive: true, mode: 0o711 })
-    const child = spawn(WADAHD, [...this.#argv(), '--listen', '127.0.0.1:0'], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const words = [...under, WADAHD, ...this.#argv(), '--listen', '127.0.0.1:0']
+    const child = spawn(words[0] as string, words.slice(1), {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      // A tracer sees system calls, not what goes through a ring.
+      ...(under.length > 0 ? { env: { ...process.env, UV_USE_IO_URING: '0' } } : {}),
+    })
     this.#child = child
     this.said = ''
     for (const stream of [child.stdout, child.stderr])

@@ -14,6 +14,7 @@ const TAGS: Record<string, string> = {
   pools: 'Places that store disks.',
   volumes: 'Disks.',
   networks: 'What a NIC is attached to.',
+  firewall: 'Security groups: firewall rules that VMs share.',
   jobs: 'Long actions: steps, progress, log, cancel.',
   access: 'Logging in, and who changed what.',
   tokens: 'API tokens for programs.',
@@ -284,7 +285,7 @@ function consoleOperation(): JsonObject {
     description:
       'The ticket comes from `POST /v1/vms/{vm}/console`, is good once and for a minute. Close codes: 1000 the console ended, ' +
       '1001 the daemon stops, 1003 a text frame was sent, 1009 a message over 1 MiB, 1011 the console failed, 4401 ticket unknown, ' +
-      'used or old, 4403 login ended, 4408 client too slow, 4429 too many consoles.',
+      'used or old, 4403 login ended, 4408 client too slow, 4429 too many consoles, 4504 guest too slow.',
     tags: ['vms'],
     security: [],
     parameters: [{ name: 'ticket', in: 'query', required: true, schema: { type: 'string' } }],

@@ -12,6 +12,7 @@ export const GROUPS: readonly Group[] = [
   { name: 'apply', summary: 'cmd.apply', heading: 'help.servers', load: () => import('./commands/apply.ts') },
   { name: 'image', summary: 'cmd.image', heading: 'help.servers', load: () => import('./commands/image.ts') },
   { name: 'network', summary: 'cmd.network', heading: 'help.servers', load: () => import('./commands/network.ts') },
+  { name: 'firewall', summary: 'cmd.firewall', heading: 'help.servers', load: () => import('./commands/firewall.ts') },
   { name: 'pool', summary: 'cmd.pool', heading: 'help.servers', load: () => import('./commands/pool.ts') },
   { name: 'volume', summary: 'cmd.volume', heading: 'help.servers', load: () => import('./commands/volume.ts') },
   { name: 'snapshot', summary: 'cmd.snapshot', heading: 'help.servers', load: () => import('./commands/snapshot.ts') },
@@ -89,7 +90,10 @@ export async function loadGroup(command: Command, cli: Cli): Promise<void> {
   if (!group) return
   lazy.delete(command)
   ;(await group.load()).register(command, cli)
-  for (const verb of command.commands) style(verb, cli)
+  for (const verb of command.commands) {
+    style(verb, cli)
+    for (const deeper of verb.commands) style(deeper, cli)
+  }
 }
 
 /** Same manners everywhere: our words in help, errors thrown and shown by `run`. */

@@ -32,6 +32,7 @@ const ground = (): Current =>
     pools: [{ id: 'pool-aaaaaaaaaa', name: 'default', path: '/p', overcommit: 2, generation: 1 }],
     images: [{ id: 'img-aaaaaaaaaa', name: 'web-server', recipe: 'web-server', ready: true }],
     volumes: [],
+    groups: [{ id: 'grp-aaaaaaaaaa', name: 'web', description: '', rules: [], generation: 1, vms: [] }],
   }) as unknown as Current
 
 const PLAIN: PlanOptions = { set: 'f', prune: false, restart: false }
@@ -90,6 +91,7 @@ function perform(current: Current, actions: readonly Action[]): Current {
         nics: [],
       }
       if (b.image === undefined) delete made.spec.image
+      if (b.firewall) made.spec.firewall = kept(b.firewall)
       for (const d of b.disks ?? []) made.spec.disks.push(disk(d, made.spec.disks))
       for (const x of b.nics ?? [{}]) made.spec.nics.push(nic(x, made.spec.nics))
       made.status = { ...made.status, state: a.start ? 'running' : 'stopped', pending_restart: [] }
@@ -98,6 +100,8 @@ function perform(current: Current, actions: readonly Action[]): Current {
       next.networks.push({ ...network(a.name, `net-${n++}`), ...a.body } as never)
     } else if (a.do === 'create' && a.kind === 'image') {
       next.images.push({ id: `img-${n++}`, ready: true, ...a.body } as never)
+    } else if (a.do === 'create' && a.kind === 'firewall-group') {
+      next.groups.push({ id: `grp-${n++}`, rules: [], ...a.body } as never)
     } else if (a.do === 'create') next.pools.push({ id: `pool-${n++}`, overcommit: 2, ...a.body } as never)
     else if (a.do === 'edit' && there) {
       for (const g of a.grow) next.volumes.find((v) => v.id === g.volume)!.size_bytes = g.size_mib * 2 ** 20
@@ -123,6 +127,7 @@ function edit(v: Vm, b: VmEdit, nic: (i: never, t: never) => unknown, disk: (i: 
   spec.memory_mib = b.memory_mib ?? spec.memory_mib
   spec.balloon_mib = b.balloon_mib === undefined ? spec.balloon_mib : b.balloon_mib
   spec.limits = merge(spec.limits, b.limits)
+  if (b.firewall) spec.firewall = kept({ ...spec.firewall, ...b.firewall })
   spec.disks = spec.disks.filter((d) => !b.remove_disks?.includes(d.name))
   for (const d of b.disks ?? []) {
     const found = spec.disks.find((x) => x.name === d.name)!
@@ -138,6 +143,13 @@ function edit(v: Vm, b: VmEdit, nic: (i: never, t: never) => unknown, disk: (i: 
   }
   for (const x of b.add_nics ?? []) spec.nics.push(nic(x as never, spec.nics as never) as never)
 }
+/** Names stand for themselves here: an id that nobody knows is shown as it is. */
+const kept = (f: NonNullable<VmCreate['firewall']>) => ({
+  in: f.in ?? ('drop' as const),
+  out: f.out ?? ('accept' as const),
+  groups: f.groups ?? [],
+  rules: f.rules ?? [],
+})
 function free(stem: string, there: readonly { name: string }[]): string {
   for (let i = 1; ; i++) if (!there.some((t) => t.name === `${stem}${i}`)) return `${stem}${i}`
 }
@@ -172,11 +184,14 @@ describe('a file', () => {
       'kind: vm\nname: a\nmemory: 1.3K',
       ['3:1 /memory /memory: "1.3K" is not a whole number of bytes, or too large to be one'],
     ],
-    ['kind: vn\nname: a', ['1:1 /kind "vn" is not one of pool, network, image, vm (did you mean "vm"?)']],
-    ['name: a', ['1:1  "kind" is missing: pool, network, image, vm']],
+    [
+      'kind: vn\nname: a',
+      ['1:1 /kind "vn" is not one of pool, network, firewall-group, image, vm (did you mean "vm"?)'],
+    ],
+    ['name: a', ['1:1  "kind" is missing: pool, network, firewall-group, image, vm']],
     ['kind: vm', ['1:1  "name" is missing (RFC 1123 label: small letters, digits, hyphens)']],
     ['kind: image\nname: i', ['1:1  "recipe" is missing (RFC 1123 label: small letters, digits, hyphens)']],
-    ['just text', ['1:1  a mapping is needed, with "kind: pool|network|image|vm" and "name"']],
+    ['just text', ['1:1  a mapping is needed, with "kind: pool|network|firewall-group|image|vm" and "name"']],
     [
       'kind: vm\nname: a\nstate: runing',
       ['3:1 /state "runing" is not one of running, stopped (did you mean "running"?) (left out: as it is)'],
@@ -194,7 +209,7 @@ describe('a file', () => {
     ],
     ['kind: vm\nname: a\nname: b', ['3:1  Map keys must be unique']],
     ['kind: vm\nname: a\n---\nkind: vm\nname: a', ['5:1 /name there is vm a in line 1 already']],
-    ['kind: network\nname: n\ntype: nta', ['3:1 /type "nta" is not one of user, nat (did you mean "nat"?)']],
+    ['kind: network\nname: n\ntype: nta', ['3:1 /type "nta" is not one of user, nat, bridge (did you mean "nat"?)']],
     [
       'kind: vm\nname: Web',
       [
@@ -256,6 +271,8 @@ describe('a plan', () => {
     ['tpm: true', { tpm: true }, ['tpm']],
     ['serial_ports: 2', { serial_ports: 2 }, ['serial_ports']],
     ['boot_order: [root]', { boot_order: ['root'] }, ['boot_order']],
+    ['firewall: {}', { firewall: {} }, []],
+    ['firewall: {in: drop, groups: [web]}', { firewall: { in: 'drop', groups: ['web'] } }, []],
     ['cdroms: [{}]', { add_cdroms: [{ name: 'cd0' }] }, ['cdroms']],
     ['nics: [{name: nic0}, {network: office}]', { add_nics: [{ network: 'office', name: 'net1' }] }, []],
     ['nics: []', { remove_nics: ['nic0'] }, []],
@@ -349,6 +366,26 @@ describe('a plan', () => {
       obstacles: [{ name: 'b', remedy: 'wadah vm edit b --unprotect' }],
     })
   })
+  it('changes security groups, and wants those that are named to be there', () => {
+    const group = '{kind: firewall-group, name: web, rules: [{name: s, direction: in, action: drop, from: [lan]}]}'
+    expect(plan(`- ${group}`, ground()).obstacles.map((o) => o.path.join('/'))).toEqual(['rules/0/from/0'])
+    const text = `- ${group}\n- {kind: firewall-group, name: lan}\n- {kind: vm, name: a, firewall: {groups: [lan, nowhere]}}`
+    const { actions, obstacles } = plan(text, ground())
+    expect(obstacles.map((o) => o.path.join('/'))).toEqual(['firewall/groups/1'])
+    expect(brief(actions)).toEqual(['create firewall-group lan', 'edit firewall-group web', 'create vm a'])
+    const circle = (a: string, b: string) =>
+      `{kind: firewall-group, name: ${a}, rules: [{name: r, direction: in, action: accept, from: [${b}]}]}`
+    expect(brief(plan(`- ${circle('x', 'y')}\n- ${circle('y', 'y')}`, ground()).actions)).toEqual([
+      'create firewall-group y',
+      'create firewall-group x',
+    ])
+    expect(plan(`- ${circle('x', 'y')}\n- ${circle('y', 'x')}`, ground()).obstacles).toHaveLength(2)
+    const there = ground()
+    there.groups[0]!.rules = [{ name: 's', direction: 'in', action: 'drop', protocol: 'any' }]
+    expect(
+      plan('{kind: firewall-group, name: web, rules: [{name: s, direction: in, action: drop}]}', there).actions,
+    ).toEqual([])
+  })
   it('of networks, pools and images that differ says why not', () => {
     const text = `
 - {kind: network, name: office, type: user}
@@ -395,6 +432,28 @@ describe('applied twice', () => {
       ),
       limits: maybe(fc.record({ cpu_cap_percent: fc.constantFrom(null, 50, 70) })),
       nics: maybe(fc.array(nic, { maxLength: 2 })),
+      firewall: maybe(
+        fc.record(
+          {
+            in: maybe(fc.constantFrom('accept', 'drop')),
+            groups: maybe(fc.subarray(['web'])),
+            rules: maybe(
+              fc.subarray([
+                {
+                  name: 'ssh',
+                  direction: 'in',
+                  action: 'accept',
+                  protocol: 'tcp',
+                  ports: '22',
+                  from: ['web', '10.0.0.0/8'],
+                },
+                { name: 'rest', direction: 'out', action: 'drop' },
+              ]),
+            ),
+          },
+          { requiredKeys: [] },
+        ),
+      ),
       disks: maybe(fc.uniqueArray(disk, { selector: (d) => d.name, maxLength: 2 })),
       state: maybe(fc.constantFrom('running', 'stopped')),
     },
@@ -418,7 +477,7 @@ describe('applied twice', () => {
       }),
       { numRuns: 300 },
     )
-  })
+  }, 60_000)
 })
 
 describe('the examples', () => {

@@ -15,6 +15,7 @@ import { importImage, templateImage } from './images/import-jobs.ts'
 import { ImageStore } from './images/service.ts'
 import { JobEngine } from './jobs/engine.ts'
 import { Jobs } from './jobs/service.ts'
+import { FirewallGroups } from './networks/firewall-groups.ts'
 import { NetworkStore, networkSync, newNetwork } from './networks/service.ts'
 import { Pending } from './pending.ts'
 import { hostKind, indexKeys, indexKind, networkKind, poolKind, vmKind } from './records.ts'
@@ -29,8 +30,9 @@ import { Transfers, sweepImports } from './transfers.ts'
 import { DEFAULT_NETWORK, DEFAULT_POOL } from './vms/create.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
 import { resizeVolumeJob } from './storage/resize.ts'
-import { adoptAll, keepStatuses } from './vms/keeper.ts'
+import { adoptAll, keepStatuses, sweepTaps } from './vms/keeper.ts'
 import { Vms } from './vms/service.ts'
+import { sweepAdded } from './vms/sweep.ts'
 
 export type ClusterOptions = {
   store: Store
@@ -117,12 +119,14 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   void keepStatuses(deps, ending.signal).catch((error: unknown) => o.onUnforeseen(error, 'statuses'))
   const boot = await o.machine.bootId()
   await adoptAll(deps, hasRebooted(deps, boot) ? 'the host was started anew' : undefined)
+  await sweepTaps(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftover taps'))
   await deps.syncNetworks().catch((error: unknown) => o.onUnforeseen(error, 'networks'))
   const vms = new Vms(deps, engine, pending)
   deps.children = childrenOf(deps, engine, vms)
   await engine.resume()
   // A host that cannot start its VMs must still let itself be looked at.
   await onDaemonStart(deps, engine, boot).catch((error: unknown) => o.onUnforeseen(error, 'starting VMs with the host'))
+  void sweepAdded(deps, engine).catch((error: unknown) => o.onUnforeseen(error, 'disks of edits that were cut off'))
   void sweepImports(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of imports'))
   void engine.prune()
   const followed = followNetworks(deps, ending.signal)
@@ -136,6 +140,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       images: new ImageStore(deps, engine),
       transfers: new Transfers(deps, engine, pending),
       networks: new NetworkStore(deps),
+      firewallGroups: new FirewallGroups(deps),
       jobs: new Jobs(view, engine),
       host: new HostView(deps, engine, hostname(), o.version),
     },

@@ -40,14 +40,18 @@ export type Deps = {
   children?: Children
 }
 
-type NamedKind = 'vm' | 'pool' | 'volume' | 'image' | 'network'
+type NamedKind = 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group'
 const NOUNS: Record<NamedKind, string> = {
   vm: 'VM',
   pool: 'pool',
   volume: 'volume',
   image: 'image',
   network: 'network',
+  'firewall-group': 'security group',
 }
+
+/** How it is called on the command line. */
+export const commandOf = (noun: NamedKind): string => `wadah ${noun.replace('-', ' ')}`
 
 /** A record by name or id. @throws WadahError `not_found` that names the command listing what there is */
 export function find<T>(
@@ -66,7 +70,7 @@ export function find<T>(
     const rec = holder === undefined ? undefined : deps.view.get(kind, holder)
     if (rec) return rec
   }
-  throw fail('not_found', `There is no ${NOUNS[noun]} "${ref}".`, { field, remedy: `wadah ${noun} list` })
+  throw fail('not_found', `There is no ${NOUNS[noun]} "${ref}".`, { field, remedy: `${commandOf(noun)} list` })
 }
 
 /** Commits, or throws the fault that `explain` makes of the first check that failed. Returns the revision. */

@@ -1,6 +1,7 @@
 /** What the store keeps. Every value carries `schema`; unknown fields are kept. Keys are ids; names are index records. */
 import type { Image, Volume } from '@wadah/api/schema/storage'
 import type { Network } from '@wadah/api/schema/network'
+import type { FirewallRule } from '@wadah/api/schema/firewall'
 import type { Autostart, PausedBy, Placement, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
 import type { SnapshotSchedule } from '@wadah/api/schema/snapshot'
 import type { BootRecord } from '@wadah/ports/machine'
@@ -75,6 +76,8 @@ export type VolumeRecord = Named &
   Pick<Volume, 'pool' | 'format' | 'size_bytes' | 'base' | 'vm' | 'image' | 'read_only'> & {
     /** Not there yet: a job makes it. */
     making?: boolean
+    /** The VM whose edit had it made: until that edit's commit nobody else's. Found so at a start, nobody waits for it any more. */
+    added_to?: string
     /** Bytes that a job is making it grow to; the pool has promised them. */
     growing_to?: number
     /** What snapshots hold: `layer`: nobody writes it any more, disks stand on it; `ram`. */
@@ -138,11 +141,15 @@ export function imageVolumes(image: Pick<ImageRecord, 'volume' | 'more_volumes'>
 }
 
 export type NetworkRecord = Named &
-  Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'domain' | 'host_access'> & {
+  Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'nic' | 'vlan' | 'domain' | 'host_access'> & {
     state: 'up' | 'down'
     reason?: string
   }
 export const networkKind: Kind<NetworkRecord> = { name: 'network' }
+
+/** Rules name other groups by their ids. */
+export type FirewallGroupRecord = Named & { description: string; rules: FirewallRule[] }
+export const groupKind: Kind<FirewallGroupRecord> = { name: 'firewall-group' }
 
 export type HostRecord = {
   schema: 1
@@ -159,7 +166,7 @@ export type IndexRecord = { schema: 1; holder: string }
 export const indexKind: Kind<IndexRecord> = { name: 'index' }
 
 export const indexKeys = {
-  name: (kind: 'vm' | 'pool' | 'volume' | 'image' | 'network', project: string, name: string) =>
+  name: (kind: 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group', project: string, name: string) =>
     `name/${kind}/${project}/${name}`,
   snapshot: (vm: string, name: string) => `name/snapshot/${vm}/${name}`,
   uid: (uid: number) => `uid/${uid}`,
@@ -172,7 +179,7 @@ export const indexKeys = {
 /** Which resource of the API a record belongs to, for events; undefined for what clients never see. */
 export function resourceOf(
   kind: string,
-): 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'job' | 'snapshot' | undefined {
+): 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group' | 'job' | 'snapshot' | undefined {
   switch (kind) {
     case 'vm/spec':
     case 'vm/placement':
@@ -182,6 +189,7 @@ export function resourceOf(
     case 'volume':
     case 'image':
     case 'network':
+    case 'firewall-group':
     case 'job':
     case 'snapshot':
       return kind

@@ -5,6 +5,7 @@ import type { LaunchRequest } from '@wadah/ports/machine'
 import type { NetworkAttachment, NetworkDefinition } from '@wadah/ports/networks'
 import type { PoolDefinition, VolumeDefinition } from '@wadah/ports/volumes'
 import type { Deps } from './context.ts'
+import { addressBook, nicFirewall } from './networks/firewall-rules.ts'
 import {
   type NetworkRecord,
   type PoolRecord,
@@ -60,11 +61,27 @@ export function chainOf(deps: Pick<Deps, 'view'>, id: string): VolumeRecord[] {
 export function networkDefinition(network: NetworkRecord): NetworkDefinition {
   const { id, name } = network
   if (network.kind === 'user') return { id, name, kind: 'user' }
-  const { subnet = '', gateway = '', bridge = '', domain = '', host_access = false } = network
+  const { subnet = '', gateway = '', bridge = '', domain = '', host_access = false, nic, vlan } = network
+  if (network.kind === 'bridge') {
+    return {
+      id,
+      name,
+      kind: 'bridge',
+      bridge,
+      ...(nic === undefined ? {} : { nic }),
+      ...(vlan === undefined ? {} : { vlan }),
+      ...(host_access ? { host_access } : {}),
+    }
+  }
   return { id, name, kind: 'nat', subnet, gateway, bridge, domain, ...(host_access ? { host_access } : {}) }
 }
 
-export function attachment(vm: VmRecord, nic: Nic): NetworkAttachment {
+export function attachment(
+  deps: Pick<Deps, 'view'>,
+  vm: VmRecord,
+  nic: Nic,
+  addressesOf = addressBook(deps),
+): NetworkAttachment {
   const { in_bytes_per_s, out_bytes_per_s } = nic.limits
   return {
     vm: vm.id,
@@ -76,16 +93,21 @@ export function attachment(vm: VmRecord, nic: Nic): NetworkAttachment {
     ...(nic.address === undefined ? {} : { address: nic.address }),
     publish: nic.publish,
     limits: { ...(in_bytes_per_s ? { in_bytes_per_s } : {}), ...(out_bytes_per_s ? { out_bytes_per_s } : {}) },
+    ...(vm.spec.firewall === undefined ? {} : { firewall: nicFirewall(deps, vm.spec.firewall, addressesOf) }),
   }
 }
 
-/** Every NIC of this host's VMs on nat networks. */
+/** Every NIC of this host's VMs that has a tap. */
 export function attachments(deps: Pick<Deps, 'view' | 'hostId'>): NetworkAttachment[] {
+  const addressesOf = addressBook(deps)
   return deps.view
     .list(vmKind)
     .filter((vm) => deps.view.get(placementKind, vm.id)?.value.host === deps.hostId)
-    .flatMap(({ value }) => value.spec.nics.map((nic) => attachment(value, nic)))
-    .filter((a) => deps.view.get(networkKind, a.network)?.value.kind === 'nat')
+    .flatMap(({ value }) => value.spec.nics.map((nic) => attachment(deps, value, nic, addressesOf)))
+    .filter((a) => {
+      const kind = deps.view.get(networkKind, a.network)?.value.kind
+      return kind === 'nat' || kind === 'bridge'
+    })
 }
 
 /** The seed the guest reads at its first boot. */
@@ -139,7 +161,7 @@ export function launchRequest(deps: Pick<Deps, 'view'>, vm: VmRecord): LaunchReq
     nics: spec.nics.map((nic) => {
       const network = deps.view.get(networkKind, nic.network)?.value
       if (!network) throw fail('not_found', `The network of ${nic.name} is not there any more.`)
-      return { name: nic.name, network: networkDefinition(network), attachment: attachment(vm, nic) }
+      return { name: nic.name, network: networkDefinition(network), attachment: attachment(deps, vm, nic) }
     }),
     ...(spec.cdroms ? { cdroms: spec.cdroms.map(({ name, image }) => ({ name, ...(image ? { image } : {}) })) } : {}),
     ...(spec.boot.kind === 'kernel' && kernelImage

@@ -5,6 +5,7 @@ import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
 import type { Host, HostCheck } from '@wadah/api/schema/host'
 import type { ImageFromVm, ImageImport, ImageUpload, ImportFormat, VolumeUpload } from '@wadah/api/schema/imports'
 import type { Job } from '@wadah/api/schema/job'
+import type { FirewallGroup, FirewallGroupCreate, FirewallGroupEdit, VmFirewall } from '@wadah/api/schema/firewall'
 import type { Network, NetworkCreate } from '@wadah/api/schema/network'
 import type {
   Image,
@@ -80,6 +81,8 @@ export interface VmService {
     signal: AbortSignal,
   ): Promise<Vm>
   screenshot(caller: Caller, ref: string, signal: AbortSignal): AsyncIterable<Uint8Array>
+  /** What passes, in the order in which it is asked. */
+  firewall(caller: Caller, ref: string): VmFirewall
   log(caller: Caller, ref: string, bytes: number): Promise<{ text: string; size_bytes: number }>
   health(caller: Caller, ref: string, signal: AbortSignal): Promise<{ ok: boolean; detail: string; took_ms: number }>
 }
@@ -144,6 +147,14 @@ export interface NetworkService {
   delete(caller: Caller, ref: string, generation: IfGeneration): Promise<void>
 }
 
+export interface FirewallGroupService {
+  list(caller: Caller, q: ListQuery): PageOf<FirewallGroup>
+  get(caller: Caller, ref: string): FirewallGroup
+  create(caller: Caller, body: FirewallGroupCreate): Promise<FirewallGroup>
+  edit(caller: Caller, ref: string, body: FirewallGroupEdit, generation: IfGeneration): Promise<FirewallGroup>
+  delete(caller: Caller, ref: string, generation: IfGeneration): Promise<void>
+}
+
 export interface JobService {
   /** Newest first. */
   list(caller: Caller, q: ListQuery & { state?: Job['state']; target?: string }): PageOf<Job>
@@ -173,6 +184,7 @@ export type Services = {
   images: ImageService
   transfers: TransferService
   networks: NetworkService
+  firewallGroups: FirewallGroupService
   jobs: JobService
   host: HostService
 }

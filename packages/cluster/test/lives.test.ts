@@ -5,7 +5,7 @@ import type { VmCreate } from '@wadah/api/schema/vm'
 import { put } from '@wadah/store/store'
 import { type ImageRecord, type StatusRecord, imageKind, poolKind, statusKind, vmKind } from '../src/records.ts'
 import { startVm } from '../src/vms/jobs.ts'
-import { adoptAll, statusAfter } from '../src/vms/keeper.ts'
+import { adoptAll, statusAfter, sweepTaps } from '../src/vms/keeper.ts'
 import { IMAGE, POOL, caller, room } from './kit/cluster.ts'
 
 let r: Awaited<ReturnType<typeof room>>
@@ -370,4 +370,17 @@ describe('adoption', () => {
     expect(r.vms.get(caller, 'off').status.reason).toBeUndefined()
     expect(r.view.list(statusKind)).toHaveLength(r.view.list(vmKind).length)
   })
+})
+
+test('taps that nobody runs behind are swept at a start; those of VMs that run, or could not be looked at, stay', async () => {
+  await create({ name: 'up', start: true })
+  await create({ name: 'doubt' })
+  const doubt = r.vms.get(caller, 'doubt').id
+  const status = r.view.get(statusKind, doubt)?.value as StatusRecord
+  await r.store.txn([], [put(statusKind, doubt, { ...status, state: 'unknown' })], 'u')
+  await r.view.waitFor(await r.store.current())
+  const kept = [`${r.vms.get(caller, 'up').id}/net1`, `${doubt}/net1`]
+  for (const tap of [...kept, 'vm-gonegonego/net1']) r.world.taps.add(tap)
+  await sweepTaps(r.cluster.deps)
+  expect([...r.world.taps].sort()).toEqual(kept.sort())
 })

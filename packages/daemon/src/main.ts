@@ -14,6 +14,7 @@ import { createImports } from '@wadah/host/imports/imports'
 import { createNetworks } from '@wadah/host/network/networks'
 import { createVolumes } from '@wadah/host/storage/volumes'
 import { Confinement } from '@wadah/host/system/confine'
+import { syncDir } from '@wadah/host/system/files'
 import type { NetworkState } from '@wadah/ports/networks'
 import { systemClock } from '@wadah/store/clock'
 import { openSqliteStore } from '@wadah/store/sqlite/sqlite-store'
@@ -61,6 +62,8 @@ async function main(config: DaemonConfig): Promise<void> {
   await mkdir(config.data, { recursive: true, mode: 0o711 })
   await chmod(config.data, 0o711)
   await mkdir(join(config.data, 'pools', 'default'), { recursive: true, mode: 0o711 })
+  // What is put there later is flushed by whoever does; the way there is by us.
+  for (const folder of [join(config.data, 'pools'), config.data, dirname(config.data)]) await syncDir(folder)
   await mkdir(dirname(config.socket), { recursive: true, mode: 0o755 })
 
   const store = await openSqliteStore({ file: join(config.data, 'store.db'), ...workerUrl() })
@@ -75,7 +78,9 @@ async function main(config: DaemonConfig): Promise<void> {
     on_states: (states) => news.record?.(states),
   })
   // User ids after those of VMs and the one that probes the accelerator.
-  const confinement = new Confinement(process.getuid?.() === 0 ? config.uid_base + config.uid_count + 1 : null)
+  const confined = process.getuid?.() === 0 ? config.uid_base + config.uid_count + 1 : null
+  const confinement = new Confinement(confined, join(config.data, 'lent'))
+  await confinement.recover()
   const volumes = createVolumes({ allowedDirs: config.pool_dirs, confinement })
   const machine = await HostMachine.open({
     dataDir: config.data,

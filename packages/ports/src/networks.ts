@@ -11,6 +11,18 @@ export type NetworkDefinition =
       domain: string /** Guests reach what listens on the host, not DHCP and DNS alone. */
       host_access?: boolean
     }
+  /** Guests are on the host's own network, as machines of their own. */
+  | {
+      id: string
+      name: string
+      kind: 'bridge'
+      /** Without `nic` a bridge that somebody else made; with it one of ours, with that NIC of the host in it. */
+      bridge: string
+      nic?: string
+      /** 1–4094; on somebody's bridge the tap's own untagged VLAN, else the tag on the NIC. */
+      vlan?: number
+      host_access?: boolean
+    }
 
 /** One NIC of a VM on a network. */
 export type NetworkAttachment = {
@@ -21,10 +33,26 @@ export type NetworkAttachment = {
   network: string
   uid: number
   mac: string
-  /** Always there on `nat`; the address slirp gives on `user`. */
+  /** Always there on `nat`; the address slirp gives on `user`; on `bridge` the only one it may have, else any. */
   address?: string
   publish: { protocol: 'tcp' | 'udp'; address: string; port: number; to: number }[]
   limits: { in_bytes_per_s?: number; out_bytes_per_s?: number }
+  /** Absent: everything passes. */
+  firewall?: NicFirewall
+}
+
+type Verdict = 'accept' | 'drop'
+/** The first rule that matches decides; what none matches is decided by the default of its direction. */
+export type NicFirewall = { in: Verdict; out: Verdict; rules: NicRule[] }
+export type NicRule = {
+  /** Seen from the VM. */
+  direction: 'in' | 'out'
+  action: Verdict
+  protocol: 'tcp' | 'udp' | 'icmp' | 'any'
+  /** First and last, apart from each other; of tcp and udp. */
+  ports?: [number, number][]
+  /** Subnets of the other side, IPv4 and IPv6; left out: anybody; none at all: nobody. */
+  peers?: string[]
 }
 
 export interface Networks {
@@ -34,6 +62,8 @@ export interface Networks {
   support(): Promise<{ nat: boolean; reason?: string; remedy?: string; notes?: { text: string; remedy?: string }[] }>
   /** A free private subnet and a bridge name for a new nat network, that collide with nothing this machine routes. */
   propose(id: string, taken: string[]): Promise<{ subnet: string; gateway: string; bridge: string }>
+  /** Why this host can't carry a network of kind `bridge`, looked at now; undefined when it can. */
+  judge(network: NetworkDefinition): Promise<{ reason: string; remedy: string } | undefined>
   /** Whether a host port is free now. */
   portFree(protocol: 'tcp' | 'udp', address: string, port: number): Promise<boolean>
   /** Makes the tap of a NIC (idempotent), owned by its uid, on its bridge, with its limits; returns the interface's name. */

@@ -222,7 +222,7 @@ test('history is forgotten by itself, by number and by age', async () => {
   await write(300)
   expect(await oldest()).toBeGreaterThan(200)
   expect(await store.current()).toBe(1700)
-})
+}, 60_000)
 
 test('writes queued behind a commit share the next one', async () => {
   const store = await open()

@@ -3,6 +3,7 @@ import { images, pools, volumes } from './storage.ts'
 import { imageTransfers, volumeTransfers } from './transfers.ts'
 import { access, jobs, networks, system, tokens } from './system.ts'
 import { snapshots } from './snapshots.ts'
+import { firewallGroups } from './firewall.ts'
 import { vms } from './vms.ts'
 
 export const endpoints = {
@@ -12,6 +13,7 @@ export const endpoints = {
   pools,
   volumes: { ...volumes, ...volumeTransfers },
   networks,
+  firewallGroups,
   jobs,
   access,
   tokens,

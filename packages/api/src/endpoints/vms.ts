@@ -1,5 +1,6 @@
 import Type from 'typebox'
 import { endpoint } from '../endpoint.ts'
+import { VmFirewallSchema } from '../schema/firewall.ts'
 import { NameSchema, RefSchema } from '../ids.ts'
 import { Closed, PageOf, PageQuerySchema } from '../schema/common.ts'
 import {
@@ -287,6 +288,17 @@ export const vms = {
     answer: 'stream',
     produces: 'image/png',
     params,
+  }),
+  firewall: endpoint({
+    id: 'vms.firewall',
+    method: 'GET',
+    path: '/v1/vms/{vm}/firewall',
+    summary: 'The rules that hold for a VM, in the order in which they are asked',
+    tag,
+    needs: 'read',
+    answer: 'ok',
+    params,
+    response: VmFirewallSchema,
   }),
   log: endpoint({
     id: 'vms.log',

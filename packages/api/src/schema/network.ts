@@ -7,6 +7,13 @@ export const CidrSchema = Type.String({
   pattern: '^((25[0-5]|2[0-4]\\d|1?\\d?\\d)\\.){3}(25[0-5]|2[0-4]\\d|1?\\d?\\d)/(1[6-9]|2[0-8])$',
   description: 'private IPv4 subnet, /16 to /28',
 })
+/** Linux: at most 15 characters. */
+const ifname = (description: string) =>
+  Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$', maxLength: 15, description })
+const vlan = Type.Integer({ minimum: 1, maximum: 4094, description: 'IEEE 802.1Q VLAN id' })
+export const NETWORK_KINDS = ['user', 'nat', 'bridge'] as const
+const kind = Type.Union([Type.Literal('user'), Type.Literal('nat'), Type.Literal('bridge')])
+
 const domain = Type.String({
   pattern: '^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$',
   maxLength: 200,
@@ -16,9 +23,12 @@ const domain = Type.String({
 export const NetworkCreateSchema = Closed(
   {
     name: NameSchema,
-    kind: Type.Union([Type.Literal('user'), Type.Literal('nat')]),
+    kind,
     subnet: Type.Optional(CidrSchema),
     domain: Type.Optional(domain),
+    bridge: Type.Optional(ifname('kind bridge: a Linux bridge that is there')),
+    nic: Type.Optional(ifname('kind bridge: a NIC of the host; Wadah makes a bridge of its own with the NIC in it')),
+    vlan: Type.Optional(vlan),
     host_access: Type.Optional(
       Type.Boolean({
         default: false,
@@ -32,10 +42,12 @@ export type NetworkCreate = Type.Static<typeof NetworkCreateSchema>
 export const NetworkSchema = Type.Object(
   {
     ...metaFields,
-    kind: Type.Union([Type.Literal('user'), Type.Literal('nat')]),
+    kind,
     subnet: Type.Optional(CidrSchema),
     gateway: Type.Optional(Ipv4Schema),
     bridge: Type.Optional(Type.String()),
+    nic: Type.Optional(Type.String()),
+    vlan: Type.Optional(vlan),
     domain: Type.Optional(Type.String()),
     host_access: Type.Optional(Type.Boolean()),
     state: Type.Union([Type.Literal('up'), Type.Literal('down')]),

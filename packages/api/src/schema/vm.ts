@@ -3,6 +3,7 @@ import Type from 'typebox'
 import { IdSchema, NAME_PATTERN, NameSchema, RefSchema } from '../ids.ts'
 import { FaultSchema } from '../fault.ts'
 import { HostdevSchema } from './devices.ts'
+import { FirewallInputSchema, FirewallSchema } from './firewall.ts'
 import { SEED_KINDS } from './imports.ts'
 import { SnapshotScheduleSchema } from './snapshot.ts'
 import { Closed, DescriptionSchema, Ipv4Schema, LabelsSchema, MacSchema, metaFields } from './common.ts'
@@ -218,6 +219,7 @@ export const VmCreateSchema = Closed(
     tpm: Type.Optional(tpm),
     serial_ports: Type.Optional(serialPorts),
     hostdevs: Type.Optional(hostdevs),
+    firewall: Type.Optional(FirewallInputSchema),
     limits: Type.Optional(LimitsSchema),
     balloon_mib: Type.Optional(Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024 })),
     seed: Type.Optional(SeedInputSchema),
@@ -274,6 +276,9 @@ export const VmEditSchema = Closed(
     serial_ports: Type.Optional(serialPorts),
     add_hostdevs: Type.Optional(hostdevs),
     remove_hostdevs: Type.Optional(Type.Array(NameSchema, { maxItems: 8 })),
+    firewall: Type.Optional(
+      Type.Union([FirewallInputSchema, Type.Null()], { description: 'what is not named stays; null takes it away' }),
+    ),
   },
   { title: 'VmEdit', minProperties: 1 },
 )
@@ -332,6 +337,8 @@ export const VmSpecSchema = Type.Object({
   tpm: Type.Optional(tpm),
   serial_ports: Type.Optional(serialPorts),
   hostdevs: Type.Optional(Type.Array(HostdevSchema)),
+  /** Absent: everything passes. */
+  firewall: Type.Optional(FirewallSchema),
   limits: LimitsSchema,
   balloon_mib: Type.Union([Type.Integer(), Type.Null()]),
   seed: Type.Object({

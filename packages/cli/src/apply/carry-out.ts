@@ -84,6 +84,7 @@ class Carrier {
     const body = a.body as never
     if (a.kind === 'pool') await api.call(endpoints.pools.create, { body })
     else if (a.kind === 'network') await api.call(endpoints.networks.create, { body })
+    else if (a.kind === 'firewall-group') await api.call(endpoints.firewallGroups.create, { body })
     else if (a.kind === 'image') await this.#end(await api.call(endpoints.images.build, { body }))
     else
       await this.#end(
@@ -95,6 +96,11 @@ class Carrier {
     const api = this.#api
     if (a.kind === 'pool') {
       await api.call(endpoints.pools.edit, { params: { pool: a.id }, body: a.body as never, generation: a.generation })
+      return []
+    }
+    if (a.kind === 'firewall-group') {
+      const params = { group: a.id }
+      await api.call(endpoints.firewallGroups.edit, { params, body: a.body as never, generation: a.generation })
       return []
     }
     for (const { volume, size_mib } of a.grow)

@@ -1,6 +1,7 @@
 /** A VM → the document that `wadah apply` would make it from. Pure. */
 import type { Vm } from '@wadah/api/schema/vm'
 import { stringify } from 'yaml'
+import { namedFirewall } from '../text/firewall.ts'
 import type { Current } from './plan.ts'
 
 /** `1024` MiB → `1G`. */
@@ -71,6 +72,7 @@ export function documentOf(vm: Vm, current: Omit<Current, 'vms'>): Record<string
     ...(spec.firmware === undefined ? {} : { firmware: spec.firmware }),
     ...(spec.tpm ? { tpm: true } : {}),
     ...(spec.serial_ports === undefined ? {} : { serial_ports: spec.serial_ports }),
+    ...(spec.firewall === undefined ? {} : { firewall: namedFirewall(spec.firewall, current.groups) }),
     seed: { hostname, ...(user === undefined ? {} : { user }), ...(ssh_keys.length === 0 ? {} : { ssh_keys }) },
     state: vm.status.state === 'stopped' ? 'stopped' : 'running',
   }

@@ -4,7 +4,9 @@
  */
 import { VmEditSchema, type Vm } from '@wadah/api/schema/vm'
 import type { Image, Pool, Volume } from '@wadah/api/schema/storage'
+import type { FirewallGroup, FirewallRule } from '@wadah/api/schema/firewall'
 import type { Network } from '@wadah/api/schema/network'
+import { namedFirewall } from '../text/firewall.ts'
 import type { Path } from './check.ts'
 import type { Doc } from './documents.ts'
 import { diffCdroms, diffDisks, diffNics, growTo } from './plan-devices.ts'
@@ -12,7 +14,14 @@ import type { Kind } from './shape.ts'
 
 export const SET_LABEL = 'wadah.apply'
 
-export type Current = { vms: Vm[]; networks: Network[]; pools: Pool[]; images: Image[]; volumes: Volume[] }
+export type Current = {
+  vms: Vm[]
+  networks: Network[]
+  pools: Pool[]
+  images: Image[]
+  volumes: Volume[]
+  groups: FirewallGroup[]
+}
 export type Change = { field: string; from: unknown; to: unknown }
 export type Action = { kind: Kind; name: string } & (
   | { do: 'create'; body: Record<string, unknown>; start: boolean }
@@ -57,7 +66,7 @@ const AT_CREATION = new Set(['name', 'clone', 'pool', 'seed'])
 /** Taken over by a running VM at its next start. */
 const AT_START = new Set(['cpus', 'cmdline', 'firmware', 'tpm', 'serial_ports', 'boot_order'])
 /** Mappings whose edit takes single keys; others are sent as a whole. */
-const BY_KEY = new Set(['limits', 'autostart'])
+const BY_KEY = new Set(['limits', 'autostart', 'firewall'])
 /** What is meant where the daemon's record has nothing. */
 const UNSET: Fields = {
   firmware: { kind: 'bios' },
@@ -73,6 +82,7 @@ export function makePlan(docs: readonly Doc[], current: Current, o: PlanOptions)
   const of = (kind: Kind) => docs.filter((d) => d.kind === kind)
   for (const doc of of('pool')) planPool(doc, current, plan)
   for (const doc of of('network')) planNetwork(doc, current, plan)
+  planGroups(of('firewall-group'), docs, current, plan)
   for (const doc of of('image')) planImage(doc, current, plan)
   if (o.prune && o.set !== undefined) planPrune(docs, current, o.set, plan)
   const vms = of('vm')
@@ -135,6 +145,70 @@ function planNetwork(doc: Doc, current: Current, plan: Plan): void {
   }
 }
 
+/** Rules as they are kept where nothing is said: any protocol. */
+const plainRules = (rules: unknown): unknown =>
+  Array.isArray(rules) ? (rules as FirewallRule[]).map((rule) => ({ protocol: 'any', ...rule })) : rules
+
+/** New ones first, each after those that it names; then those that change. */
+function planGroups(groups: readonly Doc[], docs: readonly Doc[], current: Current, plan: Plan): void {
+  const isNew = (doc: Doc) => !current.groups.some((g) => g.name === doc.name)
+  const names = (doc: Doc) =>
+    ((doc.body['rules'] ?? []) as FirewallRule[]).flatMap((r) => [...(r.from ?? []), ...(r.to ?? [])])
+  let waiting = groups.filter(isNew)
+  while (waiting.length > 0) {
+    const ready = waiting.filter((doc) => !names(doc).some((n) => n !== doc.name && waiting.some((w) => w.name === n)))
+    for (const doc of ready) planGroup(doc, docs, current, plan)
+    if (ready.length === 0) {
+      for (const doc of waiting)
+        refuse(
+          plan,
+          doc,
+          ['rules'],
+          'new groups name each other in a circle',
+          `wadah firewall group create ${doc.name}`,
+        )
+      break
+    }
+    waiting = waiting.filter((doc) => !ready.includes(doc))
+  }
+  for (const doc of groups) if (!isNew(doc)) planGroup(doc, docs, current, plan)
+}
+
+function planGroup(doc: Doc, docs: readonly Doc[], current: Current, plan: Plan): void {
+  const group = current.groups.find((g) => g.name === doc.name)
+  checkPeers(doc, doc.body['rules'], ['rules'], docs, current, plan)
+  if (!group)
+    return void plan.actions.push({
+      do: 'create',
+      kind: 'firewall-group',
+      name: doc.name,
+      body: doc.body,
+      start: false,
+    })
+  const body: Fields = {}
+  const changes: Change[] = []
+  for (const field of ['description', 'rules'] as const) {
+    const to = doc.body[field]
+    if (to === undefined || same(plainRules(group[field]), plainRules(to))) continue
+    body[field] = to
+    changes.push({ field, from: group[field], to })
+  }
+  if (changes.length > 0) plan.actions.push({ ...edit(doc, group), body, changes })
+}
+
+/** Groups that rules name must be there, or come from this file. */
+function checkPeers(doc: Doc, rules: unknown, at: Path, docs: readonly Doc[], current: Current, plan: Plan): void {
+  for (const [i, rule] of ((rules ?? []) as FirewallRule[]).entries())
+    for (const side of ['from', 'to'] as const)
+      for (const [j, peer] of (rule[side] ?? []).entries())
+        if (!/[.:]/.test(peer)) needGroup(doc, peer, [...at, i, side, j], docs, current, plan)
+}
+function needGroup(doc: Doc, ref: string, path: Path, docs: readonly Doc[], current: Current, plan: Plan): void {
+  if (docs.some((d) => d.kind === 'firewall-group' && d.name === ref)) return
+  if (current.groups.some((g) => g.name === ref || g.id === ref)) return
+  refuse(plan, doc, path, `there is no security group "${ref}", and none in the file`, 'wadah firewall group list')
+}
+
 function planImage(doc: Doc, current: Current, plan: Plan): void {
   const image = current.images.find((i) => i.name === doc.name)
   if (!image)
@@ -179,6 +253,9 @@ function checkReferences(doc: Doc, docs: readonly Doc[], current: Current, plan:
     need('network', nic['network'], ['nics', i, 'network'])
   for (const [i, drive] of ((doc.body['cdroms'] ?? []) as Fields[]).entries())
     need('image', drive['image'], ['cdroms', i, 'image'])
+  const { groups, rules } = (doc.body['firewall'] ?? {}) as { groups?: string[]; rules?: unknown }
+  for (const [i, ref] of (groups ?? []).entries()) needGroup(doc, ref, ['firewall', 'groups', i], docs, current, plan)
+  checkPeers(doc, rules, ['firewall', 'rules'], docs, current, plan)
   for (const [i, disk] of ((doc.body['disks'] ?? []) as Fields[]).entries())
     need('pool', disk['pool'], ['disks', i, 'pool'])
 }
@@ -265,6 +342,13 @@ function diffFields(doc: Doc, vm: Vm, current: Current, set: string | undefined,
         )
     } else if (field === 'disk_mib') {
       growTo(['disk'], vm.spec.disks[0], wanted as number, current, d)
+    } else if (field === 'firewall') {
+      const there = vm.spec.firewall && namedFirewall(vm.spec.firewall, current.groups)
+      const now: Fields = there ?? {}
+      const differing = Object.fromEntries(
+        Object.entries(wanted as Fields).filter(([k, v]) => !same(plainRules(now[k]), plainRules(v))),
+      )
+      if (there === undefined || Object.keys(differing).length > 0) change(field, there, wanted, differing)
     } else if (field === 'cmdline') {
       const now = vm.spec.boot.kind === 'kernel' ? vm.spec.boot.cmdline : undefined
       if (now !== wanted) change(field, now, wanted)

@@ -2,12 +2,13 @@
  * What a document of `wadah apply` looks like: the fields of the contract's create requests, with sizes that carry a unit
  * (`memory: 512M`) and, for a VM, what it should be doing (`state`). Made from the contract, so a field that is new there is new here.
  */
+import { FirewallGroupCreateSchema } from '@wadah/api/schema/firewall'
 import { ImageBuildSchema, PoolCreateSchema } from '@wadah/api/schema/storage'
 import { NetworkCreateSchema } from '@wadah/api/schema/network'
 import { VmCreateSchema } from '@wadah/api/schema/vm'
 import type { Schema } from './check.ts'
 
-export const KINDS = ['pool', 'network', 'image', 'vm'] as const
+export const KINDS = ['pool', 'network', 'firewall-group', 'image', 'vm'] as const
 export type Kind = (typeof KINDS)[number]
 
 const plain = (schema: unknown) => schema as Schema
@@ -70,6 +71,7 @@ export const SHAPES: Record<Kind, Schema> = {
     { ...without(props(NetworkCreateSchema), 'kind'), type: props(NetworkCreateSchema)['kind'] ?? {} },
     ['type'],
   ),
+  'firewall-group': document('firewall-group', props(FirewallGroupCreateSchema), []),
   pool: document('pool', without(props(PoolCreateSchema), 'kind'), ['path']),
   image: document('image', props(ImageBuildSchema), ['recipe']),
 }

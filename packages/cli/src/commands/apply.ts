@@ -2,6 +2,7 @@
 import { basename, dirname, resolve } from 'node:path'
 import { fail, fault, WadahError } from '@wadah/api/fault'
 import { endpoints } from '@wadah/api/endpoints/all'
+import type { FirewallGroup } from '@wadah/api/schema/firewall'
 import type { Network } from '@wadah/api/schema/network'
 import type { Image, Pool, Volume } from '@wadah/api/schema/storage'
 import type { Vm } from '@wadah/api/schema/vm'
@@ -138,12 +139,13 @@ async function readFiles(cli: Cli, files: readonly string[]): Promise<Doc[]> {
 
 export async function readCurrent(api: Api): Promise<Current> {
   const page = (cursor: string | undefined) => ({ query: { cursor, limit: 1000 } })
-  const [vms, networks, pools, images, volumes] = await Promise.all([
+  const [vms, networks, pools, images, volumes, groups] = await Promise.all([
     listAll<Vm>((cursor) => api.call(endpoints.vms.list, page(cursor))),
     listAll<Network>((cursor) => api.call(endpoints.networks.list, page(cursor))),
     listAll<Pool>((cursor) => api.call(endpoints.pools.list, page(cursor))),
     listAll<Image>((cursor) => api.call(endpoints.images.list, page(cursor))),
     listAll<Volume>((cursor) => api.call(endpoints.volumes.list, page(cursor))),
+    listAll<FirewallGroup>((cursor) => api.call(endpoints.firewallGroups.list, page(cursor))),
   ])
-  return { vms, networks, pools, images, volumes }
+  return { vms, networks, pools, images, volumes, groups }
 }

@@ -6,6 +6,7 @@ import { cp } from './vm/cp.ts'
 import { create } from './vm/create.ts'
 import { delete_ } from './vm/delete.ts'
 import { eject } from './vm/eject.ts'
+import { firewall } from './vm/firewall.ts'
 import { insert } from './vm/insert.ts'
 import { edit } from './vm/edit.ts'
 import { exec } from './vm/exec.ts'
@@ -37,6 +38,7 @@ export const register: Register = (group, cli) => {
     delete_,
     exec,
     export_,
+    firewall,
     cp,
     console_,
     log,

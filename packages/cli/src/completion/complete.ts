@@ -12,6 +12,8 @@ const NAMES: Record<string, (api: Api, signal: AbortSignal) => Promise<string[]>
   pool: async (api, signal) => names(await api.call(endpoints.pools.list, { query: { limit: 1000 }, signal })),
   volume: async (api, signal) => names(await api.call(endpoints.volumes.list, { query: { limit: 1000 }, signal })),
   network: async (api, signal) => names(await api.call(endpoints.networks.list, { query: { limit: 1000 }, signal })),
+  'firewall-group': async (api, signal) =>
+    names(await api.call(endpoints.firewallGroups.list, { query: { limit: 1000 }, signal })),
   token: async (api, signal) => names(await api.call(endpoints.tokens.list, { signal })),
   job: async (api, signal) =>
     (await api.call(endpoints.jobs.list, { query: { limit: 100 }, signal })).items.map((j) => j.id),
@@ -21,7 +23,7 @@ const FIXED: Record<string, readonly string[]> = {
   lang: ['en', 'id'],
   scope: ['read', 'full'],
   format: ['qcow2', 'raw'],
-  kind: ['nat', 'user', 'linked', 'full'],
+  kind: ['nat', 'user', 'bridge', 'linked', 'full'],
 }
 const ANSWER_MS = 1500
 

@@ -73,14 +73,14 @@ export async function saveTo(
   return { path: target, size_bytes }
 }
 
-function checkWhole(data: IncomingMessage, size_bytes: number): void {
+export function checkWhole(data: IncomingMessage, size_bytes: number): void {
   const promised = data.headers['content-length']
   if (!data.complete || (promised !== undefined && Number(promised) !== size_bytes)) {
     throw fail('unreachable', 'The connection broke before the whole file had come')
   }
 }
 
-function broken(error: unknown): unknown {
+export function broken(error: unknown): unknown {
   const code = (error as NodeJS.ErrnoException).code
   if (code === 'ENOSPC')
     return fail('no_room', 'The disk here is full; what was there before is untouched', { cause: error })

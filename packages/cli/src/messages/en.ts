@@ -1,5 +1,6 @@
 import { life } from './en-life.ts'
 import { snapshots } from './en-snapshots.ts'
+import { net } from './en-net.ts'
 
 /** English words of the CLI. `{name}` is filled in; the other catalogues have the same keys and the same parameters. */
 export const en = {
@@ -202,7 +203,7 @@ export const en = {
   'col.host_access': 'HOST ACCESS',
   'network.host_all': 'all that listens on the host',
   'network.host_dns': 'DHCP and DNS',
-  'opt.network.kind': 'nat (bridge, DHCP, names) or user (no root)',
+  'opt.network.kind': 'nat (own bridge, DHCP, names), bridge (on the network of the host), or user (no root)',
   'opt.network.subnet': 'private IPv4 subnet, /16 to /28',
   'opt.network.domain': 'domain of the names on it',
   'opt.overcommit': 'promised bytes ÷ capacity that is still accepted',
@@ -479,6 +480,7 @@ export const en = {
 
   ...life,
   ...snapshots,
+  ...net,
 } as const
 
 export type MessageKey = keyof typeof en

@@ -2,6 +2,7 @@
 import type { MessageKey } from './en.ts'
 import { life } from './id-life.ts'
 import { snapshots } from './id-snapshots.ts'
+import { net } from './id-net.ts'
 
 export const id: Record<MessageKey, string> = {
   'help.program': 'Wadah: server virtual di mesin ini atau di mesin jauh',
@@ -204,7 +205,7 @@ export const id: Record<MessageKey, string> = {
   'col.host_access': 'AKSES HOST',
   'network.host_all': 'semua layanan host',
   'network.host_dns': 'DHCP dan DNS',
-  'opt.network.kind': 'nat (bridge, DHCP, nama) atau user (tanpa root)',
+  'opt.network.kind': 'nat (bridge sendiri, DHCP, nama), bridge (pada jaringan host), atau user (tanpa root)',
   'opt.network.subnet': 'subnet IPv4 privat, /16 sampai /28',
   'opt.network.domain': 'domain untuk nama di dalamnya',
   'opt.overcommit': 'byte terjanji ÷ kapasitas yang masih diterima',
@@ -482,4 +483,5 @@ export const id: Record<MessageKey, string> = {
   'exit.interrupted': 'dihentikan dengan Ctrl-C; pekerjaan berlanjut',
   ...life,
   ...snapshots,
+  ...net,
 }

@@ -52,6 +52,7 @@ export async function printVm(cli: Cli, vm: Vm): Promise<void> {
     [t('col.firmware'), spec.firmware?.kind === 'uefi' ? (spec.firmware.secure_boot ? 'uefi-secure' : 'uefi') : 'bios'],
     ['TPM', spec.tpm ? '2.0' : ''],
     [t('col.serial_ports'), spec.serial_ports],
+    [t('col.firewall'), spec.firewall ? `in=${spec.firewall.in} out=${spec.firewall.out}` : ''],
     [t('col.boot_order'), spec.boot_order?.join(', ')],
     [t('col.cmdline'), spec.boot.kind === 'kernel' ? spec.boot.cmdline : ''],
     [

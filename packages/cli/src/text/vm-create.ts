@@ -3,41 +3,44 @@ import { fail } from '@wadah/api/fault'
 import { SEED_KINDS } from '@wadah/api/schema/imports'
 import type { CdromInput, DiskLimits, Firmware, NicInput, Vm, VmCreate, VmEdit } from '@wadah/api/schema/vm'
 import { oneOf } from '../commands/options.ts'
+import type { FirewallGroup } from '@wadah/api/schema/firewall'
+import { buildFirewall, type FirewallOptions, namedFirewall } from './firewall.ts'
 import { parseInteger, parseMib, parseSeconds } from './size.ts'
 import { parseDisk, parseHostdevs, parseLabels, parseLimits, parsePublish } from './specs.ts'
 
 export type StartOptions = { autostart?: boolean; startOrder?: string; startDelay?: string }
-export type CreateOptions = StartOptions & {
-  protect?: boolean
-  image?: string
-  clone?: string
-  cpus?: string
-  memory?: string
-  balloon?: string
-  disk?: string
-  addDisk?: string[]
-  pool?: string
-  network?: string[]
-  publish?: string[]
-  address?: string
-  mac?: string
-  limit?: string[]
-  hostname?: string
-  seedUser?: string
-  seed?: string
-  sshKey?: string[]
-  cmdline?: string
-  cdrom?: string[]
-  bootOrder?: string
-  firmware?: string
-  hostdev?: string[]
-  tpm?: boolean
-  serialPorts?: string
-  label?: string[]
-  description?: string
-  start?: boolean
-  waitReady?: boolean
-}
+export type CreateOptions = StartOptions &
+  Pick<FirewallOptions, 'firewall' | 'rule' | 'firewallGroup'> & {
+    protect?: boolean
+    image?: string
+    clone?: string
+    cpus?: string
+    memory?: string
+    balloon?: string
+    disk?: string
+    addDisk?: string[]
+    pool?: string
+    network?: string[]
+    publish?: string[]
+    address?: string
+    mac?: string
+    limit?: string[]
+    hostname?: string
+    seedUser?: string
+    seed?: string
+    sshKey?: string[]
+    cmdline?: string
+    cdrom?: string[]
+    bootOrder?: string
+    firmware?: string
+    hostdev?: string[]
+    tpm?: boolean
+    serialPorts?: string
+    label?: string[]
+    description?: string
+    start?: boolean
+    waitReady?: boolean
+  }
 /** What was read from files: the spec that options are laid over, the seed's password, public keys. */
 export type CreateFiles = {
   base?: Partial<VmCreate>
@@ -79,6 +82,8 @@ export function buildCreate(
   if (firmware) body.firmware = firmware
   if (o.tpm) body.tpm = true
   if (o.hostdev) body.hostdevs = [...(base.hostdevs ?? []), ...parseHostdevs(o.hostdev, base.hostdevs ?? [])]
+  const firewall = buildFirewall(undefined, o)
+  if (firewall) body.firewall = { ...base.firewall, ...firewall }
   if (Object.keys(limits).length > 0) body.limits = { ...base.limits, ...limits }
   const nics = buildNics(o, base.nics ?? [], nic)
   if (nics.length > 0) body.nics = nics
@@ -143,35 +148,36 @@ export function sshKeys(text: string): string[] {
   return keys
 }
 
-export type EditOptions = StartOptions & {
-  protect?: boolean
-  unprotect?: boolean
-  name?: string
-  description?: string
-  label?: string[]
-  removeLabel?: string[]
-  cpus?: string
-  memory?: string
-  balloon?: string
-  cmdline?: string
-  limit?: string[]
-  disk?: string
-  addDisk?: string[]
-  removeDisk?: string[]
-  nic?: string
-  publish?: string[]
-  address?: string
-  addNetwork?: string[]
-  removeNic?: string[]
-  addCdrom?: string[]
-  removeCdrom?: string[]
-  bootOrder?: string
-  firmware?: string
-  addHostdev?: string[]
-  removeHostdev?: string[]
-  tpm?: boolean
-  serialPorts?: string
-}
+export type EditOptions = StartOptions &
+  FirewallOptions & {
+    protect?: boolean
+    unprotect?: boolean
+    name?: string
+    description?: string
+    label?: string[]
+    removeLabel?: string[]
+    cpus?: string
+    memory?: string
+    balloon?: string
+    cmdline?: string
+    limit?: string[]
+    disk?: string
+    addDisk?: string[]
+    removeDisk?: string[]
+    nic?: string
+    publish?: string[]
+    address?: string
+    addNetwork?: string[]
+    removeNic?: string[]
+    addCdrom?: string[]
+    removeCdrom?: string[]
+    bootOrder?: string
+    firmware?: string
+    addHostdev?: string[]
+    removeHostdev?: string[]
+    tpm?: boolean
+    serialPorts?: string
+  }
 
 /** `empty`, or the name of an image. */
 const parseCdrom = (text: string): CdromInput => (text === 'empty' ? {} : { image: text })
@@ -183,7 +189,7 @@ function parseFirmware(text: string | undefined): Firmware | undefined {
 }
 
 /** The change, laid over what the VM has now: labels are merged; limits and publishing go to the first disk and NIC unless named. */
-export function buildEdit(vm: Vm, o: EditOptions): VmEdit {
+export function buildEdit(vm: Vm, o: EditOptions, groups: readonly FirewallGroup[] = []): VmEdit {
   const { limits, disk, nic } = parseLimits(o.limit ?? [])
   const body: VmEdit = {}
   if (o.name !== undefined) body.name = o.name
@@ -234,6 +240,9 @@ export function buildEdit(vm: Vm, o: EditOptions): VmEdit {
   if (o.tpm !== undefined) body.tpm = o.tpm
   if (o.addHostdev) body.add_hostdevs = parseHostdevs(o.addHostdev, vm.spec.hostdevs ?? [])
   if (o.removeHostdev) body.remove_hostdevs = o.removeHostdev
+  const had = vm.spec.firewall
+  const firewall = buildFirewall(had && namedFirewall(had, groups), o)
+  if (firewall !== undefined) body.firewall = firewall
   if (Object.keys(body).length === 0) {
     throw fail('invalid', 'Nothing to change: name at least one option', { remedy: 'wadah help vm edit' })
   }

@@ -67,9 +67,8 @@ export class NetworkStore implements NetworkService {
     const network = await made(() => this.get(caller, record.id))
     if (network.state === 'down') {
       await this.delete(caller, record.id, undefined)
-      throw fail('host_lacks', `The network could not be brought up: ${network.reason ?? 'no reason given'}.`, {
-        remedy: 'wadah host show',
-      })
+      const [reason = '', remedy = 'wadah host show'] = (network.reason ?? 'no reason given').split(' Remedy: ')
+      throw fail('host_lacks', `The network could not be brought up: ${reason.replace(/\.$/, '')}.`, { remedy })
     }
     return network
   }
@@ -110,13 +109,12 @@ export async function newNetwork(deps: Deps, project: string, body: NetworkCreat
     created_at: new Date(deps.clock.now_ms()).toISOString(),
     state: 'up' as const,
   }
-  if (body.kind === 'user') {
-    for (const field of ['subnet', 'domain', 'host_access'] as const) {
-      if (body[field] !== undefined && body[field] !== false)
-        throw fail('invalid', `A network of kind "user" has no ${field}.`, { field: `/${field}` })
-    }
-    return { ...base, kind: 'user' }
+  for (const field of FOREIGN[body.kind]) {
+    if (body[field] !== undefined && body[field] !== false)
+      throw fail('invalid', `A network of kind "${body.kind}" has no ${field}.`, { field: `/${field}` })
   }
+  if (body.kind === 'user') return { ...base, kind: 'user' }
+  if (body.kind === 'bridge') return { ...base, ...(await lanFields(deps, id, body)) }
   const support = await deps.machine.networks.support()
   if (!support.nat)
     throw fail(
@@ -148,6 +146,63 @@ export async function newNetwork(deps: Deps, project: string, body: NetworkCreat
     throw fail('address_taken', `${subnet} overlaps ${clash}, the subnet of another network.`, { field: '/subnet' })
   return { ...nat, subnet, gateway, bridge: proposal.bridge }
 }
+
+/** What only networks of other kinds have. */
+const FOREIGN = {
+  user: ['subnet', 'domain', 'host_access', 'bridge', 'nic', 'vlan'],
+  nat: ['bridge', 'nic', 'vlan'],
+  bridge: ['subnet', 'domain'],
+} as const
+
+/** Where a network of kind `bridge` leads to, looked at on the host before anything is written. */
+async function lanFields(
+  deps: Deps,
+  id: string,
+  body: NetworkCreate,
+): Promise<Pick<NetworkRecord, 'kind' | 'bridge' | 'nic' | 'vlan' | 'host_access'>> {
+  const { nic, vlan } = body
+  if ((body.bridge === undefined) === (nic === undefined)) {
+    throw fail(
+      'invalid',
+      'A network of kind "bridge" needs a bridge that is there, or a NIC of the host; one of the two.',
+      {
+        field: body.bridge === undefined ? '/bridge' : '/nic',
+        remedy: 'wadah network create NAME --kind bridge --bridge br0, or --nic eth1; ip -br link lists what there is',
+      },
+    )
+  }
+  if (nic !== undefined && body.host_access)
+    throw fail(
+      'invalid',
+      'The host has no address on a bridge that Wadah makes for a NIC: there is nothing to reach.',
+      {
+        field: '/host_access',
+        remedy: 'leave it out',
+      },
+    )
+  const bridge = body.bridge ?? ownBridge(id)
+  const networks = deps.view.list(networkKind).map((n) => n.value)
+  const twice = nic === undefined ? undefined : networks.find((n) => n.nic === nic && n.vlan === vlan)
+  if (twice !== undefined)
+    throw fail('in_use', `The network "${twice.name}" leads there already.`, {
+      field: '/nic',
+      remedy: `use the network "${twice.name}"`,
+    })
+  const fields = {
+    kind: 'bridge' as const,
+    bridge,
+    ...(nic === undefined ? {} : { nic }),
+    ...(vlan === undefined ? {} : { vlan }),
+    ...(body.host_access ? { host_access: true } : {}),
+  }
+  const wrong = await deps.machine.networks.judge({ id, name: body.name, ...fields })
+  if (wrong !== undefined)
+    throw fail('host_lacks', wrong.reason, { field: nic === undefined ? '/bridge' : '/nic', remedy: wrong.remedy })
+  return fields
+}
+
+/** The name of a bridge of ours, at most 15 characters. */
+const ownBridge = (id: string): string => `wbr-${id.slice(id.indexOf('-') + 1)}`.slice(0, 15)
 
 /** `10.1.2.3/24` → its first address as gateway. */
 function normalise(cidr: string): { subnet: string; gateway: string } {
@@ -200,10 +255,10 @@ export function networkSync(deps: Omit<Deps, 'syncNetworks'>): () => Promise<voi
     const revision = await deps.store.current()
     await deps.view.waitFor(revision)
     const networks = deps.view.list(networkKind)
-    const nats = networks.map((n) => n.value).filter((n) => n.kind === 'nat')
-    if (nats.length === 0 && !(await deps.machine.networks.support()).nat) return
+    const made = networks.map((n) => n.value).filter((n) => n.kind !== 'user')
+    if (made.length === 0 && !(await deps.machine.networks.support()).nat) return
     const states = await deps.machine.networks.apply(
-      nats.map(networkDefinition),
+      made.map(networkDefinition),
       attachments(deps),
       AbortSignal.timeout(SYNC_TIMEOUT_MS),
     )

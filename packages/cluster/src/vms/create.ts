@@ -7,7 +7,8 @@ import type { Subject } from '@wadah/api/schema/access'
 import { AUTOSTART_DEFAULT } from '@wadah/api/schema/vm'
 import type { Nic, NicInput, Published, PublishInput, VmCreate, VmSpec } from '@wadah/api/schema/vm'
 import { type Check, type Rec, type Write, absent, put, unchanged } from '@wadah/store/store'
-import { type Deps, find } from '../context.ts'
+import { type Deps, commandOf, find } from '../context.ts'
+import { groupChecks, namedGroups, planFirewall, refuseUserNics } from '../networks/firewall-rules.ts'
 import {
   type ImageRecord,
   type IndexRecord,
@@ -119,6 +120,8 @@ export async function planCreate(
     body.nics ?? Array.from({ length: Math.min(made.nics ?? 1, 8) }, () => ({})),
     [],
   )
+  const firewall = body.firewall === undefined ? undefined : planFirewall(deps, project, body.firewall, undefined)
+  refuseUserNics(deps, firewall, nics)
   const uid = freeUid(
     (n) => deps.view.get(indexKind, indexKeys.uid(n)) !== undefined || pending.has(indexKeys.uid(n)),
     deps.config.uid_base,
@@ -132,6 +135,7 @@ export async function planCreate(
     ...(hostdevs.length === 0 ? {} : { hostdevs }),
     ...(body.tpm ? { tpm: true } : {}),
     ...(body.serial_ports === undefined ? {} : { serial_ports: body.serial_ports }),
+    ...(firewall === undefined ? {} : { firewall }),
     ...(cdroms.length === 0 ? {} : { cdroms }),
     ...(body.boot_order === undefined ? {} : { boot_order: body.boot_order }),
     boot:
@@ -222,6 +226,7 @@ export function assemble(
     ...disks.map((d) => (d.volume.making ? undefined : deps.view.get(volumeKind, d.volume.id))),
   ]
   for (const rec of standsOn) if (rec) checks.push(unchanged(rec as Rec<unknown>))
+  checks.push(...groupChecks(deps, namedGroups(record.spec.firewall?.rules ?? [], record.spec.firewall?.groups)))
   const now = deps.clock.now_ms()
   const writes: Write[] = [
     put(vmKind, record.id, record),
@@ -315,17 +320,21 @@ export function portKey(deps: Pick<Deps, 'hostId'>, p: Published): string {
 
 export function checkName(
   deps: Deps,
-  noun: 'vm' | 'pool' | 'volume' | 'image' | 'network',
+  noun: 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group',
   project: string,
   name: string,
 ): void {
   const problem = nameProblem(name)
   if (problem) throw fail('invalid', `${problem}.`, { field: '/name' })
   if (deps.view.get(indexKind, indexKeys.name(noun, project, name))) {
-    throw fail('name_taken', `There is a ${noun === 'vm' ? 'VM' : noun} "${name}" already; choose another name.`, {
-      field: '/name',
-      remedy: `wadah ${noun} show ${name}`,
-    })
+    throw fail(
+      'name_taken',
+      `There is a ${noun === 'vm' ? 'VM' : noun.replace('-', ' ')} "${name}" already; choose another name.`,
+      {
+        field: '/name',
+        remedy: `${commandOf(noun)} show ${name}`,
+      },
+    )
   }
 }
 
@@ -533,11 +542,14 @@ export function attachable(deps: Deps, project: string, ref: string, field: stri
     })
   if (value.vm !== undefined && value.vm !== vm)
     throw fail('in_use', `The volume "${value.name}" belongs to another VM (${value.vm}).`, { field })
+  if (value.added_to !== undefined && value.added_to !== vm)
+    throw fail('busy', `The volume "${value.name}" is being made for another VM (${value.added_to}).`, { field })
   const job = workerOn(deps, value.id)
   if (job !== undefined)
     throw fail('busy', `The job ${job} is at work on "${value.name}".`, { field, remedy: `wadah job wait ${job}` })
   // A base whose last clone is gone may be written again.
-  return { ...value, vm, read_only: false }
+  const { added_to: _, ...free } = value
+  return { ...free, vm, read_only: false }
 }
 
 /** What snapshots hold is theirs. */
@@ -634,6 +646,7 @@ export async function planNics(
         field: `${field}/limits`,
       })
     }
+    refusePublish(network, input.publish, field)
     const address = chooseAddress(
       network,
       input.address,
@@ -671,17 +684,40 @@ export function chooseAddress(
       throw fail('invalid', 'On a network of kind "user" every guest has the address 10.0.2.15.', { field })
     return undefined
   }
+  if (network.kind === 'bridge') {
+    if (wanted === undefined) return undefined
+    const first = Number(wanted.split('.')[0])
+    if (first === 0 || first === 127 || first >= 224)
+      throw fail('invalid', `${wanted} is no address that a machine can have.`, { field })
+    if (used(wanted)) throw taken(network, wanted, field)
+    return wanted
+  }
   const { subnet = '', gateway = '' } = network
   if (wanted === undefined) return freeAddress(subnet, gateway, used)
   if (!inSubnet(wanted, subnet) || wanted === gateway) {
     throw fail('invalid', `${wanted} is not an address for guests in ${subnet} (the gateway is ${gateway}).`, { field })
   }
-  if (used(wanted))
-    throw fail('address_taken', `The address ${wanted} is promised to another VM.`, {
-      field,
-      remedy: `wadah network show ${network.name}`,
-    })
+  if (used(wanted)) throw taken(network, wanted, field)
   return wanted
+}
+
+const taken = (network: NetworkRecord, address: string, field: string): WadahError =>
+  fail('address_taken', `The address ${address} is promised to another VM.`, {
+    field,
+    remedy: `wadah network show ${network.name}`,
+  })
+
+/** Ports of the host lead to guests that are behind it; one on the LAN has all of its own. */
+export function refusePublish(network: NetworkRecord, publish: readonly PublishInput[] | undefined, at: string): void {
+  if (network.kind !== 'bridge' || !publish?.length) return
+  throw fail(
+    'invalid',
+    `On the network "${network.name}" (kind "bridge") a guest is reached by its own address: no port of the host leads to it.`,
+    {
+      field: `${at}/publish`,
+      remedy: 'leave it out, or use a network of kind "nat"',
+    },
+  )
 }
 
 /**

@@ -4,6 +4,7 @@ import { AUTOSTART_DEFAULT } from '@wadah/api/schema/vm'
 import type { DiskLimits, Limits, Nic, NicLimits, Published, PublishInput, VmEdit, VmSpec } from '@wadah/api/schema/vm'
 import { type Check, type Rec, type Write, absent, del, put, unchanged } from '@wadah/store/store'
 import { type Deps, find } from '../context.ts'
+import { groupChecks, namedGroups, planFirewall, refuseUserNics } from '../networks/firewall-rules.ts'
 import type { Pending } from '../pending.ts'
 import {
   type VmRecord,
@@ -19,7 +20,17 @@ import { chainOf } from '../resolve.ts'
 import { checkBootOrder, checkFirmware, checkTpm, planCdroms } from './drives.ts'
 import { hostdevKey, judgeHostdevs } from './hostdevs.ts'
 import { checkRoomToRun } from './room.ts'
-import { attachable, checkMemory, checkName, chooseAddress, nicKeys, planNics, planPublish, portKey } from './create.ts'
+import {
+  attachable,
+  checkMemory,
+  checkName,
+  chooseAddress,
+  nicKeys,
+  planNics,
+  planPublish,
+  portKey,
+  refusePublish,
+} from './create.ts'
 
 /** `null` takes a limit away; what is not named stays. */
 export function mergeLimits<T extends Limits | DiskLimits | NicLimits>(before: T, change: T): T {
@@ -200,6 +211,15 @@ export async function planEdit(
 
   const { snapshot_schedule: schedule, ...same } = vm
   const wanted = body.snapshot_schedule === undefined ? schedule : body.snapshot_schedule
+  if (body.firewall !== undefined) {
+    const firewall = planFirewall(deps, vm.project, body.firewall, spec.firewall)
+    if (firewall === undefined) delete spec.firewall
+    else spec.firewall = firewall
+    const named = groupChecks(deps, namedGroups(firewall?.rules ?? [], firewall?.groups))
+    checks.push(...named.filter((c) => !checks.some((d) => d.kind === c.kind && d.id === c.id)))
+  }
+  refuseUserNics(deps, spec.firewall, spec.nics)
+
   const record: VmRecord = {
     ...same,
     ...(wanted ? { snapshot_schedule: wanted } : {}),
@@ -211,7 +231,9 @@ export async function planEdit(
     ...(body.autostart ? { autostart: { ...AUTOSTART_DEFAULT, ...vm.autostart, ...body.autostart } } : {}),
   }
   writes.push(put(vmKind, vm.id, record))
-  const nats = JSON.stringify([vm.name, vm.spec.nics]) !== JSON.stringify([record.name, spec.nics])
+  const nats =
+    JSON.stringify([vm.name, vm.spec.nics, vm.spec.firewall]) !==
+    JSON.stringify([record.name, spec.nics, spec.firewall])
   return { record, checks, writes, nats }
 }
 
@@ -249,6 +271,7 @@ async function editNic(
       nic.address = address
     }
   }
+  refusePublish(network, change.publish, at)
   if (change.publish) {
     const addressOf = (p: { address?: string }) => p.address ?? deps.config.publish_address
     const same = (a: PublishInput, b: Pick<Published, 'protocol' | 'address' | 'port'>) =>

@@ -9,6 +9,7 @@ import {
   type StatusRecord,
   type VmRecord,
   type VolumeRecord,
+  networkKind,
   placementKind,
   secretKind,
   snapshotKind,
@@ -144,7 +145,8 @@ async function dropWrites(deps: Deps, vm: VmRecord, goes: (volume: VolumeRecord)
   ]
 }
 
-const usesNat = (deps: Deps, vm: VmRecord): boolean => vm.spec.nics.some((n) => n.address !== undefined)
+const hasTaps = (deps: Deps, vm: VmRecord): boolean =>
+  vm.spec.nics.some((n) => deps.view.get(networkKind, n.network)?.value.kind !== 'user')
 
 export const createVm = defineJob<CreateParams, Deps>(
   'vm.create',
@@ -174,7 +176,7 @@ export const createVm = defineJob<CreateParams, Deps>(
     }),
     step('names', {
       do: async ({ deps, params: p }) => {
-        if (usesNat(deps, await current(deps, p.vm))) await deps.syncNetworks()
+        if (hasTaps(deps, await current(deps, p.vm))) await deps.syncNetworks()
       },
       undo: async ({ deps, params: p }) => {
         await deps.machine.forget(p.vm)

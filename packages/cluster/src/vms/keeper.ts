@@ -150,3 +150,17 @@ async function adopt(deps: Deps, id: string, status: StatusRecord | undefined, w
     }
   }
 }
+
+/**
+ * Taps of VMs that don't run, left by a daemon that died in the middle of a start. Those of VMs that could not be looked at stay: they may
+ * be in use.
+ */
+export async function sweepTaps(deps: Deps): Promise<void> {
+  const { networks } = deps.machine
+  const inDoubt = (vm: string) => deps.view.get(statusKind, vm)?.value.state === 'unknown'
+  for (const { vm, nic } of await networks.taps()) {
+    if (inDoubt(vm) || (deps.machine.running(vm) ?? (await deps.machine.attach(vm)))) continue
+    await networks.detach(vm, nic)
+    deps.log(`the tap of ${vm} ${nic} was left over and is gone`)
+  }
+}

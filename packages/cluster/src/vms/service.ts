@@ -3,12 +3,14 @@ import { can, protectedFault } from '@wadah/api/can'
 import { WadahError, fail } from '@wadah/api/fault'
 import { newId } from '@wadah/api/ids'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
+import type { VmFirewall } from '@wadah/api/schema/firewall'
 import type { Job } from '@wadah/api/schema/job'
 import { parseSelector, selects } from '@wadah/api/selector'
 import type { DiskInput, DiskLimits, Vm, VmAction, VmCreate, VmEdit, VmState } from '@wadah/api/schema/vm'
 import type { ConsoleStream, ConsoleTarget, Observed } from '@wadah/ports/machine'
 import { type Rec, type Write, absent, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
+import { viewFirewall } from '../networks/firewall-rules.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
@@ -28,7 +30,7 @@ import {
 } from '../records.ts'
 import { chainOf, launchRequest } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../services.ts'
-import { deleteVolumeJob, makeVolumeJob } from '../storage/jobs.ts'
+import { makeVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
 import { freeMac, freeUid } from './allocate.ts'
 import {
@@ -46,6 +48,7 @@ import {
 import { type EditPlan, planEdit } from './edit.ts'
 import { isoImage } from './drives.ts'
 import { createVm, deleteVm, grantTo, shutdownVm, startVm, stopVm } from './jobs.ts'
+import { dropAdded } from './sweep.ts'
 import { bootedNics, diskKey, healthTarget, viewVm } from './view.ts'
 
 const TRIES = 6
@@ -460,7 +463,10 @@ export class Vms implements VmService {
     })
   }
 
-  /** Makes the volumes of new disks, one job each; they are free ones until the VM's spec names them. All or none. */
+  /**
+   * Makes the volumes of new disks, one job each, marked as `added_to` the VM until its spec names them. All or none; what a crash
+   * leaves is swept at the next start (sweep.ts).
+   */
   async #newDisks(caller: Caller, vm: VmRecord, inputs: DiskInput[]): Promise<NewDisk[]> {
     const deps = this.#deps
     const now = new Date(deps.clock.now_ms()).toISOString()
@@ -498,28 +504,16 @@ export class Vms implements VmService {
 
   /** What an edit that came to nothing has made goes again. */
   async #dropDisks(caller: Caller, made: readonly NewDisk[]): Promise<void> {
-    const deps = this.#deps
     const { idempotency: _, ...plain } = caller
-    for (const { volume: v } of made) {
-      if (!v.making) continue
-      await submit(
-        deps,
-        this.#engine,
-        plain,
-        deleteVolumeJob,
-        { volume: v.id, name: v.name },
-        { kind: 'volume', id: v.id, name: v.name },
-      )
-        .then((job) => this.#engine.wait(job.id, { timeout_ms: DISK_TIMEOUT_MS }))
-        .catch((error: unknown) => deps.log(`the volume ${v.name} is left over: ${(error as Error).message}`))
-    }
-    await deps.view.waitFor(await deps.store.current())
+    for (const { volume } of made) if (volume.making) await dropAdded(this.#deps, this.#engine, plain, volume.id)
+    await this.#deps.view.waitFor(await this.#deps.store.current())
   }
 
   async #makeDisk(caller: Caller, vm: VmRecord, planned: VolumeRecord): Promise<void> {
     const deps = this.#deps
     if (!planned.making) return
-    const { vm: _vm, ...volume } = planned
+    const { vm: _vm, ...free } = planned
+    const volume: VolumeRecord = { ...free, added_to: vm.id }
     const key = indexKeys.name('volume', caller.project, volume.name)
     const writes: Write[] = [put(volumeKind, volume.id, volume), put(indexKind, key, { schema: 1, holder: volume.id })]
     const pool = deps.view.get(poolKind, volume.pool)
@@ -694,6 +688,9 @@ export class Vms implements VmService {
     const vm = this.#find(caller, ref)
     this.#allow(caller, vm, 'console')
     yield await this.#deps.machine.screenshot(vm.id, signal)
+  }
+  firewall(caller: Caller, ref: string): VmFirewall {
+    return viewFirewall(this.#deps, this.#find(caller, ref).value.spec.firewall)
   }
   log(caller: Caller, ref: string, bytes: number): Promise<{ text: string; size_bytes: number }> {
     return this.#deps.machine.serialLog(this.#find(caller, ref).id, bytes)

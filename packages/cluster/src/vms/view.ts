@@ -35,7 +35,7 @@ export function pendingRestart(spec: VmSpec, booted: StatusRecord['booted']): st
 export const diskKey = (d: VmSpec['disks'][number]): string => d.serial ?? d.volume
 const firmwareKey = ({ firmware }: VmSpec): string =>
   firmware?.kind === 'uefi' ? (firmware.secure_boot ? 'uefi-secure' : 'uefi') : 'bios'
-/** Without an address it is on a network of kind `user`, whose ports QEMU itself publishes, at its start. */
+/** One with ports and without an address is on a network of kind `user`, whose ports QEMU itself publishes, at its start. */
 const nicKey = (n: VmSpec['nics'][number]): string =>
   [
     `${n.name}/${n.network}/${n.mac}/${n.address ?? ''}`,

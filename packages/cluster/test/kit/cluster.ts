@@ -11,6 +11,7 @@ import { put } from '@wadah/store/store'
 import { openMemoryStore } from '@wadah/store/testing/memory'
 import { openCluster } from '../../src/cluster.ts'
 import type { Deps } from '../../src/context.ts'
+import { type Cut, mortalStore, watched } from '../../src/jobs/testing-cut.ts'
 import {
   type ImageRecord,
   type VolumeRecord,
@@ -116,8 +117,11 @@ export const reader: Caller = {
   project: 'default',
 }
 
-/** The whole room, on its ground; or again on the store and the machine of one that has ended. */
-export async function room(before?: { store: Store; world: FakeWorld }, clock: Clock = systemClock) {
+/**
+ * The whole room, on its ground; or again on the store and the machine of one that has ended.
+ * @param cut kills its daemon; then nothing of it ends or answers any more
+ */
+export async function room(before?: { store: Store; world: FakeWorld }, clock: Clock = systemClock, cut?: Cut) {
   const store = before?.store ?? openMemoryStore()
   const world = before?.world ?? new FakeWorld()
   if (!before) {
@@ -126,8 +130,8 @@ export async function room(before?: { store: Store; world: FakeWorld }, clock: C
   }
   const dir = mkdtempSync(join(tmpdir(), 'wadah-cluster-'))
   const cluster = await openCluster({
-    store,
-    machine: fakeMachine(world),
+    store: cut ? mortalStore(store, cut) : store,
+    machine: cut ? watched(fakeMachine(world), cut) : fakeMachine(world),
     clock,
     randomBytes,
     config: CONFIG,

@@ -138,7 +138,7 @@ export function fakeMachine(w: FakeWorld): Machine {
     plan: async (request: LaunchRequest) => {
       if (w.planFails) throw fail('host_lacks', 'no firmware')
       requests.set(request.vm, request)
-      for (const nic of request.nics) if (nic.network.kind === 'nat') w.taps.add(`${request.vm}/${nic.name}`)
+      for (const nic of request.nics) if (nic.network.kind !== 'user') w.taps.add(`${request.vm}/${nic.name}`)
       return { record: { vm: request.vm }, local: {} } as unknown as BootPlan
     },
     prepare: async (plan: BootPlan) => void w.folders.add(plan.record.vm),
@@ -337,11 +337,14 @@ export function fakeMachine(w: FakeWorld): Machine {
         const n = Array.from({ length: 9 }, (_, i) => i).find((i) => !taken.includes(`10.9.${i}.0/24`))
         return { subnet: `10.9.${n}.0/24`, gateway: `10.9.${n}.1`, bridge: `wbr${n}` }
       },
+      judge: async (n: { bridge?: string; nic?: string }) =>
+        n.nic === 'eth0' ? { reason: 'The NIC eth0 carries 192.0.2.1.', remedy: 'another one' } : undefined,
       portFree: async (_p: string, _a: string, port: number) => port !== 999,
       attach: async () => ({ ifname: 'tap' }),
-      detach: async () => {},
+      detach: async (vm: string, nic: string) => void w.taps.delete(`${vm}/${nic}`),
       limit: async () => {},
-      taps: async () => [],
+      taps: async () =>
+        [...w.taps].map((tap) => ({ ifname: tap, vm: tap.split('/')[0] ?? '', nic: tap.split('/')[1] ?? '' })),
       removeAll: async () => {},
     },
     images: {

@@ -19,6 +19,7 @@ export const CLOSE = {
   revoked: [4403, 'the login or token this console was opened with has ended'],
   slow: [4408, 'the client took nothing for too long'],
   many: [4429, 'too many consoles are open'],
+  stuck: [4504, 'the guest took nothing for too long'],
 } as const
 
 export type ConsoleOptions = {
@@ -38,7 +39,8 @@ const MESSAGE_BYTES_MAX = 1024 * 1024
 const HIGH_WATER_BYTES = 256 * 1024
 const SLOW_MS = 60_000
 
-type Open = { ticket: Ticket; alive: boolean }
+/** `held`: nothing is read from the client while the guest takes nothing; no pong either. */
+type Open = { ticket: Ticket; alive: boolean; held: boolean }
 
 export class Consoles {
   #o: Required<ConsoleOptions>
@@ -83,7 +85,7 @@ export class Consoles {
   }
 
   async #serve(ws: WebSocket, ticket: Ticket): Promise<void> {
-    const entry: Open = { ticket, alive: true }
+    const entry: Open = { ticket, alive: true, held: false }
     this.#open.set(ws, entry)
     ws.on('pong', () => {
       entry.alive = true
@@ -96,7 +98,7 @@ export class Consoles {
     try {
       stream = await this.#o.vms.console(ticket.vm, ticket.target)
       if (ws.readyState === WebSocket.OPEN) {
-        toGuest(ws, stream)
+        this.#toGuest(ws, stream, entry)
         ws.resume()
         await Promise.race([this.#fromGuest(ws, stream), closed])
         ws.close(...CLOSE.ended)
@@ -127,6 +129,40 @@ export class Consoles {
     }
   }
 
+  /** While something waits to be taken, no more is read from the client: a guest that does not read fills no memory of ours. */
+  #toGuest(ws: WebSocket, stream: ConsoleStream, entry: Open): void {
+    let waiting = 0
+    let giveUp: (() => void) | undefined
+    const leave = ([code, text]: readonly [number, string]) => {
+      ws.close(code, text)
+      // Its answer to this is all that is still wanted.
+      ws.resume()
+    }
+    ws.once('close', () => giveUp?.())
+    ws.on('message', (data: Buffer, isBinary: boolean) => {
+      if (ws.readyState !== WebSocket.OPEN) return
+      if (!isBinary) return leave(CLOSE.text)
+      const taken = stream.write(data)
+      if (!(taken instanceof Promise)) return
+      waiting += 1
+      entry.held = true
+      ws.pause()
+      giveUp ??= this.#o.clock.timer(() => leave(CLOSE.stuck), SLOW_MS)
+      taken.then(
+        () => {
+          waiting -= 1
+          if (waiting > 0) return
+          giveUp?.()
+          giveUp = undefined
+          entry.held = false
+          entry.alive = true
+          ws.resume()
+        },
+        () => leave(CLOSE.failed),
+      )
+    })
+  }
+
   #after(ms: number, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       const cancel = this.#o.clock.timer(resolve, ms)
@@ -140,7 +176,7 @@ export class Consoles {
       this.#pinging = undefined
       for (const [ws, entry] of this.#open) {
         if (!this.#o.stillHolds(entry.ticket.identity)) ws.close(...CLOSE.revoked)
-        else if (!entry.alive) ws.terminate()
+        else if (!entry.alive && !entry.held) ws.terminate()
         else {
           entry.alive = false
           ws.ping()
@@ -154,20 +190,6 @@ export class Consoles {
     this.#pinging?.()
     for (const ws of this.#open.keys()) ws.close(...CLOSE.going)
   }
-}
-
-/** Passes on one message after the other; while one waits to be taken, no more are read from the client. */
-function toGuest(ws: WebSocket, stream: ConsoleStream): void {
-  ws.on('message', (data: Buffer, isBinary: boolean) => {
-    if (!isBinary) return ws.close(...CLOSE.text)
-    const taken = stream.write(data)
-    if (!(taken instanceof Promise)) return
-    ws.pause()
-    taken.then(
-      () => ws.resume(),
-      () => ws.close(...CLOSE.failed),
-    )
-  })
 }
 
 /** A close reason has at most 123 bytes. */

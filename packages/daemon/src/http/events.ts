@@ -11,7 +11,17 @@ import { nearest } from '@wadah/api/nearest'
 /** A change of the store as clients know it, or undefined when it is none of their business. */
 export type MapEvent = (change: Change) => Omit<Event, 'id'> | undefined
 
-export const RESOURCES = ['vm', 'image', 'volume', 'pool', 'network', 'job', 'token', 'snapshot'] as const
+export const RESOURCES = [
+  'vm',
+  'image',
+  'volume',
+  'pool',
+  'network',
+  'firewall-group',
+  'job',
+  'token',
+  'snapshot',
+] as const
 
 export type EventOptions = {
   store: Store

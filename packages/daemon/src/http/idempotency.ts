@@ -24,9 +24,9 @@ export function parseKey(header: string | string[] | undefined): string | undefi
 }
 
 /** The same request gives the same digest, in whatever order its fields were written. */
-export function digest(method: string, url: string, body: unknown): string {
+export function digest(method: string, path: string, query: object, body: unknown): string {
   return createHash('sha256')
-    .update(JSON.stringify([method, url, sorted(body)]))
+    .update(JSON.stringify([method, path, sorted(query), sorted(body)]))
     .digest('base64url')
 }
 

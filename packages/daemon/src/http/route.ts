@@ -79,7 +79,7 @@ export function register(app: FastifyInstance, { endpoint, handler }: Binding, o
       const context = makeContext(endpoint, request, reply, o.project)
       const key = endpoint.method === 'GET' ? undefined : parseKey(request.headers['idempotency-key'])
       if (key === undefined) return deliver(await answer(endpoint, handler, context, o), reply)
-      const once = { key, digest: digest(method, pathOf(request), request.body) }
+      const once = { key, digest: digestOf(request, accepts !== undefined) }
       if (endpoint.answer === 'job') {
         context.caller = { ...context.caller, idempotency: once }
         const before = await o.jobs.replay(context.caller)
@@ -221,4 +221,10 @@ export function ifMatch(endpoint: Pick<Endpoint, 'if_match' | 'id'>, header: str
   return Number(found[1])
 }
 
-const pathOf = (request: FastifyRequest) => request.url.split('?')[0] as string
+/** What makes a request this one and no other. Not how long the client waits for its job: who asks again may wait longer. */
+function digestOf(request: FastifyRequest, upload: boolean): string {
+  const { wait: _, ...query } = (request.query ?? {}) as Record<string, unknown>
+  // The body of an upload is not read yet: its length is known, and its sha256 stands in the query.
+  const body = upload ? request.headers['content-length'] : request.body
+  return digest(request.method, request.url.split('?')[0] as string, query, body)
+}

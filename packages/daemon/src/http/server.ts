@@ -23,6 +23,7 @@ import { register } from './route.ts'
 import { accessRoutes } from './routes/access.ts'
 import { imageRoutes } from './routes/images.ts'
 import { jobRoutes } from './routes/jobs.ts'
+import { firewallRoutes } from './routes/firewall.ts'
 import { networkRoutes } from './routes/networks.ts'
 import { poolRoutes } from './routes/pools.ts'
 import { systemRoutes } from './routes/system.ts'
@@ -162,6 +163,7 @@ export async function buildServer(o: ServerOptions): Promise<Built> {
     poolRoutes(services),
     volumeRoutes(services),
     networkRoutes(services),
+    firewallRoutes(services),
     jobRoutes(services),
     accessRoutes({ access, limiter, audit, setupUrl: (code) => `${publicUrl}/setup#${code}` }),
     tokenRoutes(access),

@@ -4,8 +4,9 @@ import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { constants } from 'node:fs'
 import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { hostname, networkInterfaces } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fail } from '@wadah/api/fault'
+import { syncDir } from '@wadah/host/system/files'
 
 export type Certificate = {
   key: string
@@ -108,4 +109,6 @@ async function replace(path: string, text: string, mode: number): Promise<void> 
     await file.sync()
   }
   await rename(beside, path)
+  // Clients pin what they have seen.
+  await syncDir(dirname(path))
 }

@@ -55,15 +55,25 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
             if (method === 'readFile' || method === 'screenshot') return pieces('content')
             if (method.startsWith('list') || method === 'recipes') return method === 'recipes' ? [] : { items: [] }
             if (/^(writeFile|upload)$/.test(method)) return drain(args.find(isIterable))
-            if (/^networks\.delete$|deletePool/.test(name)) return Promise.resolve()
-            if (!name.startsWith('networks') && method !== 'getVolume' && jobMethods.test(method))
+            if (/^(networks|firewallGroups)\.delete$|deletePool/.test(name)) return Promise.resolve()
+            if (!/^(networks|firewallGroups)/.test(name) && method !== 'getVolume' && jobMethods.test(method))
               return Promise.resolve(JOB)
             return { id: `x-${method}`, generation: 3 }
           }
         },
       },
     )
-  const names = ['vms', 'snapshots', 'storage', 'images', 'transfers', 'networks', 'jobs', 'host'] as const
+  const names = [
+    'vms',
+    'snapshots',
+    'storage',
+    'images',
+    'transfers',
+    'networks',
+    'firewallGroups',
+    'jobs',
+    'host',
+  ] as const
   return { services: Object.fromEntries(names.map((n) => [n, group(n)])) as unknown as Services, calls }
 }
 
@@ -211,6 +221,8 @@ export const BODIES: Record<string, unknown> = {
   'volumes.create': { name: 'data', size_mib: 10 },
   'volumes.clone': { name: 'data2' },
   'networks.create': { name: 'lan', kind: 'nat' },
+  'firewallGroups.create': { name: 'web' },
+  'firewallGroups.edit': { rules: [] },
   'tokens.create': { name: 'robot', scope: 'read' },
   'access.setup': { code: 'x', user: 'ana', password: 'long enough' },
   'access.login': { user: 'ana', password: 'x' },

@@ -1,4 +1,5 @@
 /** What only real sockets show: TLS, the UNIX socket, streams that break off, WebSockets, the end. */
+import { systemClock } from '@wadah/store/clock'
 import { lstat, readFile, writeFile } from 'node:fs/promises'
 import http, { type IncomingMessage } from 'node:http'
 import https from 'node:https'
@@ -456,6 +457,33 @@ describe('consoles', () => {
     // The frames of one read are delivered together; after that nothing more is read.
     expect(taken).toBeLessThanOrEqual(5)
     ws.terminate()
+  })
+
+  it('say so to a client whose guest takes nothing, and think it alive meanwhile', async () => {
+    // A minute of the deadline is half a second here, thirty seconds between pings are 50 ms.
+    const short = (ms: number) => (ms === 30_000 ? 50 : ms === 60_000 ? 500 : ms)
+    const clock = { ...systemClock, timer: (fn: () => void, ms: number) => systemClock.timer(fn, short(ms)) }
+    let taken = 0
+    const stream = echo().stream
+    const server = await liveServer({
+      clock,
+      overrides: {
+        'vms.console': async () => ({
+          ...(await stream()),
+          write: () => {
+            taken += 1
+            return new Promise<void>(() => undefined)
+          },
+        }),
+      },
+    })
+    const { ws, got, closed } = dial(server, await ticketOf(server))
+    await expect.poll(() => got.length).toBe(1)
+    const send = setInterval(() => ws.readyState === WebSocket.OPEN && ws.send(Buffer.alloc(65_536)), 10)
+    expect(await closed).toEqual([4504, 'the guest took nothing for too long'])
+    clearInterval(send)
+    // Nothing was given on after the first that waited but what had been read with it.
+    expect(taken).toBeLessThanOrEqual(2)
   })
 })
 

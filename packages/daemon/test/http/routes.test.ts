@@ -63,6 +63,43 @@ describe('jobs', () => {
   })
 })
 
+describe('the digest of a request', () => {
+  const given = (server: Awaited<ReturnType<typeof testServer>>) =>
+    server.calls
+      .filter((c) => c.name !== 'jobs.wait')
+      .map((c) => (c.args[0] as { idempotency?: { digest: string } }).idempotency?.digest)
+      .filter((d) => d !== undefined)
+  const headers = { 'idempotency-key': 'abc' }
+
+  it('holds the query, in any order, and not how long the client waits', async () => {
+    const server = await testServer()
+    for (const query of ['', '?force=true', '?keep_disks=true', '?force=true&keep_disks=true']) {
+      await server.ask('DELETE', `/v1/vms/web${query}`, { headers })
+    }
+    expect(new Set(given(server)).size).toBe(4)
+    server.calls.length = 0
+    for (const query of ['?force=true&keep_disks=true', '?keep_disks=true&force=true']) {
+      await server.ask('DELETE', `/v1/vms/web${query}`, { headers })
+      await server.ask('DELETE', `/v1/vms/web${query}&wait=1`, { headers })
+    }
+    expect(given(server)).toHaveLength(4)
+    expect(new Set(given(server)).size).toBe(1)
+  })
+
+  it('holds the length of an upload', async () => {
+    const server = await testServer()
+    for (const payload of ['data', 'more data', 'data']) {
+      await server.ask('POST', '/v1/volumes/upload?name=v', {
+        headers: { ...headers, 'content-type': 'application/octet-stream' },
+        payload,
+      })
+    }
+    const [a, b, c] = given(server)
+    expect(a).toBe(c)
+    expect(a).not.toBe(b)
+  })
+})
+
 describe('generation', () => {
   it('comes as ETag and is taken as If-Match', async () => {
     const server = await testServer()

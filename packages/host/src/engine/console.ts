@@ -22,15 +22,32 @@ async function connect(path: string): Promise<Socket> {
   return socket
 }
 
+/**
+ * Writes as fast as QEMU reads: the answer is a promise while there is no room. One for all who wait, kept also when the
+ * connection ends, for then there is nothing to wait for.
+ */
+function writer(socket: Socket): ConsoleStream['write'] {
+  let full: Promise<void> | undefined
+  return (data) => {
+    if (socket.destroyed) return undefined
+    if (socket.write(data)) return undefined
+    full ??= new Promise<void>((resolve) => {
+      const room = () => {
+        socket.off('drain', room).off('close', room)
+        full = undefined
+        resolve()
+      }
+      socket.on('drain', room).on('close', room)
+    })
+    return full
+  }
+}
+
 /** VNC: a connection for each viewer. */
 export async function openVnc(path: string): Promise<ConsoleStream> {
   const socket = await connect(path)
   socket.on('error', () => {})
-  return {
-    data: socket,
-    write: (data) => void socket.write(data),
-    close: () => socket.destroy(),
-  }
+  return { data: socket, write: writer(socket), close: () => socket.destroy() }
 }
 
 /** The serial ports of one VM. */
@@ -53,7 +70,7 @@ export class SerialHubs {
   }
 }
 
-type Line = { socket: Socket; viewers: Set<Viewer> }
+type Line = { socket: Socket; write: ConsoleStream['write']; viewers: Set<Viewer> }
 
 /** One serial port, shared. Everybody sees what the guest writes; what anybody types goes to the guest. */
 export class SerialHub {
@@ -67,16 +84,13 @@ export class SerialHub {
   async open(): Promise<ConsoleStream> {
     const opening = (this.#line ??= this.#connect())
     const line = await opening
-    const { socket, viewers } = line
-    const viewer = new Viewer(
-      (data) => void socket.write(data),
-      () => {
-        viewers.delete(viewer)
-        if (viewers.size > 0) return
-        socket.destroy()
-        this.#drop(opening)
-      },
-    )
+    const { socket, write, viewers } = line
+    const viewer = new Viewer(write, () => {
+      viewers.delete(viewer)
+      if (viewers.size > 0) return
+      socket.destroy()
+      this.#drop(opening)
+    })
     viewers.add(viewer)
     if (socket.destroyed) viewer.end()
     return viewer
@@ -98,7 +112,7 @@ export class SerialHub {
         this.#drop(opening)
         for (const viewer of [...viewers]) viewer.end()
       })
-      return { socket, viewers }
+      return { socket, write: writer(socket), viewers }
     })
     opening.catch(() => this.#drop(opening))
     return opening
@@ -116,14 +130,14 @@ export class SerialHub {
 
 class Viewer implements ConsoleStream {
   readonly data: AsyncIterable<Uint8Array>
-  readonly write: (data: Uint8Array) => void
+  readonly write: ConsoleStream['write']
   readonly #leave: () => void
   readonly #chunks: Uint8Array[] = []
   #size = 0
   #ended = false
   #wake: (() => void) | undefined
 
-  constructor(write: (data: Uint8Array) => void, leave: () => void) {
+  constructor(write: ConsoleStream['write'], leave: () => void) {
     this.write = write
     this.#leave = leave
     this.data = this.#read()

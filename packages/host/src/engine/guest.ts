@@ -1,5 +1,5 @@
 /** The guest agent of one VM, with its errors in our words. Nothing it says is trusted (see @wadah/qmp). */
-import { fail } from '@wadah/api/fault'
+import { WadahError, fail } from '@wadah/api/fault'
 import type { ExecResult, GuestInfo } from '@wadah/api/schema/guest'
 import type { Guest } from '@wadah/ports/machine'
 import { AgentClient, connectAgent } from '@wadah/qmp/agent'
@@ -125,6 +125,19 @@ export class VmGuest implements Guest {
     return this.#ask(signal, async (agent) => {
       await agent.putFile(path, data, { signal })
     })
+  }
+
+  /** Sets the guest's clock to ours; one that went on from saved RAM believes it is still then. */
+  async setTime(signal: AbortSignal): Promise<void> {
+    try {
+      await this.#ask(signal, (agent) => agent.setTime(this.#o.now_ms(), { timeout_ms: 30_000, signal }))
+    } catch (error) {
+      if (!(error instanceof WadahError) || error.fault.code !== 'agent_failed') throw error
+      // The agent of Linux wants hwclock for it, which not every distribution installs.
+      const argv = ['date', '-u', '-s', `@${Math.round(this.#o.now_ms() / 1000)}`]
+      const { exit_code } = await this.exec({ argv, timeout_ms: 30_000 }, signal)
+      if (exit_code !== 0) throw error
+    }
   }
 
   /** Thaws by itself after `timeout_s`: a client that vanishes must not leave a guest frozen. */

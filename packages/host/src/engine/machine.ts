@@ -1,7 +1,7 @@
 /** This machine's VMs: what `Machine` of @wadah/ports promises, over QEMU. */
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, readFile, statfs } from 'node:fs/promises'
+import { mkdir, readFile } from 'node:fs/promises'
 import { fail } from '@wadah/api/fault'
 import type { CheckItem } from '@wadah/api/schema/host'
 import type { Service, VmSpec } from '@wadah/api/schema/vm'
@@ -53,6 +53,7 @@ import { loaded, restorePlan } from './snapshot/restore.ts'
 import { HostSnapshots } from './snapshot/snapshots.ts'
 import { type Acceleration, accelerator } from './probe/accelerator.ts'
 import { isReplaced, processAt, processes, qemuOf, signalProcess, startOf, waitGone } from './process.ts'
+import { RoomWatch } from './room-watch.ts'
 import { RunningVm } from './running-vm.ts'
 import { screenshot } from './screenshot.ts'
 import { cryptSalt } from './sha512-crypt.ts'
@@ -81,9 +82,7 @@ const LOG_CHECK_MS = 5_000
 const UNPLUG_MS = 20_000
 /** A monitor closes a moment before its process is seen to be gone. */
 const ENDS_MS = 1_000
-const ROOM_CHECK_MS = 2_000
-/** A pool has room again when it has at least this much. */
-const ROOM_BYTES = 64 * 1024 * 1024
+const CLOCK_MS = 60_000
 const EMPTY_LIMITS = { pools: [] as string[] }
 
 type Prepared = { request: LaunchRequest; taps: string[] }
@@ -107,7 +106,7 @@ export class HostMachine implements Machine {
   readonly #slots: Slots
   readonly #acceleration: Promise<Acceleration>
   readonly #timers: NodeJS.Timeout[] = []
-  #roomTimer: NodeJS.Timeout | undefined
+  readonly #room: RoomWatch
   #closed = false
 
   private constructor(options: MachineOptions, cgroups: Cgroups) {
@@ -126,6 +125,7 @@ export class HostMachine implements Machine {
       root: this.#root,
       log: options.log,
     })
+    this.#room = new RoomWatch(() => this.#running.values(), options.log)
     this.#slots = new Slots(options.startsAtOnce ?? 3)
     this.#acceleration = this.#probe()
     this.#acceleration.catch(() => {})
@@ -155,7 +155,7 @@ export class HostMachine implements Machine {
   async close(): Promise<void> {
     this.#closed = true
     for (const timer of this.#timers) clearInterval(timer)
-    clearTimeout(this.#roomTimer)
+    this.#room.close()
     await Promise.all([...this.#guests.values()].map((guest) => guest.thawBeforeEnd()))
     for (const guest of this.#guests.values()) guest.close()
     for (const hubs of this.#serial.values()) hubs.close()
@@ -238,7 +238,7 @@ export class HostMachine implements Machine {
   #observed(o: Observed): void {
     this.#last.set(o.vm, o)
     this.#news.push(o)
-    if (this.running(o.vm)?.waitsForRoom) this.#watchRoom()
+    if (this.running(o.vm)?.waitsForRoom) this.#room.begin()
   }
 
   async plan(request: LaunchRequest): Promise<BootPlan> {
@@ -384,7 +384,10 @@ export class HostMachine implements Machine {
       await this.#throttle(running, plan.local.disks)
       if (prepared?.request.spec.balloon_mib) await this.#balloon(running, prepared.request.spec.balloon_mib)
       if (how === 'fresh') await running.execute('cont')
-      if (live.loading) await running.noteLoaded()
+      if (live.loading) {
+        await running.noteLoaded()
+        this.#setClock(vm)
+      }
       await running.refresh()
       if (running.isGone) throw fail('qemu_failed', `QEMU ended right after its start: ${(await running.gone).reason}.`)
       return running
@@ -399,6 +402,15 @@ export class HostMachine implements Machine {
   async #released(vm: string, device: BootDevice): Promise<void> {
     const running = this.running(vm)
     if (device.kind === 'nic' && running) await dropTap(running, device.name, this.networks)
+  }
+
+  /** Beside everything else: a guest without an agent sets its clock by NTP, or not at all. */
+  #setClock(vm: string): void {
+    void this.#guest(vm)
+      .setTime(AbortSignal.timeout(CLOCK_MS))
+      .catch((error: unknown) =>
+        this.#o.log(`${vm}: its clock was not set after the revert: ${(error as Error).message}`),
+      )
   }
 
   #adopt(running: RunningVm): void {
@@ -583,8 +595,10 @@ export class HostMachine implements Machine {
     await this.#cgroups.remove(vm)
     const given = await directory.readGiven()
     if (given) await takeBack(given).then(() => directory.dropGiven())
+    // Those of a start that a dead daemon could not write down are known by their alias alone.
+    const left = (await this.networks.taps()).filter((tap) => tap.vm === vm).map((tap) => tap.nic)
     await Promise.all([
-      ...taps.map((nic) => this.networks.detach(vm, nic)),
+      ...[...new Set([...taps, ...left])].map((nic) => this.networks.detach(vm, nic)),
       directory.dropLive(),
       directory.dropLiveRecord(),
     ])
@@ -751,26 +765,6 @@ export class HostMachine implements Machine {
       const logs = [directory.serialLog, directory.qemuLog, ...(running.live.tpm ? [directory.tpmLog] : [])]
       await Promise.all(logs.map((log) => trimLog(log))).catch(() => {})
     }
-  }
-
-  /** While a VM waits for room in its pool: look every two seconds, and let it go on. The file system has no event for it. */
-  #watchRoom(): void {
-    if (this.#roomTimer || this.#closed) return
-    this.#roomTimer = setTimeout(async () => {
-      this.#roomTimer = undefined
-      for (const vm of this.#running.values()) {
-        if (!vm.waitsForRoom) continue
-        const enough = await Promise.all(
-          vm.live.pools.map(async (path) => {
-            const { bavail, bsize } = await statfs(path)
-            return bavail * bsize >= ROOM_BYTES
-          }),
-        ).catch(() => [false])
-        if (enough.every(Boolean))
-          await vm.resume().catch((error: unknown) => this.#o.log(`${vm.vm}: ${String(error)}`))
-        if (vm.waitsForRoom) this.#watchRoom()
-      }
-    }, ROOM_CHECK_MS).unref()
   }
 
   /** For tests and for taking everything away. */

@@ -2,11 +2,11 @@
 import { createHash } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, mkdir, open, rename, rm, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
 import type { BuiltImage, Images } from '@wadah/ports/images'
-import { errno } from '../system/files.ts'
+import { errno, syncDir } from '../system/files.ts'
 import { BUILD_STEPS, buildImage, checkBuild } from './build.ts'
 import { cleanBuildLeftovers } from './leftovers.ts'
 import { apiService } from './recipe.ts'
@@ -129,6 +129,7 @@ export function createImages(options: ImagesOptions): Images {
         }
         await handle.sync()
         await rename(part, join(dir, file))
+        for (const made of [dir, dirname(dir)]) await syncDir(made)
         return { size_bytes, sha256 }
       } catch (error) {
         await rm(part, { force: true })
@@ -184,11 +185,13 @@ export function createImages(options: ImagesOptions): Images {
       const handle = await open(from, constants.O_RDONLY | constants.O_NOFOLLOW)
       try {
         await handle.chmod(0o444)
+        await handle.sync()
       } finally {
         await handle.close()
       }
       await rename(from, join(home, to))
     }
+    for (const made of [home, dirname(home)]) await syncDir(made)
     return {
       kind: 'kernel',
       cmdline: guest.cmdline,

@@ -2,7 +2,7 @@
  * The dnsmasq of a network: started, told of changes, found again, ended. It detaches itself and outlives the daemon. It is known by
  * its command line, which names a configuration file that is only ours: a pid alone proves nothing.
  */
-import { chmod, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fail, WadahError } from '@wadah/api/fault'
@@ -84,11 +84,12 @@ export function createDnsmasqs(shell: Shell, dataDir: string): Dnsmasqs {
       const dir = folder(network.id)
       const f = files(network.id)
       await mkdir(dir, { recursive: true })
-      // dnsmasq reads names again after it has given up root.
-      await chmod(root, 0o755)
-      await chmod(dir, 0o755)
-      await passable(root)
       const user = await dnsmasqUser()
+      // dnsmasq reads names again after it has given up root. Nobody else does: whoever escapes from a QEMU sees no other VM's.
+      await chmod(root, 0o711)
+      await chown(dir, 0, user.gid)
+      await chmod(dir, 0o750)
+      await passable(root)
       const names = await replaceIfChanged(f.hosts, renderHosts(network, attachments))
       const addresses = await replaceIfChanged(f.dhcp, renderReservations(network, attachments))
       const conf = await replaceIfChanged(f.conf, renderDnsmasq(network, f, user))
@@ -133,10 +134,16 @@ async function passable(dir: string): Promise<void> {
   }
 }
 
-/** The user that dnsmasq becomes: the distribution's own when there is one. */
-async function dnsmasqUser(): Promise<string> {
+/** The user and group that dnsmasq becomes: the distribution's own where there are. */
+async function dnsmasqUser(): Promise<{ user: string; group: string; gid: number }> {
   const passwd = (await readText('/etc/passwd')) ?? ''
-  return /^dnsmasq:/m.test(passwd) ? 'dnsmasq' : 'nobody'
+  const groups = (await readText('/etc/group')) ?? ''
+  for (const user of ['dnsmasq', 'nobody']) {
+    const gid = new RegExp(`^${user}:[^:]*:\\d+:(\\d+):`, 'm').exec(passwd)?.[1]
+    const group = gid === undefined ? undefined : new RegExp(`^([^:]+):[^:]*:${gid}:`, 'm').exec(groups)?.[1]
+    if (gid !== undefined && group !== undefined) return { user, group, gid: Number(gid) }
+  }
+  throw fail('host_lacks', 'There is neither a user "dnsmasq" nor "nobody" in /etc/passwd, with a group in /etc/group.')
 }
 
 async function readText(path: string): Promise<string | undefined> {

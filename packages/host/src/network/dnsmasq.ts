@@ -9,7 +9,11 @@ const LEASE = '1h'
 /** Names and leases are bounded by what is promised, not by what guests ask for. */
 const LEASE_MAX = 65_536
 
-export function renderDnsmasq(network: NatNetwork, files: DnsmasqFiles, user: string): string {
+export function renderDnsmasq(
+  network: NatNetwork,
+  files: DnsmasqFiles,
+  { user, group }: { user: string; group: string },
+): string {
   const subnet = parseSubnet(network.subnet)
   const prefix = subnet?.prefix ?? 24
   const octets = network.subnet.split('.')
@@ -20,6 +24,7 @@ export function renderDnsmasq(network: NatNetwork, files: DnsmasqFiles, user: st
     `# Made by wadahd for network ${network.name} (${network.id}); changes are overwritten.`,
     `pid-file=${files.pid}`,
     `user=${user}`,
+    `group=${group}`,
     // On the bridge and nowhere else, beside any other dnsmasq.
     `interface=${network.bridge}`,
     'except-interface=lo',

@@ -17,6 +17,12 @@ export type Link = {
   uid?: number
   /** IPv4 addresses with prefix. */
   addresses: string[]
+  /** IPv6 addresses with prefix, those of the link left out. */
+  addresses6: string[]
+  loopback: boolean
+  ether: boolean
+  /** Of a bridge. */
+  vlan_filtering?: boolean
 }
 
 type Json = Record<string, unknown>
@@ -44,6 +50,12 @@ export function parseLinks(json: string): Link[] {
         addresses: addresses
           .filter((a) => a['family'] === 'inet')
           .map((a) => `${text(a['local'])}/${String(a['prefixlen'])}`),
+        addresses6: addresses
+          .filter((a) => a['family'] === 'inet6' && a['scope'] !== 'link')
+          .map((a) => `${text(a['local'])}/${String(a['prefixlen'])}`),
+        loopback: text(link['link_type']) === 'loopback',
+        ether: text(link['link_type']) === 'ether',
+        ...(typeof data['vlan_filtering'] === 'number' ? { vlan_filtering: data['vlan_filtering'] === 1 } : {}),
       },
     ]
   })
@@ -120,19 +132,31 @@ function clash(address: string, subnet: Subnet | undefined): boolean {
   return other !== undefined && subnet !== undefined && overlap(other, subnet)
 }
 
+/** What taps are on. */
+export type BridgedNetwork = Exclude<NetworkDefinition, { kind: 'user' }>
+
+/** The VLAN that ports of a bridge of somebody else's are kept in. */
+export function portVlan(network: BridgedNetwork): number | undefined {
+  return network.kind === 'bridge' && network.nic === undefined ? network.vlan : undefined
+}
+
 /** Taps of ours that lost their bridge (it was removed and made anew) go back on it. */
-export function planTaps(instance: string, links: Link[], networks: NatNetwork[]): string[] {
+export function lostTaps(
+  instance: string,
+  links: Link[],
+  networks: readonly BridgedNetwork[],
+): { tap: string; network: BridgedNetwork }[] {
   return links.flatMap((link) => {
     const owned = parseAlias(instance, link.alias)
     if (owned?.kind !== 'tap') return []
     const network = networks.find((n) => n.id === owned.network)
     if (network === undefined || link.master === network.bridge) return []
-    return [`link set dev ${link.name} master ${network.bridge} up`]
+    return [{ tap: link.name, network }]
   })
 }
 
 /** Bridges of ours whose network is no more. */
-export function strayBridges(instance: string, links: Link[], networks: NatNetwork[]): Link[] {
+export function strayBridges(instance: string, links: Link[], networks: readonly BridgedNetwork[]): Link[] {
   return links.filter((link) => {
     const owned = parseAlias(instance, link.alias)
     return owned?.kind === 'bridge' && !networks.some((n) => n.id === owned.network && n.bridge === link.name)
@@ -142,14 +166,16 @@ export function strayBridges(instance: string, links: Link[], networks: NatNetwo
 export type TapPlan = { ok: true; lines: string[] } | { ok: false; reason: string; remedy: string }
 
 /** What makes the tap of a NIC be there, owned by its uid, on the bridge. A tap with another owner is made anew: the owner is fixed. */
-export function planTap(instance: string, links: Link[], network: NatNetwork, nic: NetworkAttachment): TapPlan {
+export function planTap(instance: string, links: Link[], network: BridgedNetwork, nic: NetworkAttachment): TapPlan {
   const name = tapName(nic.vm, nic.nic)
   const alias = aliasOf(instance, { kind: 'tap', vm: nic.vm, nic: nic.nic, network: network.id })
   const seen = links.find((link) => link.name === name)
+  // One that belongs into a VLAN goes up when it is in it.
+  const up = portVlan(network) === undefined ? ' up' : ''
   const make = [
     `tuntap add dev ${name} mode tap user ${nic.uid} vnet_hdr`,
     `link set dev ${name} alias ${alias}`,
-    `link set dev ${name} addrgenmode none master ${network.bridge} up`,
+    `link set dev ${name} addrgenmode none master ${network.bridge}${up}`,
   ]
   if (seen === undefined) return { ok: true, lines: make }
   const owned = parseAlias(instance, seen.alias)
@@ -167,7 +193,7 @@ export function planTap(instance: string, links: Link[], network: NatNetwork, ni
     ok: true,
     lines: [
       ...(seen.alias === alias ? [] : [`link set dev ${name} alias ${alias}`]),
-      ...(seen.master === network.bridge && seen.up ? [] : [`link set dev ${name} master ${network.bridge} up`]),
+      ...(seen.master === network.bridge && seen.up ? [] : [`link set dev ${name} master ${network.bridge}${up}`]),
     ],
   }
 }

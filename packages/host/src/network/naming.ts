@@ -37,12 +37,19 @@ export function tapName(vm: string, nic: string): string {
   return `w${idPart(vm).slice(0, 10)}${letters.join('')}`
 }
 
-export type Owned = { kind: 'bridge'; network: string } | { kind: 'tap'; vm: string; nic: string; network: string }
+/** `wvl-k3x9q2m7w4`: the VLAN interface that is the only port of a network's bridge beside its taps. */
+export function vlanName(network: string): string {
+  return `wvl-${idPart(network)}`.slice(0, IFNAME_MAX)
+}
+
+export type Owned =
+  | { kind: 'bridge' | 'vlan'; network: string }
+  | { kind: 'tap'; vm: string; nic: string; network: string }
 
 export function aliasOf(instance: string, owned: Owned): string {
-  return owned.kind === 'bridge'
-    ? `wadah:${instance}:bridge:${owned.network}`
-    : `wadah:${instance}:tap:${owned.vm}:${owned.nic}:${owned.network}`
+  return owned.kind === 'tap'
+    ? `wadah:${instance}:tap:${owned.vm}:${owned.nic}:${owned.network}`
+    : `wadah:${instance}:${owned.kind}:${owned.network}`
 }
 
 /** The reverse of `aliasOf`; undefined for what this instance did not make. */
@@ -51,7 +58,7 @@ export function parseAlias(instance: string, alias: string | undefined): Owned |
   if (product !== 'wadah' || whose !== instance) return undefined
   const [a, b, c, ...more] = rest
   if (more.length > 0 || a === undefined) return undefined
-  if (kind === 'bridge' && b === undefined) return { kind, network: a }
+  if ((kind === 'bridge' || kind === 'vlan') && b === undefined) return { kind, network: a }
   if (kind === 'tap' && b !== undefined && c !== undefined) return { kind, vm: a, nic: b, network: c }
   return undefined
 }

@@ -6,13 +6,25 @@ import { checkAttachment, checkNetwork, usable } from './check.ts'
 import { createDnsmasqs } from './dnsmasq-process.ts'
 import { bridgesInRules, obstacles, parseChains, parseLegacy } from './firewalls.ts'
 import { formatAddress, parseSubnet } from './ipv4.ts'
-import { type UidRange, renderBridgeGuard } from './guard.ts'
-import { parseLinks, planBridge, planTap, planTaps, strayBridges, type NatNetwork } from './links.ts'
+import { firewallTable, parseTable, renderFirewall } from './firewall.ts'
+import { type UidRange, renderBridgeGuard, renderIp6 } from './guard.ts'
+import { defaultRoutes, isForeign, planLan, strayVlans, vlanLines } from './lan.ts'
+import {
+  type BridgedNetwork,
+  type BridgePlan,
+  lostTaps,
+  type NatNetwork,
+  parseLinks,
+  planBridge,
+  planTap,
+  portVlan,
+  strayBridges,
+} from './links.ts'
 import { bridgeName, parseAlias, tableName, tapName } from './naming.ts'
-import { renderFromGuest, renderNft, renderRemoval, renderToGuest } from './nft.ts'
+import { renderFromGuest, renderNft, renderRemoval, renderRemoval6, renderToGuest } from './nft.ts'
 import { portFree } from './port-free.ts'
 import { chooseSubnet, routedSubnets } from './propose.ts'
-import { createShell } from './shell.ts'
+import { type Shell, createShell } from './shell.ts'
 import { allowTun, TUN } from './tun.ts'
 import { createWatch } from './watch.ts'
 
@@ -46,6 +58,9 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
   const shell = createShell(options.netns)
   const dnsmasqs = createDnsmasqs(shell, options.dataDir)
   const table = tableName(instance)
+  const walls = firewallTable(table)
+  /** Taps whose firewall is loaded; a VM with one that is not does not start. */
+  let walled: Set<string> | undefined
   const log = options.log ?? (() => {})
   const notes = new Map<string, { text: string; remedy?: string }>()
 
@@ -78,67 +93,145 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
 
   async function applyNow(lists: Lists, signal: AbortSignal): Promise<NetworkState[]> {
     const { networks } = lists
-    const nats = networks.filter((n): n is NatNetwork => n.kind === 'nat')
+    const bridged = networks.filter((n): n is BridgedNetwork => n.kind !== 'user')
+    const nats = bridged.filter((n): n is NatNetwork => n.kind === 'nat')
     const attachments = usable(lists.attachments, note)
     const states = new Map<string, NetworkState>(networks.map((n) => [n.id, { id: n.id, state: 'up' }]))
-    const down = (network: NatNetwork, reason: string): void => {
-      states.set(network.id, { id: network.id, state: 'down', reason })
+    const down = (network: BridgedNetwork, reason: string, remedy?: string): void => {
+      states.set(network.id, {
+        id: network.id,
+        state: 'down',
+        reason: remedy === undefined ? reason : `${reason} Remedy: ${remedy}`,
+      })
     }
     if (process.geteuid?.() !== 0) {
-      for (const n of nats) down(n, 'nat networks need wadahd to run as root.')
+      for (const n of bridged) down(n, `${n.kind} networks need wadahd to run as root.`)
       return [...states.values()]
     }
 
     const links = parseLinks(await shell.links())
-    const stray = strayBridges(instance, links, nats)
-    const good = nats.flatMap((network) => {
+    const defaults = await routesOut(bridged)
+    const stray = [...strayBridges(instance, links, bridged), ...strayVlans(instance, links, bridged)]
+    const planned = bridged.flatMap((network) => {
       const wrong = checkNetwork(network)
       if (wrong !== undefined) {
         down(network, wrong)
         return []
       }
-      const plan = planBridge(instance, links, network)
+      const plan = planOf(links, defaults, network)
       if (plan.ok) return [{ network, plan }]
-      down(network, `${plan.reason} Remedy: ${plan.remedy}`)
+      down(network, plan.reason, plan.remedy)
       return []
     })
     for (const link of stray) {
       const owned = parseAlias(instance, link.alias)
       if (owned !== undefined && !nats.some((n) => n.id === owned.network)) await dnsmasqs.remove(owned.network)
     }
-    await shell.ip([...stray.map((l) => `link del dev ${l.name}`), ...good.flatMap(({ plan }) => plan.create)], signal)
-    if (good.length > 0) await forwarding()
-    for (const { network } of good) {
-      // No IPv6 on it: guests see no router advertisement from here, and the host is not reachable by a link-local address.
-      await shell.sysctl(`ipv6/conf/${network.bridge}/disable_ipv6`, '1')
-      await shell.sysctl(`ipv4/conf/${network.bridge}/route_localnet`, '1')
+    const good: typeof planned = []
+    await shell.ip([...stray.map((l) => `link del dev ${l.name}`)], signal)
+    for (const one of planned) {
+      if (await attempt(one.network, down, async () => await shell.ip(one.plan.create, signal))) good.push(one)
     }
     const up = good.map(({ network }) => network)
-    // The rules before the bridges: no moment in which a guest can do what it may not.
+    if (up.some((n) => n.kind === 'nat')) await forwarding()
+    for (const network of up) {
+      if (network.kind === 'bridge' && isForeign(network)) continue
+      // No IPv6 on it: guests see no router advertisement from here, and the host is not reachable by a link-local address.
+      await shell.sysctl(`ipv6/conf/${network.bridge}/disable_ipv6`, '1')
+      if (network.kind === 'nat') await shell.sysctl(`ipv4/conf/${network.bridge}/route_localnet`, '1')
+    }
+    // The rules before the bridges: no moment in which a guest can do what it may not. They hold for the guests of networks that are down too.
     const users = options.uids !== undefined && networks.some((n) => n.kind === 'user')
-    if (up.length > 0 || users) {
+    if (bridged.length > 0 || users) {
       await shell.nft(renderNft(table, up, attachments, options.uids), signal)
-      await guardBridges(attachments, signal)
-    } else if (stray.length > 0 || (await dnsmasqs.known()).length > 0) await shell.nft(renderRemoval(table), signal)
-    await shell.ip([...good.flatMap(({ plan }) => plan.configure), ...planTaps(instance, links, up)], signal)
+      const lans = [...bridged, ...(last?.networks ?? [])].some((n) => n.kind === 'bridge')
+      if (lans || options.uids) await guard6(bridged, signal)
+      await guardBridges(bridged, attachments, signal)
+      await raiseWalls(attachments, signal)
+    } else if (stray.length > 0 || last?.networks.length || (await dnsmasqs.known()).length > 0)
+      await removeTables(signal)
+    for (const { network, plan } of good)
+      await attempt(network, down, async () => await shell.ip(plan.configure, signal))
+    for (const { tap, network } of lostTaps(instance, links, up))
+      await attempt(network, down, async () => {
+        await shell.ip([`link set dev ${tap} down`, `link set dev ${tap} master ${network.bridge}`], signal)
+        await intoVlan(tap, network, signal)
+        await shell.ip([`link set dev ${tap} up`], signal)
+      })
 
     for (const id of await dnsmasqs.known()) if (!nats.some((n) => n.id === id)) await dnsmasqs.remove(id)
-    for (const network of up) {
-      try {
-        await dnsmasqs.ensure(network, attachments, signal)
-      } catch (error) {
-        if (error instanceof WadahError && error.fault.code === 'cancelled') throw error
-        const { detail, remedy } = toFault(error)
-        down(network, remedy === undefined ? detail : `${detail} Remedy: ${remedy}`)
-      }
-    }
+    for (const network of up)
+      if (network.kind === 'nat')
+        await attempt(network, down, async () => await dnsmasqs.ensure(network, attachments, signal))
     return [...states.values()]
   }
 
-  /** Where a kernel has no such rules it is said once; the rest works all the same. */
-  async function guardBridges(attachments: NetworkAttachment[], signal: AbortSignal): Promise<void> {
+  /** Nothing is run where there is no firewall and was none. */
+  async function raiseWalls(attachments: NetworkAttachment[], signal: AbortSignal): Promise<void> {
+    const wanted = attachments.filter((a) => a.firewall !== undefined)
+    if (wanted.length === 0 && walled?.size === 0) return
+    // Without the elements of its sets: they are as many as there are connections.
+    const { code, stdout } = await shell.run('nft', ['-j', '-t', 'list', 'table', 'bridge', walls], { ok_codes: [1] })
+    if (wanted.length > 0 || code === 0) {
+      const there = code === 0 ? parseTable(stdout) : { sets: [], chains: [] }
+      try {
+        await shell.nft(renderFirewall(walls, wanted, there), signal)
+      } catch (error) {
+        if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') throw error
+        walled = new Set()
+        throw fail('host_lacks', `This kernel can't carry the firewall of VMs: ${error.fault.detail}`, {
+          remedy: 'a kernel with CONFIG_NF_TABLES_BRIDGE; or VMs without a firewall',
+          effect: 'partial',
+          cause: error,
+        })
+      }
+    }
+    walled = new Set(wanted.map((a) => tapName(a.vm, a.nic)))
+  }
+
+  const planOf = (links: ReturnType<typeof parseLinks>, defaults: string[], network: BridgedNetwork): BridgePlan =>
+    network.kind === 'nat' ? planBridge(instance, links, network) : planLan(instance, links, defaults, network)
+
+  /** Interfaces that the host's default routes go by; asked for only where a NIC of the host is to be taken. */
+  async function routesOut(networks: readonly BridgedNetwork[]): Promise<string[]> {
+    if (!networks.some((n) => n.kind === 'bridge' && !isForeign(n))) return []
+    const ask = async (family: string) =>
+      (await shell.run('ip', ['-json', family, 'route', 'show', 'default'], { ok_codes: [1, 2] })).stdout
+    return defaultRoutes(await ask('-4'), await ask('-6'))
+  }
+
+  /** A network that can't be had is down with its reason, and keeps no other from being made. */
+  async function attempt(
+    network: BridgedNetwork,
+    down: (network: BridgedNetwork, reason: string, remedy?: string) => void,
+    work: () => Promise<void>,
+  ): Promise<boolean> {
     try {
-      await shell.nft(renderBridgeGuard(table, attachments), signal)
+      await work()
+      return true
+    } catch (error) {
+      if (error instanceof WadahError && error.fault.code === 'cancelled') throw error
+      const { detail, remedy } = toFault(error)
+      const lacks8021q = network.kind === 'bridge' && !isForeign(network) && network.vlan !== undefined
+      down(network, detail, remedy ?? (lacks8021q ? 'modprobe 8021q' : undefined))
+      return false
+    }
+  }
+
+  async function intoVlan(tap: string, network: BridgedNetwork, signal: AbortSignal): Promise<void> {
+    const vlan = portVlan(network)
+    if (vlan === undefined) return
+    await shell.run('bridge', ['-batch', '-'], { input: `${vlanLines(tap, vlan).join('\n')}\n`, signal })
+  }
+
+  /** Where a kernel has no such rules it is said once; the rest works all the same. */
+  async function guardBridges(
+    networks: BridgedNetwork[],
+    attachments: NetworkAttachment[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    try {
+      await shell.nft(renderBridgeGuard(table, networks, attachments), signal)
     } catch (error) {
       if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') throw error
       note(
@@ -149,17 +242,41 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     }
   }
 
+  async function guard6(networks: readonly BridgedNetwork[], signal: AbortSignal): Promise<void> {
+    if (!(await hasIpv6(shell))) return
+    await shell.nft(renderIp6(table, options.uids, networks), signal).catch((error: unknown) => {
+      if (!(error instanceof WadahError) || error.fault.code !== 'tool_failed') throw error
+      note(
+        'ipv6_guard',
+        "This kernel has no nftables rules for IPv6: whoever breaks out of a QEMU reaches what listens on the host's IPv6 addresses.",
+        'a kernel with CONFIG_NF_TABLES_IPV6',
+      )
+    })
+  }
+
+  async function removeTables(signal?: AbortSignal): Promise<void> {
+    await shell.nft(renderRemoval(table, walls), signal)
+    // Where there can be none there is none.
+    if (await hasIpv6(shell)) await shell.nft(renderRemoval6(table), signal).catch(() => undefined)
+  }
+
   let round = 0
   /** What is not as it should be, or undefined. */
   async function damage(): Promise<string | undefined> {
-    const nats = (last?.networks ?? []).filter((n) => n.kind === 'nat')
-    for (const n of nats) {
-      if (!(await dnsmasqs.alive(n.id))) return `dnsmasq of network "${n.name}" was not running`
+    const bridged = (last?.networks ?? []).filter((n) => n.kind !== 'user')
+    for (const n of bridged) {
+      if (n.kind === 'nat' && !(await dnsmasqs.alive(n.id))) return `dnsmasq of network "${n.name}" was not running`
     }
     round += 1
-    if (nats.length === 0 || round % TABLE_EVERY !== 0) return undefined
-    const { code } = await shell.run('nft', ['list', 'chain', 'ip', table, 'guard'], { ok_codes: [1] })
-    return code === 0 ? undefined : `the nftables table ${table} was gone`
+    if (bridged.length === 0 || round % TABLE_EVERY !== 0) return undefined
+    for (const [family, name, chain] of [
+      ['ip', table, 'guard'],
+      ...(walled?.size ? [['bridge', walls, 'prerouting']] : []),
+    ] as const) {
+      const { code } = await shell.run('nft', ['list', 'chain', family, name, chain], { ok_codes: [1] })
+      if (code !== 0) return `the nftables table ${name} was gone`
+    }
+    return undefined
   }
   const watch = createWatch({
     least_ms: options.watch_ms ?? 5000,
@@ -280,6 +397,20 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
       return { subnet, gateway: formatAddress((parseSubnet(subnet)?.base ?? 0) + 1), bridge: bridgeName(id) }
     },
 
+    async judge(network) {
+      if (network.kind !== 'bridge') return undefined
+      if (process.geteuid?.() !== 0) {
+        return {
+          reason: 'bridge networks need wadahd to run as root.',
+          remedy: 'sudo wadahd, or use the network kind "user"',
+        }
+      }
+      const wrong = checkNetwork(network)
+      if (wrong !== undefined) return { reason: wrong, remedy: 'ip -br link lists the interfaces of this host' }
+      const plan = planOf(parseLinks(await shell.links()), await routesOut([network]), network)
+      return plan.ok ? undefined : { reason: plan.reason, remedy: plan.remedy }
+    },
+
     async portFree(protocol, address, port) {
       if (shell.netns !== undefined) {
         const kind = protocol === 'tcp' ? '-lt' : '-lu'
@@ -289,10 +420,15 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
     },
 
     async attach(network, nic, signal) {
-      if (network.kind !== 'nat') throw fail('invalid', `The network kind "${network.kind}" has no taps.`)
+      if (network.kind === 'user') throw fail('invalid', `The network kind "${network.kind}" has no taps.`)
       const wrong = checkNetwork(network) ?? checkAttachment(nic)
       if (wrong !== undefined) throw fail('invalid', wrong)
       const ifname = tapName(nic.vm, nic.nic)
+      if (nic.firewall !== undefined && walled?.has(ifname) !== true) {
+        throw fail('host_lacks', `The firewall of ${nic.vm_name} is not loaded: it would start without one.`, {
+          remedy: `wadah host check; journalctl -u wadahd`,
+        })
+      }
       await allowTun(note)
       // Without a namespace sysfs answers the usual case, a tap that is not there yet, without a process.
       const absent =
@@ -302,6 +438,10 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
       const fresh = plan.lines.some((line) => line.startsWith('tuntap add'))
       try {
         await shell.ip(plan.lines, signal)
+        if (portVlan(network) !== undefined) {
+          await intoVlan(ifname, network, signal)
+          await shell.ip([`link set dev ${ifname} up`], signal)
+        }
       } catch (error) {
         if (fresh) await shell.run('ip', ['link', 'del', 'dev', ifname], { ok_codes: [1, 2] })
         if (error instanceof WadahError && error.fault.detail.includes(network.bridge)) {
@@ -343,7 +483,7 @@ export function createNetworks(options: NetworksOptions): HostNetworks {
         for (const id of await dnsmasqs.known()) await dnsmasqs.remove(id)
         const ours = parseLinks(await shell.links()).filter((l) => parseAlias(instance, l.alias) !== undefined)
         await shell.ip(ours.map((l) => `link del dev ${l.name}`))
-        await shell.nft(renderRemoval(table))
+        await removeTables()
       })
     },
   }
@@ -380,4 +520,9 @@ function lacking(module: string): (error: unknown) => never {
       cause: error,
     })
   }
+}
+
+/** Where the kernel has no IPv6 nobody can be reached by it, and there are no such tables. */
+async function hasIpv6(shell: Shell): Promise<boolean> {
+  return (await shell.run('cat', ['/proc/net/if_inet6'], { ok_codes: [1] })).stdout.trim() !== ''
 }

@@ -3,8 +3,8 @@
  * Every rule names one of our bridges; policies are `accept`: what is not ours passes untouched. Pure.
  */
 import type { NetworkAttachment } from '@wadah/ports/networks'
-import { type UidRange, inputRules, ownRules } from './guard.ts'
-import type { NatNetwork } from './links.ts'
+import { type UidRange, inputRules, markedRules, ownRules } from './guard.ts'
+import type { BridgedNetwork, NatNetwork } from './links.ts'
 
 const isLoopback = (address: string): boolean => address.startsWith('127.')
 
@@ -18,11 +18,11 @@ function destination(publish: Publish): string {
 /** The table for these networks and attachments, ready for `nft -f -`. */
 export function renderNft(
   table: string,
-  networks: NatNetwork[],
+  networks: readonly BridgedNetwork[],
   attachments: NetworkAttachment[],
   uids?: UidRange,
 ): string {
-  const sorted = [...networks].sort((a, b) => (a.id < b.id ? -1 : 1))
+  const sorted = networks.filter((n): n is NatNetwork => n.kind === 'nat').sort((a, b) => (a.id < b.id ? -1 : 1))
   const published = (network: NatNetwork) =>
     attachments
       .filter((a) => a.network === network.id && a.address !== undefined && a.publish.length > 0)
@@ -92,8 +92,8 @@ export function renderNft(
     ),
     chain('output', 'type nat hook output priority -100', all.map(dnat)),
     chain('postrouting', 'type nat hook postrouting priority srcnat', source),
-    chain('input', 'type filter hook input priority filter', inputRules(sorted)),
-    ...(uids === undefined ? [] : [chain('own', 'type filter hook output priority filter', ownRules(uids))]),
+    chain('input', 'type filter hook input priority filter', [...inputRules(sorted), ...markedRules(networks, 'ip')]),
+    ...(uids === undefined ? [] : [chain('own', 'type filter hook output priority filter', ownRules(uids, sorted))]),
     chain('forward', 'type filter hook forward priority filter', forward),
     '}',
     '',
@@ -101,11 +101,13 @@ export function renderNft(
 }
 
 /** Takes our tables away, whether they are there or not. */
-export function renderRemoval(table: string): string {
-  return ['ip', 'netdev', 'bridge']
-    .map((family) => `add table ${family} ${table}\ndelete table ${family} ${table}\n`)
+export function renderRemoval(table: string, walls: string): string {
+  return [`ip ${table}`, `netdev ${table}`, `bridge ${table}`, `bridge ${walls}`]
+    .map((of) => `add table ${of}\ndelete table ${of}\n`)
     .join('')
 }
+/** Apart: a kernel without IPv6 has no such tables. */
+export const renderRemoval6 = (table: string) => `add table ip6 ${table}\ndelete table ip6 ${table}\n`
 
 /** Bytes that may come at once above the rate: at least two of the largest packets a guest hands over (64 KiB, segmented later). */
 export function burstBytes(bytes_per_s: number): number {

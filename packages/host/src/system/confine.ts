@@ -3,9 +3,9 @@
  * network, bounded memory, CPU time and file size; killed with us. What they may read is lent to them by a group of its own, what
  * they write belongs to their user only while they run.
  */
-import { constants } from 'node:fs'
-import type { FileHandle } from 'node:fs/promises'
+import { type FileHandle, readlink } from 'node:fs/promises'
 import { openRegular } from './files.ts'
+import { type Loan, Loans, giveBack } from './lent.ts'
 import { type RunOptions, type RunResult, run } from './run.ts'
 
 export type ConfineLimits = {
@@ -64,19 +64,29 @@ export type Confined = {
   ): Promise<RunResult>
 }
 
-/**
- * @param firstId user and group ids from here on (2 × 8 of them) belong to nobody else; null when we are not root
- */
 export class Confinement {
   readonly #firstId: number | null
   readonly #slots = Array.from({ length: SLOTS }, () => false)
   readonly #waiting: (() => void)[] = []
   /** Files lent now: a group for each, so that a program reads what was lent to it and not what was lent to another. */
-  readonly #lent = new Map<string, { group: number; users: number; restore: () => Promise<void> }>()
+  readonly #lent = new Map<string, { group: number; users: number; end: () => Promise<void> }>()
+  readonly #loans: Loans | undefined
+  /** Of files that a crash left lent and that can't be reached now. */
+  readonly #reserved = new Set<number>()
   #tail: Promise<unknown> = Promise.resolve()
 
-  constructor(firstId: number | null) {
+  /**
+   * @param firstId user and group ids from here on (8 users, then groups) belong to nobody else; null when we are not root
+   * @param loans where it is noted what is lent, for `recover` after a crash
+   */
+  constructor(firstId: number | null, loans?: string) {
     this.#firstId = firstId
+    this.#loans = firstId === null || loans === undefined ? undefined : new Loans(loans)
+  }
+
+  /** What a crash left lent is given back. At the start, before anything is lent. */
+  async recover(): Promise<void> {
+    for (const { lent } of (await this.#loans?.recover()) ?? []) this.#reserved.add(lent.gid)
   }
 
   /**
@@ -91,6 +101,7 @@ export class Confinement {
     const uid = this.#firstId === null ? null : this.#firstId + slot
     const groups: number[] = []
     const lent: string[] = []
+    let written: (() => Promise<void>) | undefined
     try {
       if (uid !== null) {
         for (const path of new Set(files.reads)) {
@@ -99,7 +110,7 @@ export class Confinement {
           lent.push(path)
           groups.push(group)
         }
-        await files.writes?.chown(uid, 0)
+        if (files.writes) written = await this.#handOver(files.writes, uid)
       }
       return await work({
         run: (program, argv, { limits, ...options }) => {
@@ -108,7 +119,7 @@ export class Confinement {
         },
       })
     } finally {
-      if (uid !== null) await files.writes?.chown(process.getuid?.() ?? 0, 0).catch(() => {})
+      await written?.()
       for (const path of lent) await this.#alone(() => this.#giveBack(path))
       this.#slots[slot] = false
       this.#waiting.shift()?.()
@@ -123,6 +134,22 @@ export class Confinement {
         const [first = '', ...rest] = confinedWords(user, limits, program, argv)
         return run(first, rest, options)
       },
+    }
+  }
+
+  /** The file that is written belongs to the program's user. @returns how it becomes ours again */
+  async #handOver(file: FileHandle, uid: number): Promise<() => Promise<void>> {
+    const { mode } = await file.stat()
+    const us = process.getuid?.() ?? 0
+    const path = await readlink(`/proc/self/fd/${file.fd}`)
+    const note = await this.#loans?.note({ path, lent: { uid, gid: 0 }, own: { uid: us, gid: 0, mode: mode & 0o7777 } })
+    await file.chown(uid, 0)
+    return async () => {
+      const back = await file.chown(us, 0).then(
+        () => true,
+        () => false,
+      )
+      if (back && note !== undefined) await this.#loans?.drop(note).catch(() => {})
     }
   }
 
@@ -154,12 +181,18 @@ export class Confinement {
     try {
       const { uid, gid, mode } = await handle.stat()
       if ((mode & 0o004) !== 0) return undefined
-      const taken = new Set([...this.#lent.values()].map((l) => l.group))
+      const taken = new Set([...this.#lent.values()].map((l) => l.group).concat(...this.#reserved))
       let group = (this.#firstId ?? 0) + SLOTS
       while (taken.has(group)) group += 1
+      const loan: Loan = { path, lent: { uid, gid: group }, own: { uid, gid, mode: mode & 0o7777 } }
+      const note = await this.#loans?.note(loan)
       await handle.chown(uid, group)
       await handle.chmod(LENT_MODE)
-      this.#lent.set(path, { group, users: 1, restore: () => restore(path, uid, group, gid, mode & 0o7777) })
+      const end = async () => {
+        // What can't be given back now is at the next start.
+        if ((await giveBack(loan)) && note !== undefined) await this.#loans?.drop(note)
+      }
+      this.#lent.set(path, { group, users: 1, end })
       return group
     } finally {
       await handle.close()
@@ -170,19 +203,6 @@ export class Confinement {
     const lent = this.#lent.get(path)
     if (!lent || --lent.users > 0) return
     this.#lent.delete(path)
-    await lent.restore().catch(() => {})
-  }
-}
-
-/** As it was, unless somebody changed it meanwhile. After a crash the group of nobody stays: nobody gains by it. */
-async function restore(path: string, uid: number, group: number, gid: number, mode: number): Promise<void> {
-  const handle = await openRegular(path, constants.O_RDONLY)
-  try {
-    const now = await handle.stat()
-    if (now.uid !== uid || now.gid !== group) return
-    await handle.chmod(mode)
-    await handle.chown(uid, gid)
-  } finally {
-    await handle.close()
+    await lent.end().catch(() => this.#reserved.add(lent.group))
   }
 }

@@ -18,6 +18,7 @@ export const noNetworks: Networks = {
   apply: async () => [],
   support: async () => ({ nat: false }),
   propose: async () => ({ subnet: '', gateway: '', bridge: '' }),
+  judge: async () => undefined,
   portFree: async () => true,
   attach: async () => ({ ifname: '' }),
   detach: async () => {},
@@ -26,7 +27,7 @@ export const noNetworks: Networks = {
   removeAll: async () => {},
 }
 
-export async function machineKit() {
+export async function machineKit(networks: Networks = noNetworks) {
   const tiny = await buildTiny({ outDir: `${CACHE}/tiny`, cacheDir: CACHE, agent: true })
   const dir = await mkdtemp(join(tmpdir(), 'wadah-engine-'))
   const { chmod } = await import('node:fs/promises')
@@ -41,7 +42,7 @@ export async function machineKit() {
       cgroup: `wadah-test-${process.pid}`,
       qemu: '/usr/bin/qemu-system-x86_64',
       volumes: createVolumes({ allowedDirs: [dir] }),
-      networks: noNetworks,
+      networks,
       images,
       imports: {} as never,
       log: (line) => logs.push(line),

@@ -16,9 +16,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { BootRecord } from '@wadah/ports/machine'
+import type { BootRecord, ConsoleStream } from '@wadah/ports/machine'
 import { Channel } from '../../src/engine/channel.ts'
-import { SerialHub } from '../../src/engine/console.ts'
+import { SerialHub, openVnc } from '../../src/engine/console.ts'
 import { type LiveRecord, VmDirectory } from '../../src/engine/directory.ts'
 import { Exclusive, Slots } from '../../src/engine/exclusive.ts'
 import { openLog, tailLog, trimLog } from '../../src/engine/log-file.ts'
@@ -279,6 +279,39 @@ describe('the serial line', () => {
     clients[1]?.write('hello')
     expect(await Promise.all([second, third, fourth].map(read))).toEqual(['hello', 'hello', 'hello'])
     expect(clients).toHaveLength(2)
+    hub.close()
+  })
+
+  /** Writes until the other side has no more room; the promise that says when it has. */
+  async function fill(console: ConsoleStream): Promise<{ taken: Promise<void> }> {
+    for (let n = 0; n < 1000; n++) {
+      const taken = console.write(Buffer.alloc(65_536, 'x'))
+      if (taken && (await Promise.race([taken.then(() => 'taken'), passed(50)])) === undefined) return { taken }
+    }
+    throw new Error('it took 64 MB that nobody reads')
+  }
+  const passed = (ms: number) => new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), ms))
+
+  test.each(['serial', 'vnc'])('%s: takes no more than the guest reads, and goes on when it does', async (kind) => {
+    server.on('connection', (socket) => socket.pause())
+    const hub = new SerialHub(path)
+    const console = await (kind === 'vnc' ? openVnc(path) : hub.open())
+    const { taken } = await fill(console)
+    clients[0]?.resume()
+    await taken
+    expect(console.write(Buffer.from('more'))).toBeUndefined()
+    console.close()
+    hub.close()
+  })
+
+  test.each(['serial', 'vnc'])('%s: who waits for room does not wait for ever when QEMU ends', async (kind) => {
+    server.on('connection', (socket) => socket.pause())
+    const hub = new SerialHub(path)
+    const console = await (kind === 'vnc' ? openVnc(path) : hub.open())
+    const { taken } = await fill(console)
+    clients[0]?.destroy()
+    await taken
+    console.close()
     hub.close()
   })
 

@@ -17,12 +17,12 @@ import {
   parseLinks,
   planBridge,
   planTap,
-  planTaps,
+  lostTaps,
   strayBridges,
   type Link,
   type NatNetwork,
 } from '@wadah/host/network/links'
-import { renderBridgeGuard } from '@wadah/host/network/guard'
+import { renderBridgeGuard, renderIp6 } from '@wadah/host/network/guard'
 import { aliasOf, bridgeMac, bridgeName, parseAlias, tableName, tapName } from '@wadah/host/network/naming'
 import { burstBytes, renderFromGuest, renderNft, renderRemoval, renderToGuest } from '@wadah/host/network/nft'
 import { chooseSubnet, routedSubnets } from '@wadah/host/network/propose'
@@ -92,16 +92,24 @@ describe('nft', () => {
     for (const rule of rules) expect(rule).toMatch(/wbr-|dport/)
     expect(text).not.toContain('policy drop')
   })
+  test('what comes from the user ids of VMs reaches no program of the host, and of guests what is published', async () => {
+    const text = renderNft('wadah', [net, lab], [web, db, far], [70_000, 70_999])
+    const own = /chain own \{([^}]*\}?[^}]*)\n\t\}/.exec(text)?.[1] ?? ''
+    await expect(`${own}\n${renderIp6('wadah', [70_000, 70_999], [])}`).toMatchFileSnapshot('golden/own.nft')
+    expect(renderNft('wadah', [], [], [70_000, 70_999])).not.toContain('oifname')
+  })
   test('the guard of bridges names only taps with an address of ours', () => {
     const { address: _, ...withoutAddress } = { ...web, vm: 'vm-bbbbbbbbbb' }
-    const text = renderBridgeGuard('wadah', [{ ...web, vm: 'vm-aaaaaaaaaa' }, withoutAddress])
+    const text = renderBridgeGuard('wadah', [net], [{ ...web, vm: 'vm-aaaaaaaaaa' }, withoutAddress])
     expect(text.match(/chain from-/g)).toHaveLength(1)
     expect(text).toContain(`iifname vmap { "${tapName('vm-aaaaaaaaaa', web.nic)}" : jump`)
-    expect(renderBridgeGuard('wadah', [])).not.toContain('iifname')
+    expect(renderBridgeGuard('wadah', [], [])).not.toContain('iifname')
   })
   test('removal works whether the tables are there or not', () => {
-    expect(renderRemoval('wadah')).toBe(
-      ['ip', 'netdev', 'bridge'].map((f) => `add table ${f} wadah\ndelete table ${f} wadah\n`).join(''),
+    expect(renderRemoval('wadah', 'wadah_fw')).toBe(
+      ['ip wadah', 'netdev wadah', 'bridge wadah', 'bridge wadah_fw']
+        .map((of) => `add table ${of}\ndelete table ${of}\n`)
+        .join(''),
     )
   })
   test('limits', () => {
@@ -125,9 +133,13 @@ describe('dnsmasq', () => {
     pid: '/d/pid',
   }
   test('configuration, whole', async () => {
-    await expect(renderDnsmasq(net, files, 'dnsmasq')).toMatchFileSnapshot('golden/dnsmasq.conf')
-    expect(renderDnsmasq(lab, files, 'nobody')).toContain('dhcp-range=192.168.4.0,static,255.255.252.0,1h')
-    expect(renderDnsmasq(lab, files, 'nobody')).not.toContain('in-addr')
+    await expect(renderDnsmasq(net, files, { user: 'dnsmasq', group: 'nogroup' })).toMatchFileSnapshot(
+      'golden/dnsmasq.conf',
+    )
+    expect(renderDnsmasq(lab, files, { user: 'nobody', group: 'nogroup' })).toContain(
+      'dhcp-range=192.168.4.0,static,255.255.252.0,1h',
+    )
+    expect(renderDnsmasq(lab, files, { user: 'nobody', group: 'nogroup' })).not.toContain('in-addr')
   })
   test('names and reservations of this network only', () => {
     expect(renderHosts(net, [db, web, far])).toBe(
@@ -149,8 +161,11 @@ describe('dnsmasq', () => {
   })
 })
 
+const eth = { addresses6: [], loopback: false, ether: true }
+
 describe('links', () => {
   const bridge: Link = {
+    ...eth,
     name: net.bridge,
     kind: 'bridge',
     up: true,
@@ -193,11 +208,11 @@ describe('links', () => {
         reason: expect.stringContaining('did not make'),
       })
     }
-    const eth0: Link = { name: 'eth0', kind: '', up: true, mac: '', addresses: ['10.77.1.1/16'] }
+    const eth0: Link = { ...eth, name: 'eth0', kind: '', up: true, mac: '', addresses: ['10.77.1.1/16'] }
     expect(planBridge('default', [eth0], net)).toMatchObject({ ok: false, reason: expect.stringContaining('eth0') })
   })
   test('a subnet that the host lives in is refused for a new bridge, and no reason to take an old one down', () => {
-    const eth0: Link = { name: 'eth0', kind: '', up: true, mac: '', addresses: ['10.77.1.200/24'] }
+    const eth0: Link = { ...eth, name: 'eth0', kind: '', up: true, mac: '', addresses: ['10.77.1.200/24'] }
     expect(planBridge('default', [eth0], net)).toMatchObject({
       ok: false,
       reason: expect.stringContaining('10.77.1.200/24'),
@@ -206,6 +221,7 @@ describe('links', () => {
   })
   test('bridges of networks that are no more, and taps that lost theirs', () => {
     const tap: Link = {
+      ...eth,
       name: 'wt',
       kind: 'tun',
       up: true,
@@ -216,14 +232,24 @@ describe('links', () => {
     expect(strayBridges('default', [bridge, tap], [])).toEqual([bridge])
     expect(strayBridges('default', [bridge, tap], [net])).toEqual([])
     expect(strayBridges('other', [bridge, tap], [])).toEqual([])
-    expect(planTaps('default', [bridge, tap], [net])).toEqual([`link set dev wt master ${net.bridge} up`])
-    expect(planTaps('default', [bridge, { ...tap, master: net.bridge }], [net])).toEqual([])
-    expect(planTaps('default', [bridge, tap], [])).toEqual([])
+    expect(lostTaps('default', [bridge, tap], [net])).toEqual([{ tap: 'wt', network: net }])
+    expect(lostTaps('default', [bridge, { ...tap, master: net.bridge }], [net])).toEqual([])
+    expect(lostTaps('default', [bridge, tap], [])).toEqual([])
   })
   test('taps', () => {
     const name = tapName(web.vm, web.nic)
     const alias = aliasOf('default', { kind: 'tap', vm: web.vm, nic: web.nic, network: net.id })
-    const tap: Link = { name, kind: 'tun', up: true, mac: '', alias, master: net.bridge, uid: web.uid, addresses: [] }
+    const tap: Link = {
+      ...eth,
+      name,
+      kind: 'tun',
+      up: true,
+      mac: '',
+      alias,
+      master: net.bridge,
+      uid: web.uid,
+      addresses: [],
+    }
     const make = [
       `tuntap add dev ${name} mode tap user 70001 vnet_hdr`,
       `link set dev ${name} alias ${alias}`,
@@ -241,8 +267,10 @@ describe('links', () => {
   })
   test('nonsense from ip is no interface', () => {
     expect(parseLinks('')).toEqual([])
-    expect(parseLinks('[{}, null, 3, {"ifname":"x","linkinfo":null,"addr_info":[{"family":"inet6"}]}]')).toEqual([
-      { name: 'x', kind: '', up: false, mac: '', addresses: [] },
+    expect(
+      parseLinks('[{}, null, 3, {"ifname":"x","linkinfo":null,"addr_info":[{"family":"inet6","scope":"link"}]}]'),
+    ).toEqual([
+      { name: 'x', kind: '', up: false, mac: '', addresses: [], addresses6: [], loopback: false, ether: false },
     ])
   })
 })
@@ -382,7 +410,7 @@ describe('the last look', () => {
         fc.string(),
         (key, a, bad, b) => {
           if (checkNetwork({ ...net, [key]: `${a}${bad}${b}` }) === undefined)
-            expect(`${a}${bad}${b}`).toMatch(/^[a-z0-9./-]+$/)
+            expect(`${a}${bad}${b}`).toMatch(/^[A-Za-z0-9._/-]+$/)
         },
       ),
     )
@@ -395,6 +423,29 @@ describe('the last look', () => {
     expect(publish({})).toBeUndefined()
     for (const p of [{ protocol: 'sctp' }, { address: 'any' }, { port: 0 }, { port: 65_536 }, { to: 1.5 }])
       expect(publish(p)).toBeDefined()
+    const firewall = (rule: object, defaults = {}) =>
+      checkAttachment({
+        ...web,
+        firewall: {
+          in: 'drop',
+          out: 'accept',
+          ...defaults,
+          rules: [{ direction: 'in', action: 'accept', protocol: 'tcp', ports: [[22, 22]], ...rule } as never],
+        },
+      })
+    expect(firewall({ peers: ['10.0.0.0/8', 'fe80::/10'] })).toBeUndefined()
+    for (const r of [
+      { direction: 'up' },
+      { action: 'accept\ndrop' },
+      { protocol: 'sctp' },
+      { ports: [[2, 1]] },
+      { ports: [[0, 1]] },
+      { ports: [['22 }', 22]] },
+      { peers: ['10.0.0.0/8 }'] },
+      { peers: ['web'] },
+    ])
+      expect(firewall(r)).toBeDefined()
+    expect(firewall({}, { in: 'return' })).toBeDefined()
     expect(checkAttachment({ ...web, limits: { in_bytes_per_s: 0 } })).toBeDefined()
     expect(checkAttachment({ ...web, uid: -1 })).toBeDefined()
   })

@@ -19,10 +19,14 @@ export const show: Register = (group, cli) => {
         [t('col.subnet'), n.subnet],
         [t('col.gateway'), n.gateway],
         [t('col.bridge'), n.bridge],
+        [t('col.host_nic'), n.nic],
+        ['VLAN', n.vlan === undefined ? undefined : String(n.vlan)],
         [t('col.domain'), n.domain],
         [
           t('col.host_access'),
-          n.kind === 'nat' ? t(n.host_access ? 'network.host_all' : 'network.host_dns') : undefined,
+          n.kind === 'nat' || (n.kind === 'bridge' && n.nic === undefined)
+            ? t(n.host_access ? 'network.host_all' : 'network.host_dns')
+            : undefined,
         ],
         [t('col.created'), n.created_at],
       ])

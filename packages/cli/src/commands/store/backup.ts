@@ -1,8 +1,8 @@
-import { chmod, open, rm } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { pipeline } from 'node:stream/promises'
 import { endpoints } from '@wadah/api/endpoints/all'
 import { fail } from '@wadah/api/fault'
-import { saveTo } from '../../local/files.ts'
+import { savePrivately } from '../../local/private-file.ts'
 import type { Register } from '../../program.ts'
 import { formatBytes } from '../../text/format.ts'
 
@@ -19,35 +19,16 @@ export const backup: Register = (group, cli) => {
       const api = await cli.api()
       const data = await api.open(endpoints.system.backup, { timeout_ms: STREAM_MS })
       if (file === '-') return await pipeline(data, cli.io.stdout, { end: false })
-      // It holds password hashes and seeds. Made beforehand, so that it is never readable by others, not even half.
-      await open(file, 'ax', 0o600).then(
-        (made) => made.close(),
-        (error: NodeJS.ErrnoException) => {
-          if (error.code !== 'EEXIST')
-            throw fail('invalid', `${file} cannot be written (${error.code})`, { cause: error })
-        },
-      )
-      await chmod(file, 0o600)
-      const saved = await saveTo(file, 'store.db', data).catch(async (error: unknown) => {
-        await dropEmpty(file)
-        throw error
-      })
-      await checkWhole(saved.path)
+      // It holds password hashes and seeds.
+      const saved = await savePrivately(file, 'store.db', data, (made) => checkWhole(made, file))
       if (cli.out.isJson) return cli.out.json(saved)
       if (!cli.options.quiet) cli.out.line(t('store.saved', { file: saved.path, size: formatBytes(saved.size_bytes) }))
     })
 }
 
-async function dropEmpty(file: string): Promise<void> {
-  const handle = await open(file, 'r').catch(() => undefined)
-  const size = (await handle?.stat())?.size
-  await handle?.close()
-  if (size === 0) await rm(file, { force: true })
-}
-
 /** Its head says how many pages it has (SQLite file format 1.3). */
-async function checkWhole(file: string): Promise<void> {
-  const handle = await open(file, 'r')
+async function checkWhole(made: string, file: string): Promise<void> {
+  const handle = await open(made, 'r')
   try {
     const head = Buffer.alloc(100)
     await handle.read(head, 0, 100, 0)

@@ -1,4 +1,6 @@
 import { endpoints } from '@wadah/api/endpoints/all'
+import type { FirewallGroup } from '@wadah/api/schema/firewall'
+import { listAll } from '../../net/api.ts'
 import type { Register } from '../../program.ts'
 import { buildEdit, type EditOptions } from '../../text/vm-create.ts'
 import { collect } from '../options.ts'
@@ -40,10 +42,22 @@ export const edit: Register = (group, cli) => {
     .option('--remove-hostdev <name>', t('opt.edit.remove_hostdev'), collect)
     .option('--serial-ports <n>', t('opt.serial_ports'))
     .option('--no-tpm', t('opt.edit.no_tpm'))
+    .option('--firewall <defaults>', t('opt.firewall'))
+    .option('--rule <rule>', t('opt.rule'), collect)
+    .option('--remove-rule <rule>', t('opt.remove_rule'), collect)
+    .option('--firewall-group <firewall-group>', t('opt.firewall_group'), collect)
+    .option('--remove-firewall-group <firewall-group>', t('opt.remove_firewall_group'), collect)
     .action(async (ref: string, options: EditOptions) => {
       const api = await cli.api()
       const before = await api.call(endpoints.vms.get, { params: { vm: ref } })
-      const body = buildEdit(before, options)
+      const touched = options.rule ?? options.removeRule ?? options.firewallGroup ?? options.removeFirewallGroup
+      const groups =
+        touched === undefined
+          ? []
+          : await listAll<FirewallGroup>((cursor) =>
+              api.call(endpoints.firewallGroups.list, { query: { cursor, limit: 1000 } }),
+            )
+      const body = buildEdit(before, options, groups)
       const vm = await api.call(endpoints.vms.edit, { params: { vm: before.id }, body, generation: before.generation })
       if (cli.out.isJson) return cli.out.json(vm)
       if (cli.options.quiet) return

@@ -40,6 +40,7 @@ export function vmRoutes({ vms }: Services, consoles: Consoles): Binding[] {
       vms.changeMedium(caller, params.vm, params.cdrom, undefined, body.force ?? false, signal),
     ),
     bind(e.screenshot, ({ caller, params, signal }) => vms.screenshot(caller, params.vm, signal)),
+    bind(e.firewall, ({ caller, params }) => vms.firewall(caller, params.vm)),
     bind(e.log, ({ caller, params, query }) => vms.log(caller, params.vm, query.bytes ?? 65_536)),
     bind(e.health, ({ caller, params, signal }) => vms.health(caller, params.vm, signal)),
   ]

@@ -133,10 +133,10 @@ export async function accelerator(
 ): Promise<Acceleration> {
   const [boot, binary] = await Promise.all([readFile('/proc/sys/kernel/random/boot_id', 'utf8'), stat(qemu)])
   const key = `${boot.trim()} ${qemu} ${binary.size} ${binary.mtimeMs}`
-  const kept = await readFile(cacheFile, 'utf8').then(
-    (t) => JSON.parse(t) as { key: string; value: Acceleration },
-    () => undefined,
-  )
+  // Not flushed when it is written: after a loss of power it may be empty or half there, and is as good as none.
+  const kept = await readFile(cacheFile, 'utf8')
+    .then((t) => JSON.parse(t) as { key: string; value: Acceleration })
+    .catch(() => undefined)
   if (kept?.key === key) return kept.value
   const value = await probe(qemu, cpuFlags, as)
   await writeFile(`${cacheFile}.tmp`, JSON.stringify({ key, value }))
