@@ -12,7 +12,8 @@ function processor_s(pid: number): number {
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_S
 }
-function resident_mib(pid: number): number {
+/** From /proc/PID/status. */
+export function residentMib(pid: number): number {
   return Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]) / 1024
 }
 
@@ -23,14 +24,14 @@ export const idle: Bench = {
     await inTurns(Array.from({ length: 10 }), 10, (_, i) =>
       daemon.job('POST', '/v1/vms', { name: `i-${i}`, ...TINY, start: true }),
     )
-    const after_start = resident_mib(daemon.pid)
+    const after_start = residentMib(daemon.pid)
     await sleep(quick ? 15_000 : 30_000)
     const [memory, processor]: [number[], number[]] = [[], []]
     for (let i = 0; i < (quick ? 2 : 6); i++) {
       const before = processor_s(daemon.pid)
       await sleep(10_000)
       processor.push(((processor_s(daemon.pid) - before) / 10) * 100)
-      memory.push(resident_mib(daemon.pid))
+      memory.push(residentMib(daemon.pid))
     }
     const mean = processor.reduce((a, b) => a + b, 0) / processor.length
     return {

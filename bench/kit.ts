@@ -206,6 +206,16 @@ export async function removeVms(daemon: Daemon, prefix: string): Promise<void> {
   }
 }
 
+/** Until the agents of so many guests answer, at most ten minutes. */
+export async function booted(daemon: Daemon, prefix: string, count: number): Promise<void> {
+  for (const end = performance.now() + 600_000; ; await sleep(1000)) {
+    const { items } = await daemon.must('GET', `/v1/vms?limit=1000&state=running&name=${prefix}`)
+    const there = items.filter((vm: { status: { agent?: string } }) => vm.status.agent === 'connected').length
+    if (there >= count) return
+    if (performance.now() > end) throw new Error(`only ${there} of ${count} guests came up`)
+  }
+}
+
 /** Does something for each, at most `atOnce` at a time. */
 export async function inTurns<T>(
   items: readonly T[],

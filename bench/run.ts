@@ -6,6 +6,7 @@
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { clone } from './clone.ts'
+import { cycles } from './cycles.ts'
 import { demo } from './demo.ts'
 import { idle } from './idle.ts'
 import { import_ } from './import.ts'
@@ -16,7 +17,7 @@ import { keep, machine } from './report.ts'
 import { snapshot } from './snapshot.ts'
 import { start } from './start.ts'
 
-const BENCHES: Bench[] = [start, clone, many, list, idle, import_, snapshot]
+const BENCHES: Bench[] = [start, clone, many, list, idle, import_, snapshot, cycles]
 const { values } = parseArgs({
   options: {
     only: { type: 'string', multiple: true },
