@@ -38,10 +38,19 @@ const STATES: Record<VmAction, readonly VmState[]> = {
 
 /** Jobs during which an action is still possible. */
 const BESIDE: Partial<Record<VmAction, readonly string[]>> = {
-  // Merging the layers of a deleted snapshot may take long: the guest is not held up by it.
-  stop: ['vm.start', 'vm.shutdown', 'snapshot.delete'],
-  console: ['vm.start', 'vm.shutdown', 'vm.create', 'vm.stop', 'snapshot.create', 'snapshot.revert', 'snapshot.delete'],
-  exec: ['vm.start', 'vm.create', 'snapshot.delete'],
+  // A QEMU that hangs can always be ended, whatever waits for it.
+  stop: ['vm.start', 'vm.shutdown', 'snapshot.create', 'snapshot.revert', 'snapshot.delete', 'snapshot.tidy'],
+  console: [
+    'vm.start',
+    'vm.shutdown',
+    'vm.create',
+    'vm.stop',
+    'snapshot.create',
+    'snapshot.revert',
+    'snapshot.delete',
+    'snapshot.tidy',
+  ],
+  exec: ['vm.start', 'vm.create', 'snapshot.delete', 'snapshot.tidy'],
   reset: ['vm.shutdown'],
 }
 

@@ -48,7 +48,7 @@ describe('while a job is at work', () => {
     ['vm.create', 'absent', []],
     ['vm.create', 'running', ['console', 'exec']],
     ['vm.delete', 'stopped', []],
-    ['snapshot.create', 'running', ['console']],
+    ['snapshot.create', 'running', ['console', 'stop']],
     ['snapshot.delete', 'running', ['console', 'exec', 'stop']],
     ['something.new', 'running', []],
   ] as const)('%s, %s', (kind, state, actions) => {

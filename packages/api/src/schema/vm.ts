@@ -83,7 +83,7 @@ export const PublishedSchema = Type.Object({
 })
 export type Published = Type.Static<typeof PublishedSchema>
 
-/** QEMU's names of block nodes have 31 characters, and ours hold this one (`vol-NAME-base1-file`). */
+/** QEMU's names of block nodes have 31 characters, and ours hold this one (`vol-NAME.12.f`). */
 const driveName = Type.String({
   pattern: NAME_PATTERN,
   maxLength: 16,

@@ -171,11 +171,14 @@ async function take(ctx: Ctx<TakeParams>): Promise<SnapshotTaken> {
     )
     return taken.consistency === 'off' && p.ran ? died() : taken
   } catch (error) {
-    // What it throws of comes before the disks have their new layers, unless QEMU is gone: it may have written to them, and only
-    // forward is safe. Of one that can't be looked at nothing is known: tried again.
+    // A QEMU that is gone may have written to the new layers: only forward is safe. One that runs is asked; what it was told to do
+    // and did not answer in time, it may have done. Of one that can't be asked nothing is known: tried again.
     const seen = await deps.machine.observe(p.vm).catch(() => undefined)
     if (p.ran && seen?.state === 'stopped') return died()
-    throw new WadahError({ ...toFault(error), effect: seen && seen.state !== 'unknown' ? 'none' : 'unknown' }, error)
+    const heads = await deps.machine.snapshots.heads(p.vm).catch(() => null)
+    const untouched = heads !== null && !p.heads.some((h) => heads?.[h.disk] === h.head)
+    const effect = seen && seen.state !== 'unknown' && untouched ? 'none' : 'unknown'
+    throw new WadahError({ ...toFault(error), effect }, error)
   }
 }
 
@@ -254,6 +257,7 @@ export const revertSnapshot = defineJob<RevertParams, Deps>(
         const vm = deps.view.get(vmKind, p.vm)?.value
         if (vm) await deps.machine.snapshots.restoreState(p.vm, p.snapshot, vm.spec.uid)
       },
+      resolve: ({ log }, why) => log(`its UEFI variables are those of now: ${why.detail}`),
       volatile: true,
       weight: 0.1,
     }),
@@ -316,8 +320,8 @@ async function switchBack(ctx: Ctx<RevertParams>): Promise<void> {
     }
   })
   // The machine as it was, with the limits, NICs, addresses and ports that it has now.
-  const { cpus, memory_mib, boot, firmware: fw, boot_order: order, cdroms, balloon_mib } = snapshot.spec
-  const { firmware: _f, boot_order: _b, cdroms: _c, ...kept } = spec
+  const { cpus, memory_mib, boot, firmware: fw, boot_order: order, cdroms, balloon_mib, serial_ports } = snapshot.spec
+  const { firmware: _f, boot_order: _b, cdroms: _c, serial_ports: _s, ...kept } = spec
   const back = {
     ...kept,
     cpus,
@@ -328,6 +332,7 @@ async function switchBack(ctx: Ctx<RevertParams>): Promise<void> {
     ...(fw ? { firmware: fw } : {}),
     ...(order ? { boot_order: order } : {}),
     ...(cdroms ? { cdroms } : {}),
+    ...(serial_ports === undefined ? {} : { serial_ports }),
   }
   const runs = p.ram || p.start
   writes.push(
@@ -414,11 +419,20 @@ async function dropSnapshot(ctx: Ctx<DeleteParams>): Promise<void> {
   } else ctx.commit(writes)
 }
 
-/** Layers that could not be merged when they should have been. */
+/** Layers that could not be merged when they should have been; what still can't be waits for the next time. */
 export const tidySnapshots = defineJob<Omit<Common, 'snapshot' | 'name'>, Deps>(
   'snapshot.tidy',
   1,
   (value) => value as { vm: string; vm_name: string },
-  [step('layers', { do: (ctx) => tidyLayers(ctx, ctx.params.vm) })],
+  [
+    pivot('layers', {
+      do: async (ctx) => {
+        await tidyLayers(ctx, ctx.params.vm).catch((error: unknown) => {
+          if (ctx.signal.aborted) throw error
+          ctx.log(`layers are left over: ${toFault(error).detail}`)
+        })
+      },
+    }),
+  ],
   { claims: (p) => [`vm/${p.vm}`], lane: 'create' },
 )

@@ -1,12 +1,13 @@
 /** Carries out what tree.ts decides, one thing after the other; again after a crash it goes on where it was. */
-import { WadahError, fail } from '@wadah/api/fault'
+import { WadahError, fail, toFault } from '@wadah/api/fault'
 import { type Check, type Write, del, exists, put, unchanged } from '@wadah/store/store'
 import { type Deps, commit } from '../context.ts'
 import { type VmRecord, type VolumeRecord, indexKeys, indexKind, snapshotKind, vmKind, volumeKind } from '../records.ts'
 import { chainOf, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import { above, nextTidy } from './tree.ts'
 
-const COMMIT_TRIES = 20
+const QUICK_TRIES = 20
+const AGAIN_MS = 1_000
 
 export type Work = {
   deps: Deps
@@ -18,6 +19,9 @@ export type Work = {
 /** Until every layer of the VM that is there is needed. */
 export async function tidyLayers(work: Work, vm: string): Promise<void> {
   const { deps } = work
+  // One that can't be merged now keeps no other: of another disk, in another pool.
+  const failed = new Set<string>()
+  let first: unknown
   for (;;) {
     work.signal.throwIfAborted()
     await deps.view.waitFor(await deps.store.current())
@@ -25,12 +29,20 @@ export async function tidyLayers(work: Work, vm: string): Promise<void> {
     if (!record) return
     const volumes = deps.view.list(volumeKind).map((v) => v.value)
     const snapshots = deps.view.list(snapshotKind).map((s) => s.value)
-    const next = nextTidy({ id: vm, disks: record.spec.disks }, volumes, snapshots)
+    const next = nextTidy({ id: vm, disks: record.spec.disks }, volumes, snapshots, failed)
     if (!next) break
-    if (next.kind === 'delete') await drop(deps, next.layer)
-    else await merge(work, record, next.layer, next.into)
+    try {
+      if (next.kind === 'delete') await drop(deps, next.layer)
+      else await merge(work, record, next.layer, next.into)
+    } catch (error) {
+      if (work.signal.aborted) throw error
+      failed.add(next.kind === 'delete' ? next.layer.id : next.into.id)
+      first ??= error
+      work.log(`${next.layer.name}: ${toFault(error).detail}`)
+    }
   }
   await goOn(deps, vm)
+  if (first !== undefined) throw first
 }
 
 /** A guest that was held at the end of a merge, by a daemon that could not let it go on any more. */
@@ -70,19 +82,30 @@ async function merge(work: Work, vm: VmRecord, layer: VolumeRecord, into: Volume
     { signal: work.signal, log: work.log, progress: (done, total) => work.progress(total > 0 ? done / total : 0) },
   )
   const isHead = disk?.volume === layer.id
-  for (let tries = 1; ; tries++) {
-    try {
-      await commit(deps, ...(await merged(deps, vm, layer, into, upon, isHead)))
-      break
-    } catch (error) {
-      // The guest may be held meanwhile: at once again, with what is there now.
-      const conflict = error instanceof WadahError && error.fault.code === 'conflict'
-      if (!conflict || tries >= COMMIT_TRIES) throw error
-      await deps.view.waitFor(await deps.store.current())
-    }
-  }
+  await recorded(work, async () => commit(deps, ...(await merged(deps, vm, layer, into, upon, isHead))))
   if (paused) await machine.resume(vm.id)
   if (!isHead) await machine.volumes.grant(pool, { ...volumeDefinition(deps, into), id: into.id }, 'read-only')
+}
+
+/**
+ * From the moment in which the guest writes to the lower file until that is recorded there is no way but on: it is tried until it
+ * works, at first without a pause, for the guest may be held meanwhile.
+ */
+async function recorded({ deps, signal, log }: Work, work: () => Promise<unknown>): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    try {
+      await work()
+      return
+    } catch (error) {
+      signal.throwIfAborted()
+      if (error instanceof WadahError && error.fault.code === 'gone') throw error
+      if (tries > QUICK_TRIES) {
+        log(`the merge is not recorded yet: ${toFault(error).detail}`)
+        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS))
+      }
+      await deps.view.waitFor(await deps.store.current()).catch(() => undefined)
+    }
+  }
 }
 
 /** `into` is from now on what `layer` was, under its name; `layer` has nothing any more that anybody needs. */

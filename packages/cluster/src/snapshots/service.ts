@@ -132,6 +132,16 @@ export class SnapshotStore implements SnapshotService {
         field: '/ram',
         remedy: `leave it out, or wadah vm start ${vmName}`,
       })
+    if (body.ram && (spec.hostdevs ?? []).length > 0)
+      throw fail('wrong_state', `"${vmName}" has devices of the host, whose state nobody can save.`, {
+        field: '/ram',
+        remedy: 'leave it out',
+      })
+    if (body.ram && state?.state === 'paused' && state.paused_by === 'io-error')
+      throw fail('wrong_state', `"${vmName}" waits for its storage; its RAM can't be saved now.`, {
+        field: '/ram',
+        remedy: `wadah vm show ${vmName} says for what`,
+      })
     if (spec.disks.length === 0 && !body.ram)
       throw fail('invalid', `"${vmName}" has no disk; only its RAM could be saved.`, { field: '/ram' })
     const waiting = runs ? spec.disks.find((d) => !state?.booted?.disks.includes(diskKey(d))) : undefined
@@ -322,7 +332,10 @@ export class SnapshotStore implements SnapshotService {
         remedy: `wadah vm edit ${vmName} --remove-disk ${more.name} (its volume is kept)`,
       })
     this.#standsOn(snapshot)
-    if (ram) sameNics(vmName, snapshot.spec, spec)
+    if (ram && snapshot.ram) {
+      sameNics(vmName, snapshot.spec, spec)
+      await this.#canGoOn(vmName, snapshot.ram, snapshot.spec, spec)
+    }
     const created_at = new Date(deps.clock.now_ms()).toISOString()
     const tops = snapshot.disks.map(({ name, volume }) => ({
       disk: name,
@@ -342,6 +355,23 @@ export class SnapshotStore implements SnapshotService {
       },
       ...this.#commit(volumes, [unchanged(vm), unchanged(rec), ...this.#layersUnread(vm.value)], []),
     }
+  }
+
+  /** Looked at before anything is lost; the machine looks again. */
+  async #canGoOn(vm: string, ram: NonNullable<SnapshotRecord['ram']>, then: VmSpec, now: VmSpec): Promise<void> {
+    const here = await this.#deps.machine.facts()
+    const no = (why: string) =>
+      fail('wrong_state', `The RAM of "${vm}" can't be gone on from: ${why}.`, {
+        field: '/ram',
+        remedy: 'revert without RAM: add --no-ram',
+      })
+    if (ram.boot.accelerator !== here.accelerator)
+      throw no(`it was saved under ${ram.boot.accelerator.toUpperCase()}, and this host has ${here.accelerator}`)
+    const [saved, have] = [ram.qemu_version, here.qemu_version].map(versionNumber) as [number, number]
+    if (have < saved) throw no(`it was saved by QEMU ${ram.qemu_version}, and this host has ${here.qemu_version}`)
+    if ((then.tpm ?? false) !== (now.tpm ?? false))
+      throw no(then.tpm ? 'it had a TPM then' : 'it has a TPM now, which it did not have then')
+    if ((then.hostdevs ?? []).length > 0 || (now.hostdevs ?? []).length > 0) throw no('it has devices of the host')
   }
 
   /** What else its machine needs must still be there. */
@@ -391,6 +421,12 @@ export class SnapshotStore implements SnapshotService {
       checks: this.#layersUnread(record),
     })
   }
+}
+
+/** `7.2.22`: 702; a newer QEMU goes on from what an older one saved, not the other way. */
+function versionNumber(version: string): number {
+  const [major = 0, minor = 0] = version.split(/[^0-9]+/).map(Number)
+  return major * 100 + minor
 }
 
 /** RAM holds drivers that know their NICs; they must be the ones that are there. */

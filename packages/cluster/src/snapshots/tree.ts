@@ -12,12 +12,14 @@ export function nextTidy(
   vm: { id: string; disks: readonly { volume: string }[] },
   volumes: readonly VolumeRecord[],
   snapshots: readonly SnapshotRecord[],
+  /** Layers that were tried and could not be done. */
+  failed: ReadonlySet<string> = new Set(),
 ): Tidy | undefined {
   const needed = new Set([
     ...snapshots.filter((s) => s.vm === vm.id).flatMap((s) => s.disks.map((d) => d.volume)),
     ...vm.disks.map((d) => d.volume),
   ])
-  const layers = volumes.filter((v) => v.vm === vm.id && v.role === 'layer' && !needed.has(v.id))
+  const layers = volumes.filter((v) => v.vm === vm.id && v.role === 'layer' && !needed.has(v.id) && !failed.has(v.id))
   // First what only takes up room.
   const dead = layers.find((l) => l.dropped || above(volumes, l.id).length === 0)
   if (dead) return { kind: 'delete', layer: dead }

@@ -115,6 +115,7 @@ export function fakeMachine(w: FakeWorld): Machine {
       cpus: 2,
       attention: [],
       accelerator: 'tcg',
+      qemu_version: '7.2.0',
       firmware: ['bios', 'uefi'],
       tpm: w.tpm,
     }),
@@ -236,7 +237,7 @@ export function fakeMachine(w: FakeWorld): Machine {
         if (w.noRam !== undefined || missing.length < layers.length)
           return { consistency: 'crash', note: w.noRam ?? 'again' }
         w.files.add(file(ram.pool, ram.volume))
-        const boot = { vm, devices: [] } as unknown as BootRecord
+        const boot = { vm, accelerator: 'tcg', devices: [] } as unknown as BootRecord
         return { consistency: 'ram', stall_ms: 5, ram: { bytes: 4096, boot, qemu_version: '7.2.0', save_ms: 9 } }
       },
       merge: async ({ vm, disk, pool, chain, active }: MergeRequest) => {

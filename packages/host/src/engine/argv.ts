@@ -229,25 +229,29 @@ type Json = { [key: string]: unknown }
 /** The whole backing chain is spelled out: no header of a disk ever chooses a file. */
 export function blockdev(node: string, disk: LocalPlan['disks'][string]): Json {
   const cache = { direct: disk.direct_io, 'no-flush': false }
+  // At most 31 characters, and none that another disk's name could make: those have no dot.
+  const name = (i: number) => (i === 0 ? node : `b${i}.${node.replace(/^vol-/, '')}`)
   const layer = (i: number): Json => {
     const { path, format } = disk.chain[i] as { path: string; format: string }
     const writable = i === 0
     const below = i + 1 < disk.chain.length
     return {
       driver: format,
-      'node-name': i === 0 ? node : `${node}-base${i}`,
+      'node-name': name(i),
       'read-only': !writable,
       cache,
-      ...(writable ? { discard: 'unmap', 'detect-zeroes': 'unmap' } : {}),
+      // Also below: a layer is written again once what lies above is merged into it.
+      discard: 'unmap',
+      'detect-zeroes': 'unmap',
       file: {
         driver: 'file',
-        'node-name': i === 0 ? `${node}-file` : `${node}-base${i}-file`,
+        'node-name': `${name(i)}.f`,
         filename: path,
         // QEMU opens it for writing as long as something writes it: what has become a layer below is anybody's to protect, and is
         // written again only while what lies above is merged into it.
         'auto-read-only': true,
         cache,
-        ...(writable ? { discard: 'unmap' } : {}),
+        discard: 'unmap',
       },
       ...(below ? { backing: layer(i + 1) } : format === 'qcow2' ? { backing: null } : {}),
     }

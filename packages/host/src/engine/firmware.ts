@@ -1,10 +1,11 @@
 /** UEFI firmware of this host, and the variables that belong to each VM. */
 import { constants } from 'node:fs'
 import { access, lstat, rename, rm } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import type { Firmware } from '@wadah/api/schema/vm'
 import type { BootRecord } from '@wadah/ports/machine'
-import { createExclusive, ignoreMissing, openRegular } from '../system/files.ts'
+import { createExclusive, ignoreMissing, openRegular, syncDir } from '../system/files.ts'
 import type { VmDirectory } from './directory.ts'
 
 export type FirmwareFiles = { code: string; vars: string }
@@ -100,6 +101,7 @@ async function give(from: string, to: string, uid: number | null): Promise<void>
       await file.close()
     }
     await rename(part, to)
+    await syncDir(dirname(to))
   } finally {
     await source.close()
   }

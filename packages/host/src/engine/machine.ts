@@ -50,7 +50,7 @@ import { growMemory, memoryMib } from './memory.ts'
 import { bootPlan, localDisk, seedText } from './plan.ts'
 import { headOf } from './snapshot/layers.ts'
 import { loaded, restorePlan } from './snapshot/restore.ts'
-import { HostSnapshots } from './snapshot/snapshots.ts'
+import { HostSnapshots, activate } from './snapshot/snapshots.ts'
 import { type Acceleration, accelerator } from './probe/accelerator.ts'
 import { isReplaced, processAt, processes, qemuOf, signalProcess, startOf, waitGone } from './process.ts'
 import { RoomWatch } from './room-watch.ts'
@@ -672,6 +672,7 @@ export class HostMachine implements Machine {
 
   async growDisk(vm: string, disk: string, to_bytes: number, signal: AbortSignal): Promise<void> {
     const running = this.#need(vm)
+    await activate(running)
     await running.execute('block_resize', { 'node-name': await headOf(running, disk), size: to_bytes }, { signal })
   }
 

@@ -155,6 +155,8 @@ export class RunningVm implements Running {
     try {
       const { status } = await this.#monitor().execute('query-status', {}, { timeout_ms: 10_000 })
       const seen = stateOf(status, this.live.paused_by)
+      // A daemon that ended right after it let it go on could not say so any more.
+      if (this.live.loading && seen.state === 'running') await this.noteLoaded()
       // It has read its saved RAM, perhaps all of it, and has not gone on from there.
       const { state, paused_by } = this.live.loading && seen.state === 'paused' ? { state: 'incoming' as const } : seen
       if (state !== 'paused') this.#ioError = paused_by === 'io-error' ? this.#ioError : undefined

@@ -40,6 +40,8 @@ export type HostVolumes = Volumes & {
   merge(pool: PoolDefinition, chain: VolumeDefinition[], uid: number, work: VolumeWork): Promise<void>
   /** Puts a layer that no QEMU has open on another base, which holds the same as the one it stood on. */
   rebase(pool: PoolDefinition, volume: VolumeDefinition, base: VolumeDefinition): Promise<void>
+  /** What was written to its file, by whomever, lies on the disk. */
+  flush(pool: PoolDefinition, volume: VolumeDefinition): Promise<void>
   /** The files a volume consists of, topmost first, each with its head checked. */
   chain(pool: PoolDefinition, volume: VolumeDefinition): Promise<Source>
 }
@@ -380,6 +382,11 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
         try {
           await commitLayer(confinement.as(owner), layers, child.size_bytes, work.signal)
         } catch (error) {
+          if (errno(error) === 'ENOSPC')
+            throw fail('no_room', `The pool at ${pool.path} is too full to merge a layer. Nothing is lost.`, {
+              remedy: `make room on it (df -h ${pool.path})`,
+              cause: error,
+            })
           throw await explain(pool, error, child.size_bytes)
         }
       })
@@ -395,6 +402,11 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
       } finally {
         await handle.close()
       }
+    },
+
+    async flush(pool, volume) {
+      const handle = await openRegular(path(pool, volume)).catch(missing(volume))
+      await handle.datasync().finally(() => handle.close())
     },
 
     chain: (pool, volume) => checkChain(pool, volume).catch(missing(volume)),

@@ -99,7 +99,7 @@ test.each(CASES)('%s', { timeout: 60_000 }, async (_what, make, folder) => {
     const ram = (await qmp.execute('query-memory-size-summary')) as unknown as { 'plugged-memory'?: number }
     expect((ram['plugged-memory'] ?? 0) / 2 ** 20).toBe(came.reduce((n, d) => n + (d.kind === 'dimm' ? d.mib : 0), 0))
     const nodes = (await qmp.execute('query-named-block-nodes', { flat: true })) as unknown as { 'node-name': string }[]
-    const layers = r.disks.flatMap((d) => d.chain.map((_, i) => `vol-${d.name}${i === 0 ? '' : `-base${i}`}`))
+    const layers = r.disks.flatMap((d) => d.chain.map((_, i) => (i === 0 ? `vol-${d.name}` : `b${i}.${d.name}`)))
     expect(nodes.map((n) => n['node-name'])).toEqual(expect.arrayContaining(layers))
     await qmp.execute('quit').catch(() => undefined)
     expect(await exit).toBe('0')

@@ -5,9 +5,9 @@ import type { LocalDisk, Running } from '@wadah/ports/machine'
 import { blockdev } from '../argv.ts'
 
 export type Node = { name: string; path: string }
-const FILE = '-file'
+const FILE = '.f'
 
-/** Every format node that has a file of its own; we name the file below `NODE-file`. */
+/** Every format node that has a file of its own; we name the file below `NODE.f`. */
 export async function nodes(running: Running): Promise<Node[]> {
   const all = (await running.execute('query-named-block-nodes', { flat: true })) as {
     'node-name': string
@@ -55,7 +55,7 @@ export async function openLayer(running: Running, disk: string, layer: LocalDisk
   const path = layer.chain[0]?.path
   const known = there.find((n) => n.path === path)
   if (known) return known.name
-  const numbers = there.flatMap((n) => (n.name.startsWith(`vol-${disk}.`) ? [Number(n.name.split('.')[1])] : []))
+  const numbers = there.flatMap((n) => numberOf(disk, n.name) ?? [])
   const node = `vol-${disk}.${Math.max(0, ...numbers) + 1}`
   await running.execute('blockdev-add', blockdev(node, layer))
   return node
@@ -70,11 +70,19 @@ export async function putOnTop(running: Running, pairs: readonly { node: string;
 
 /** Nodes of a disk that nothing uses any more. What is still in use stays. */
 export async function closeNodes(running: Running, disk: string): Promise<void> {
-  const own = (await nodes(running))
-    .map((n) => n.name)
-    .filter((n) => n === `vol-${disk}` || n.startsWith(`vol-${disk}.`))
+  const own = (await nodes(running)).flatMap((n) => {
+    const number = n.name === `vol-${disk}` ? 0 : numberOf(disk, n.name)
+    return number === undefined ? [] : [{ name: n.name, number }]
+  })
   // The newest first: it holds those below.
-  const age = (name: string) => Number(name.split('.')[1] ?? 0)
-  for (const node of own.sort((a, b) => age(b) - age(a)))
-    await running.execute('blockdev-del', { 'node-name': node }).catch(() => {})
+  own.sort((a, b) => b.number - a.number)
+  for (const { name } of own) await running.execute('blockdev-del', { 'node-name': name }).catch(() => {})
+}
+
+/** `vol-DISK.7`: 7. A disk's name has no dot. */
+function numberOf(disk: string, node: string): number | undefined {
+  const [name, number, ...more] = node.split('.')
+  return name === `vol-${disk}` && number !== undefined && more.length === 0 && /^\d+$/.test(number)
+    ? Number(number)
+    : undefined
 }

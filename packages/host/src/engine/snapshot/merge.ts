@@ -25,6 +25,12 @@ export async function mergeLive(
   progress: (done: number, total: number) => void,
 ): Promise<{ paused: boolean }> {
   const id = `merge-${merge.disk}`
+  const { status } = (await running.execute('query-status')) as { status: string }
+  // One that waits for room, say, goes on by itself when it has some, and must not between the end of the merge and its record.
+  if (status !== 'running' && status !== 'paused')
+    throw fail('wrong_state', `The guest stands by itself (${status}); its layers are merged when it is well again.`)
+  // What a daemon left that ended between the end of a job and its dismissal must not be taken for a new one's end.
+  if ((await jobOf(running, id))?.status === 'concluded') await dismiss(running, id).catch(() => {})
   const all = await nodes(running)
   const node = (path: string) => all.find((n) => n.path === path)?.name
   const [head, from, into] = [await headOf(running, merge.disk), node(merge.from), node(merge.into)]
@@ -58,15 +64,26 @@ export async function mergeLive(
     }
     await dismiss(running, id)
     await closeNodes(running, merge.disk)
+    if (!(await isMerged(running, merge, top)))
+      throw fail('qemu_failed', 'QEMU says that the layer is merged, and still has it.', { effect: 'unknown' })
     return { paused: paused || running.live.paused_by === 'job' }
   } catch (error) {
     // Whoever was aborted leaves no copying behind; what was copied does no harm.
     await running.execute('job-cancel', { id }).catch(() => {})
     await until(running, id, ['concluded'], AbortSignal.timeout(ENDS_MS), () => {}).catch(() => {})
     await running.execute('job-dismiss', { id }).catch(() => {})
-    if (running.live.paused_by === 'job') await running.resume().catch(() => {})
+    // Once it writes to the lower one it stays held until that is recorded: whoever comes again finds it so.
+    const over = await isMerged(running, merge, top).catch(() => true)
+    if (running.live.paused_by === 'job' && !over) await running.resume().catch(() => {})
     throw error
   }
+}
+
+async function isMerged(running: RunningVm, merge: LiveMerge, top: boolean): Promise<boolean> {
+  const all = await nodes(running)
+  const into = all.find((n) => n.path === merge.into)?.name
+  if (top) return into !== undefined && (await headOf(running, merge.disk)) === into
+  return !all.some((n) => n.path === merge.from)
 }
 
 async function jobOf(running: RunningVm, id: string): Promise<Job | undefined> {

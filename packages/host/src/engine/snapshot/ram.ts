@@ -11,8 +11,9 @@ import { fail } from '@wadah/api/fault'
 import type { RunningVm } from '../running-vm.ts'
 
 const CONNECT_MS = 10_000
-/** The first rounds may take long on a busy guest; without any news for so long it has failed. */
-const ROUND_MS = 600_000
+/** Large guests take long; it has failed when nothing more comes for a while. */
+const ROUND_MS = 7 * 24 * 3600 * 1000
+const STUCK_MS = 120_000
 const SWITCH_MS = 300_000
 /** How long QEMU may expect the last part to take, by the number of rounds it has gone through: a guest that keeps writing stands still longer. */
 const DOWNTIME_MS = [50, 50, 100, 300, 1000] as const
@@ -72,15 +73,15 @@ export async function saveRam(
 ): Promise<{ stall_ms?: number; save_ms: number }> {
   const begun = performance.now()
   const wasRunning = running.last.state === 'running'
-  await running.execute('migrate-set-capabilities', {
-    capabilities: [
-      { capability: 'events', state: true },
-      { capability: 'pause-before-switchover', state: true },
-    ],
-  })
-  await running.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 50, 'downtime-limit': DOWNTIME_MS[0] })
   const watch = running.watch(['STOP', 'RESUME', 'MIGRATION'])
   try {
+    await running.execute('migrate-set-capabilities', {
+      capabilities: [
+        { capability: 'events', state: true },
+        { capability: 'pause-before-switchover', state: true },
+      ],
+    })
+    await running.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 50, 'downtime-limit': DOWNTIME_MS[0] })
     const status = (wanted: string) =>
       watch.until(
         (e) => e.event === 'MIGRATION' && [wanted, 'failed', 'cancelled', 'completed'].includes(statusOf(e)),
@@ -89,8 +90,8 @@ export async function saveRam(
     const paused = status('pre-switchover')
     paused.catch(() => {})
     await running.execute('migrate', { uri: `unix:${sink.path}` })
-    const stopLooking = relax(running)
-    const at = await Promise.race([paused, sink.done.then(() => paused)]).finally(stopLooking)
+    const { stuck, stop: stopLooking } = relax(running)
+    const at = await Promise.race([paused, sink.done.then(() => paused), stuck]).finally(stopLooking)
     if (statusOf(at) !== 'pre-switchover') throw await whyFailed(running)
     await atSwitch()
     const ended = status('completed')
@@ -135,18 +136,25 @@ async function resumed(watch: ReturnType<RunningVm['watch']>): Promise<number> {
   return watch.seen('RESUME') ?? Number.NaN
 }
 
-/** A guest that writes faster than its RAM is saved is held a little longer after each round. Returns how to stop looking. */
-function relax(running: RunningVm): () => void {
+/** A guest that writes faster than its RAM is saved is held a little longer after each round. `stuck` rejects when nothing more comes. */
+function relax(running: RunningVm): { stuck: Promise<never>; stop: () => void } {
+  const { promise: stuck, reject } = Promise.withResolvers<never>()
+  stuck.catch(() => {})
   let allowed = DOWNTIME_MS[0] as number
-  const timer = setInterval(() => {
-    void (async () => {
-      const info = (await running.execute('query-migrate')) as { ram?: { 'dirty-sync-count'?: number } }
-      const rounds = info.ram?.['dirty-sync-count'] ?? 0
-      const now = DOWNTIME_MS[rounds] ?? UNLIMITED_MS
-      if (now > allowed) await running.execute('migrate-set-parameters', { 'downtime-limit': (allowed = now) })
-    })().catch(() => {})
-  }, LOOK_MS)
-  return () => clearInterval(timer)
+  let last = { bytes: -1, at: performance.now() }
+  const look = async () => {
+    if (performance.now() - last.at > STUCK_MS)
+      reject(fail('monitor_silent', `QEMU saved no more of its RAM for ${STUCK_MS / 1000} s.`))
+    const info = (await running.execute('query-migrate')) as {
+      ram?: { 'dirty-sync-count'?: number; transferred?: number }
+    }
+    const bytes = info.ram?.transferred ?? 0
+    if (bytes !== last.bytes) last = { bytes, at: performance.now() }
+    const now = DOWNTIME_MS[info.ram?.['dirty-sync-count'] ?? 0] ?? UNLIMITED_MS
+    if (now > allowed) await running.execute('migrate-set-parameters', { 'downtime-limit': (allowed = now) })
+  }
+  const timer = setInterval(() => void look().catch(() => {}), LOOK_MS)
+  return { stuck, stop: () => clearInterval(timer) }
 }
 
 async function whyFailed(running: RunningVm): Promise<Error> {

@@ -8,7 +8,7 @@ import type { HostVolumes } from '../../storage/volumes.ts'
 import { VmDirectory } from '../directory.ts'
 import { copyFirmwareState, replaceFirmwareState } from '../firmware.ts'
 import type { RunningVm } from '../running-vm.ts'
-import { headNodes, headVolumes, nodes, openLayer, putOnTop } from './layers.ts'
+import { closeNodes, headNodes, headVolumes, nodes, openLayer, putOnTop } from './layers.ts'
 import { mergeLive } from './merge.ts'
 import { openSink, saveRam, settle } from './ram.ts'
 
@@ -46,14 +46,17 @@ export class HostSnapshots implements Snapshots {
     return running.quietly(async () => {
       // What a daemon that ended in the middle of this left.
       await rm(new VmDirectory(this.#o.dataDir, request.vm).transfer, { recursive: true, force: true })
-      if (running.live.paused_by === 'job') {
-        await settle(running, true)
-        await running.note(undefined)
-      }
+      await settle(running, running.live.paused_by === 'job')
+      if (running.live.paused_by === 'job') await running.note(undefined)
       await activate(running)
       await running.refresh()
       const before = await headVolumes(running)
       const missing = request.layers.filter((l) => before[l.disk] !== l.volume.id)
+      const other = missing.find((l) => before[l.disk] !== l.volume.base?.id)
+      if (other)
+        throw fail('wrong_state', `QEMU writes the disk "${other.disk}" to another layer than the one recorded.`, {
+          remedy: 'wadah job list; a merge of layers has to end first',
+        })
       if (missing.length === 0 && request.layers.length > 0)
         return { consistency: 'crash', note: 'wadahd ended while it was taken: the disks are as after a power cut' }
       return request.ram
@@ -120,6 +123,10 @@ export class HostSnapshots implements Snapshots {
     work: VolumeWork,
   ): Promise<SnapshotTaken> {
     const { vm } = running
+    if (!['running', 'paused'].includes(await statusOf(running)))
+      throw fail('wrong_state', `The guest stands by itself (${running.last.state}): its RAM can't be saved now.`, {
+        remedy: 'wadah vm show NAME says why; or take it without --ram',
+      })
     const directory = new VmDirectory(this.#o.dataDir, vm)
     const { uid, qemu_version } = running.live
     await makeTransfer(directory.transfer, this.#o.root ? uid : null)
@@ -144,7 +151,9 @@ export class HostSnapshots implements Snapshots {
             },
             work.signal,
           )
-          if (wasRunning) await running.note(undefined)
+          // The disks have their layers by now: nothing may go wrong any more that would take them away.
+          if (wasRunning) await running.note(undefined).catch((e: unknown) => this.#o.log(`${vm}: ${String(e)}`))
+          else await activate(running)
         } finally {
           sink.close()
         }
@@ -155,8 +164,11 @@ export class HostSnapshots implements Snapshots {
         ram: { bytes, boot, qemu_version, save_ms: took?.save_ms ?? 0 },
       }
     } catch (error) {
-      if (running.live.paused_by === 'job') await running.note(undefined)
-      if (!switched) throw error
+      if (running.live.paused_by === 'job') await running.note(undefined).catch(() => {})
+      if (!switched) {
+        for (const { disk } of request.layers) await closeNodes(running, disk).catch(() => {})
+        throw error
+      }
       // The disks have their new layers, and there is no way back from there: what there is, is kept and said.
       return { consistency: 'crash', note: `its RAM could not be saved: ${toFault(error).detail}` }
     } finally {
@@ -174,6 +186,9 @@ export class HostSnapshots implements Snapshots {
     await volumes.grant(pool, parent, { uid: request.uid })
     let paused = false
     if (running && request.active) {
+      await activate(running)
+      // QEMU writes into their heads on what they stand from now on.
+      for (const layer of above) await volumes.grant(pool, layer, { uid: request.uid })
       const live = { disk: request.disk, from, into }
       const report = (done: number, total: number) => work.progress?.(done, total)
       paused = (await running.quietly(() => mergeLive(running, live, work.signal, report))).paused
@@ -181,10 +196,12 @@ export class HostSnapshots implements Snapshots {
       await volumes.merge(pool, chain, request.uid, work)
     }
     const open = running ? await nodes(running) : []
+    const heads = running ? Object.values(await headVolumes(running)) : []
     for (const layer of above) {
-      // QEMU has done it in the files it has open.
-      if (open.some((n) => n.path === volumes.path(pool, layer))) continue
-      await volumes.rebase(pool, layer, parent)
+      if (!open.some((n) => n.path === volumes.path(pool, layer))) await volumes.rebase(pool, layer, parent)
+      // QEMU has done it in the files it has open, and left it in memory.
+      else await volumes.flush(pool, layer)
+      if (running && request.active && !heads.includes(layer.id)) await volumes.grant(pool, layer, 'read-only')
     }
     return { paused }
   }
@@ -202,10 +219,13 @@ export class HostSnapshots implements Snapshots {
   }
 }
 
+async function statusOf(running: RunningVm): Promise<string> {
+  return ((await running.execute('query-status')) as { status: string }).status
+}
+
 /** After a save of a paused guest QEMU has let go of its disks; it takes them again when it goes on, if only for an instant. */
-async function activate(running: RunningVm): Promise<void> {
-  const { status } = (await running.execute('query-status')) as { status: string }
-  if (status !== 'postmigrate') return
+export async function activate(running: RunningVm): Promise<void> {
+  if ((await statusOf(running)) !== 'postmigrate') return
   await running.execute('cont')
   await running.execute('stop')
 }
