@@ -11,13 +11,14 @@ import { demo } from './demo.ts'
 import { idle } from './idle.ts'
 import { import_ } from './import.ts'
 import { type Bench, Daemon, ROOT } from './kit.ts'
+import { instant } from './instant.ts'
 import { list } from './list.ts'
 import { many } from './many.ts'
 import { keep, machine } from './report.ts'
 import { snapshot } from './snapshot.ts'
 import { start } from './start.ts'
 
-const BENCHES: Bench[] = [start, clone, many, list, idle, import_, snapshot, cycles]
+const BENCHES: Bench[] = [start, clone, many, list, idle, import_, snapshot, cycles, instant]
 const { values } = parseArgs({
   options: {
     only: { type: 'string', multiple: true },

@@ -173,6 +173,40 @@ describe('kill -9 of the daemon in the middle of', () => {
   })
 })
 
+describe('kill -9 of the daemon in the middle of', () => {
+  const { images } = endpoints
+  const params = { image: 'tiny' }
+
+  test.each([0, 60, 400, 2000, 4500])(
+    '%d ms into warming an image: warm, or not, and nothing left over',
+    async (delay) => {
+      await crash(delay, () => d.api.call(images.warm, { params, body: {} }))
+      const { warm } = await d.api.call(images.get, { params })
+      if (warm) await d.done(await d.api.call(images.unwarm, { params }))
+      expect((await d.api.call(images.get, { params })).warm).toBeUndefined()
+    },
+  )
+
+  test.each([0, 30, 80, 150, 250, 400, 700, 1200])(
+    '%d ms into an instant clone: itself, or not at all',
+    async (delay) => {
+      if (!(await d.api.call(images.get, { params })).warm)
+        await d.done(await d.api.call(images.warm, { params, body: {} }))
+      const name = `q${randomBytes(3).toString('hex')}`
+      await crash(delay, () =>
+        d.api.call(vms.create, { body: { name, image: 'tiny', start: true, instant: true, nics: [{}] } }),
+      )
+      const vm = await d.vm(name).catch(() => undefined)
+      // Not asked for before the end.
+      if (!vm) return
+      await d.booted(name)
+      const { out } = await d.exec(name, '/bin/busybox', 'sh', '-c', 'hostname; cat /sys/class/net/eth0/address')
+      expect(out.trim().split('\n')).toEqual([name, vm.spec.nics[0]?.mac])
+      await d.done(await d.api.call(vms.delete, { params: { vm: name }, query: { force: true } }))
+    },
+  )
+})
+
 describe('QEMU under it', () => {
   test('killed: stopped, said, and it starts again', async () => {
     const vm = await d.create({ name: 'victim', start: true })

@@ -13,6 +13,8 @@ import { HostView } from './host/service.ts'
 import { buildImage, deleteImage } from './images/jobs.ts'
 import { importImage, templateImage } from './images/import-jobs.ts'
 import { ImageStore } from './images/service.ts'
+import { unwarmImage, warmImage } from './warm/jobs.ts'
+import { WarmImages } from './warm/service.ts'
 import { JobEngine } from './jobs/engine.ts'
 import { Jobs } from './jobs/service.ts'
 import { FirewallGroups } from './networks/firewall-groups.ts'
@@ -93,6 +95,8 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       resizeVolumeJob,
       buildImage,
       deleteImage,
+      warmImage,
+      unwarmImage,
       autostartJob,
       stopGuestsJob,
       importImage,
@@ -138,6 +142,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       snapshots,
       storage: new Storage(deps, engine, pending),
       images: new ImageStore(deps, engine),
+      warm: new WarmImages(deps, engine, pending),
       transfers: new Transfers(deps, engine, pending),
       networks: new NetworkStore(deps),
       firewallGroups: new FirewallGroups(deps),

@@ -132,12 +132,19 @@ export type ImageRecord = Named &
     ready: boolean
     has_initrd: boolean
     has_kernel: boolean
+    /** Its template, booted and kept; `volume`: what that wrote to its disk. */
+    warm?: NonNullable<Image['warm']> & { boot: BootRecord; volume?: string }
   }
 export const imageKind: Kind<ImageRecord> = { name: 'image' }
 
 /** Ids of its disks, in order. */
 export function imageVolumes(image: Pick<ImageRecord, 'volume' | 'more_volumes'>): string[] {
   return image.volume === undefined ? [] : [image.volume, ...(image.more_volumes ?? [])]
+}
+
+/** Besides, what its warm template wrote: everything that disks of VMs may stand on. */
+export function imageLayers(image: Pick<ImageRecord, 'volume' | 'more_volumes' | 'warm'>): string[] {
+  return [...imageVolumes(image), ...(image.warm?.volume === undefined ? [] : [image.warm.volume])]
 }
 
 export type NetworkRecord = Named &

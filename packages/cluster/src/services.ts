@@ -10,6 +10,7 @@ import type { Network, NetworkCreate } from '@wadah/api/schema/network'
 import type {
   Image,
   ImageBuild,
+  ImageWarm,
   Pool,
   PoolCreate,
   Recipe,
@@ -129,6 +130,12 @@ export interface ImageService {
   delete(caller: Caller, ref: string, generation: IfGeneration): Promise<Job>
 }
 
+/** Images whose template was booted, for instant clones. */
+export interface WarmService {
+  warm(caller: Caller, ref: string, body: ImageWarm): Promise<Job>
+  unwarm(caller: Caller, ref: string): Promise<Job>
+}
+
 /** Disks that come in and go out. */
 export interface TransferService {
   importUrl(caller: Caller, body: ImageImport): Promise<Job>
@@ -182,6 +189,7 @@ export type Services = {
   snapshots: SnapshotService
   storage: StorageService
   images: ImageService
+  warm: WarmService
   transfers: TransferService
   networks: NetworkService
   firewallGroups: FirewallGroupService

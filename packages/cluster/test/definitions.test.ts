@@ -8,6 +8,7 @@ import { buildImage, deleteImage } from '../src/images/jobs.ts'
 import { type JobDefinition, defineJob, pivot, step } from '../src/jobs/define.ts'
 import { checkJob } from '../src/jobs/testing.ts'
 import {
+  type ImageRecord,
   type VmRecord,
   type VolumeRecord,
   type SnapshotRecord,
@@ -24,6 +25,7 @@ import { resizeVolumeJob } from '../src/storage/resize.ts'
 import { type CreatePlan, assemble } from '../src/vms/create.ts'
 import { type ShutdownParams, createVm, deleteVm, shutdownVm, startVm, stopVm } from '../src/vms/jobs.ts'
 import { Pending } from '../src/pending.ts'
+import { unwarmImage, warmImage } from '../src/warm/jobs.ts'
 import { BASE, CachedView, HOST, IMAGE, POOL, fakeDeps, ground } from './kit/cluster.ts'
 import { FakeWorld } from './kit/fake-machine.ts'
 
@@ -84,7 +86,8 @@ function world(writes: Write[], files: string[], more: (w: FakeWorld) => void = 
     w.files.add(`${POOL}/${BASE}.qcow2`)
     for (const f of files) w.files.add(`${POOL}/${f}`)
     more(w)
-    await store.txn([], [...ground(), ...writes], `ground-${Math.random()}`)
+    const below = ground().filter((g) => !writes.some((w) => w.kind === g.kind && w.id === g.id))
+    await store.txn([], [...below, ...writes], `ground-${Math.random()}`)
     const view = await CachedView.open(store)
     return { deps: (s: Store) => fakeDeps(s, view, w), snapshot: () => w.snapshot(), close: () => view.close() }
   }
@@ -391,6 +394,88 @@ describe('jobs leave all or nothing', () => {
     await checkJob({ definition: withCommit(buildImage, writes, params), params, records, world: world([], []) })
     await checkJob({ definition: deleteImage, params: { image: IMAGE, name: 'web' }, records, world: world([], []) })
   }, 60_000)
+})
+
+describe('warm images', () => {
+  const LAYER = 'vol-warmwarmwa'
+  const index = (key: string, holder: string) => put(indexKind, key, { schema: 1, holder })
+  const layer: VolumeRecord = {
+    ...named,
+    id: LAYER,
+    name: 'image-web-warm',
+    pool: POOL,
+    format: 'qcow2',
+    size_bytes: 2 ** 30,
+    base: BASE,
+    image: IMAGE,
+    read_only: true,
+  }
+  const key = indexKeys.name('volume', 'default', 'image-web-warm')
+  const image = ground().find((w) => w.kind === imageKind.name && w.op === 'put') as { value: ImageRecord }
+  const warm = {
+    cpus: 1,
+    memory_mib: 512,
+    ram_bytes: 4096,
+    made_at: '2026-01-01T00:00:00.000Z',
+    qemu_version: '7.2.0',
+    accelerator: 'tcg' as const,
+    boot: { devices: [] } as never,
+    volume: LAYER,
+  }
+
+  test('image.warm', async () => {
+    const made = { ...layer, making: true }
+    const writes = [index(indexKeys.uid(5001), VM), put(volumeKind, LAYER, made), index(key, LAYER)]
+    const params = {
+      image: IMAGE,
+      name: 'web',
+      vm: VM,
+      uid: 5001,
+      mac: '52:54:00:00:00:11',
+      cpus: 1,
+      memory_mib: 512,
+      volume: LAYER,
+    }
+    const same = (all: Record<string, unknown>) =>
+      JSON.parse(JSON.stringify(records(all), (k, value) => (k === 'made_at' ? 0 : value)))
+    const tried = await checkJob({
+      definition: withCommit(warmImage, writes, params),
+      params,
+      records: same,
+      world: world([], []),
+    })
+    expect(tried.length).toBeGreaterThan(10)
+  }, 60_000)
+
+  const isWarm = [put(imageKind, IMAGE, { ...image.value, warm }), put(volumeKind, LAYER, layer), index(key, LAYER)]
+  const warmed = (writes: Write[], files: string[] = []) =>
+    world(writes, [`${LAYER}.qcow2`, ...files], (w) => void w.warm.add(IMAGE))
+
+  test('image.unwarm', async () => {
+    const params = { image: IMAGE, name: 'web', warm }
+    const definition = withCommit(unwarmImage, [put(imageKind, IMAGE, image.value)], params, isWarm)
+    await checkJob({ definition, params, records, world: warmed(isWarm) })
+  }, 60_000)
+
+  test('vm.create of an instant clone: its disk is made together with its start, and goes with it', async () => {
+    const record = vmRecord()
+    const disk = {
+      name: 'root',
+      volume: { ...root(true), base: LAYER },
+      limits: {},
+      from: { volume: LAYER, how: 'linked' as const },
+    }
+    const { params: plain, writes } = assemble(planDeps, new Pending(), record, [disk], undefined, true, false)
+    const params = { ...plain, instant: true as const }
+    const tried = await checkJob({
+      definition: withCommit(createVm, writes, params),
+      params,
+      target,
+      records,
+      world: warmed(isWarm),
+    })
+    expect(tried.length).toBeGreaterThan(10)
+  }, 120_000)
 })
 
 describe('a VM', () => {

@@ -11,6 +11,7 @@ import type { Images } from './images.ts'
 import type { Snapshots } from './snapshots.ts'
 import type { Imports } from './imports.ts'
 import type { PoolDefinition, VolumeDefinition, Volumes } from './volumes.ts'
+import type { Identity, WarmState, WarmTemplates } from './warm.ts'
 
 /** All a machine needs to know to start a VM; resolved from records by the caller. */
 export type LaunchRequest = {
@@ -32,6 +33,10 @@ export type LaunchRequest = {
   cloud_seed?: CloudSeed
   /** Goes on from saved RAM: the machine is exactly the one it was saved from. */
   restore?: { boot: BootRecord; qemu_version: string; pool: PoolDefinition; volume: { id: string; format: 'raw' } }
+  /** Becomes the warm template of this image. */
+  template?: string
+  /** Goes on from the warm template of an image, as somebody else. */
+  instant?: WarmState & { image: string; identity: Identity }
 }
 export type CloudSeed = {
   instance_id: string
@@ -65,7 +70,8 @@ export type BootDevice =
   | { kind: 'disk'; id: string; bus: string; name: string; volume: string; serial?: string; boot_index?: number }
   | { kind: 'nic'; id: string; bus: string; name: string; mac: string; network: string }
   | { kind: 'cdrom'; id: string; bus: string; name: string; boot_index?: number }
-  | { kind: 'balloon'; id: string; bus: string; addr: string }
+  /** `reporting` false: pages the guest frees are not given back; a shared template could not take them. */
+  | { kind: 'balloon'; id: string; bus: string; addr: string; reporting?: false }
   | { kind: 'rng'; id: string; bus: string; addr: string }
   | { kind: 'agent'; id: string; bus: string; addr: string }
   | { kind: 'vga'; id: string; bus: string; addr: string }
@@ -79,6 +85,8 @@ export type BootDevice =
   | { kind: 'dimm'; id: string; slot: number; mib: number }
   /** The seed disk of cloud-init. */
   | { kind: 'cloud-seed'; id: string; bus: string; addr: string }
+  /** The port of the agent's controller through which a clone is told who it is. */
+  | { kind: 'identity'; id: string }
 
 /** What this host does for it: never sent to another. */
 export type LocalPlan = {
@@ -91,6 +99,8 @@ export type LocalPlan = {
   nics: Record<
     string,
     | { kind: 'tap'; ifname: string }
+    /** Leads nowhere. */
+    | { kind: 'none' }
     | {
         kind: 'user'
         subnet: string
@@ -112,6 +122,10 @@ export type LocalPlan = {
   qemu: string
   /** A file with saved RAM to start from. */
   incoming?: string
+  /**
+   * A warm template (`share`), or a clone of one: RAM lies in a memory file that it inherits. Its link is down until it is said to be up.
+   */
+  warm?: { image: string; share: boolean; identity?: Identity }
 }
 /** `chain[0]` is written; what follows is only read. */
 export type LocalDisk = {
@@ -245,6 +259,7 @@ export interface Machine {
   ): Promise<{ ok: boolean; detail: string; took_ms: number }>
 
   readonly snapshots: Snapshots
+  readonly warm: WarmTemplates
   readonly volumes: Volumes
   readonly networks: Networks
   readonly images: Images

@@ -6,6 +6,7 @@ import { JobSchema } from '../schema/job.ts'
 import {
   ImageBuildSchema,
   ImageSchema,
+  ImageWarmSchema,
   PoolCreateSchema,
   PoolEditSchema,
   PoolSchema,
@@ -163,6 +164,25 @@ export const images = {
     summary: 'Build an image from a recipe',
     query: WaitQuerySchema,
     body: ImageBuildSchema,
+    response: JobSchema,
+  }),
+  warm: endpoint({
+    ...makes,
+    ...image,
+    id: 'images.warm',
+    path: '/v1/images/{image}/warm',
+    summary: 'Boot a template of an image and keep its RAM, for instant clones',
+    query: WaitQuerySchema,
+    body: ImageWarmSchema,
+    response: JobSchema,
+  }),
+  unwarm: endpoint({
+    ...drops,
+    ...image,
+    id: 'images.unwarm',
+    path: '/v1/images/{image}/warm',
+    summary: 'Delete the warm template of an image',
+    query: WaitQuerySchema,
     response: JobSchema,
   }),
   createKernel: endpoint({

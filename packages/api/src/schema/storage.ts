@@ -112,6 +112,14 @@ export const ImageBuildSchema = Closed(
   { title: 'ImageBuild' },
 )
 export type ImageBuild = Type.Static<typeof ImageBuildSchema>
+export const ImageWarmSchema = Closed(
+  {
+    memory_mib: Type.Optional(Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024 })),
+    cpus: Type.Optional(Type.Integer({ minimum: 1, maximum: 256, default: 1 })),
+  },
+  { title: 'ImageWarm' },
+)
+export type ImageWarm = Type.Static<typeof ImageWarmSchema>
 export const ImageSchema = Type.Object(
   {
     ...metaFields,
@@ -129,6 +137,19 @@ export const ImageSchema = Type.Object(
     sha256: Type.Optional(Type.String()),
     packages: Type.Optional(Type.Array(Type.String(), { description: 'name=version; on a single image only' })),
     ...importedFields,
+    warm: Type.Optional(
+      Type.Object(
+        {
+          cpus: Type.Integer(),
+          memory_mib: Type.Integer(),
+          ram_bytes: Type.Integer({ description: 'what its saved RAM takes on disk' }),
+          made_at: Type.String(),
+          qemu_version: Type.String(),
+          accelerator: Type.Union([Type.Literal('kvm'), Type.Literal('tcg')]),
+        },
+        { description: 'it was booted and its RAM saved: VMs of this size can be made from it in an instant' },
+      ),
+    ),
     /** Number of VMs that stand on it. */
     used_by: Type.Integer(),
   },

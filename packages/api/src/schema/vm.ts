@@ -224,6 +224,12 @@ export const VmCreateSchema = Closed(
     balloon_mib: Type.Optional(Type.Integer({ minimum: 16, maximum: 4 * 1024 * 1024 })),
     seed: Type.Optional(SeedInputSchema),
     start: Type.Optional(Type.Boolean({ default: false })),
+    instant: Type.Optional(
+      Type.Boolean({
+        default: false,
+        description: 'goes on from the warm template of the image in place of booting; needs "start"',
+      }),
+    ),
     wait_ready: Type.Optional(
       Type.Boolean({ default: false, description: 'the job ends when the health check of the recipe passes' }),
     ),

@@ -8,7 +8,9 @@ import { import_ } from './image/import.ts'
 import { list } from './image/list.ts'
 import { recipes } from './image/recipes.ts'
 import { show } from './image/show.ts'
+import { unwarm, warm } from './image/warm.ts'
 
 export const register: Register = (group, cli) => {
-  for (const verb of [list, show, recipes, build, import_, create, export_, add, delete_]) verb(group, cli)
+  for (const verb of [list, show, recipes, build, import_, create, export_, add, warm, unwarm, delete_])
+    verb(group, cli)
 }

@@ -1,6 +1,7 @@
 import { life } from './en-life.ts'
 import { snapshots } from './en-snapshots.ts'
 import { net } from './en-net.ts'
+import { warm } from './en-warm.ts'
 
 /** English words of the CLI. `{name}` is filled in; the other catalogues have the same keys and the same parameters. */
 export const en = {
@@ -481,6 +482,7 @@ export const en = {
   ...life,
   ...snapshots,
   ...net,
+  ...warm,
 } as const
 
 export type MessageKey = keyof typeof en

@@ -3,6 +3,7 @@ import type { MessageKey } from './en.ts'
 import { life } from './id-life.ts'
 import { snapshots } from './id-snapshots.ts'
 import { net } from './id-net.ts'
+import { warm } from './id-warm.ts'
 
 export const id: Record<MessageKey, string> = {
   'help.program': 'Wadah: server virtual di mesin ini atau di mesin jauh',
@@ -484,4 +485,5 @@ export const id: Record<MessageKey, string> = {
   ...life,
   ...snapshots,
   ...net,
+  ...warm,
 }

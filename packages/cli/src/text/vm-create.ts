@@ -39,6 +39,7 @@ export type CreateOptions = StartOptions &
     label?: string[]
     description?: string
     start?: boolean
+    instant?: boolean
     waitReady?: boolean
   }
 /** What was read from files: the spec that options are laid over, the seed's password, public keys. */
@@ -102,6 +103,10 @@ export function buildCreate(
     }
   }
   if (o.start) body.start = true
+  if (o.instant) {
+    body.instant = true
+    body.start = true
+  }
   if (o.waitReady) {
     body.wait_ready = true
     body.start = true

@@ -7,7 +7,7 @@ import {
   type ImageRecord,
   type VolumeRecord,
   imageKind,
-  imageVolumes,
+  imageLayers,
   indexKeys,
   indexKind,
   volumeKind,
@@ -130,7 +130,7 @@ export const buildImage = defineJob<BuildParams, Deps>(
 
 /** Records of its disks that are there. */
 async function volumesOf(deps: Deps, image: ImageRecord): Promise<VolumeRecord[]> {
-  const found = await Promise.all(imageVolumes(image).map((id) => deps.store.get(volumeKind, id)))
+  const found = await Promise.all(imageLayers(image).map((id) => deps.store.get(volumeKind, id)))
   return found.flatMap((rec) => (rec ? [rec.value] : []))
 }
 
@@ -149,6 +149,7 @@ export const deleteImage = defineJob<DeleteImageParams, Deps>(
         await forward(async () => {
           for (const volume of volumes)
             await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
+          await deps.machine.warm.drop(p.image)
           await deps.machine.images.delete(p.image)
         })
       },

@@ -10,7 +10,7 @@ import { claimKind } from '../jobs/record.ts'
 import {
   type ImageRecord,
   imageKind,
-  imageVolumes,
+  imageLayers,
   indexKeys,
   indexKind,
   poolKind,
@@ -52,10 +52,10 @@ export class ImageStore implements ImageService {
           spec.cdroms?.some((c) => c.image === image.id) === true,
       )
       .map((vm) => vm.value.name)
-    const own = new Set(imageVolumes(image))
+    const own = new Set(imageLayers(image))
     const clones = view
       .list(volumeKind)
-      .filter((v) => v.value.base !== undefined && own.has(v.value.base) && v.value.vm === undefined)
+      .filter((v) => v.value.base !== undefined && own.has(v.value.base) && v.value.vm === undefined && !own.has(v.id))
     // What a VM may be reverted to.
     const snapshots = view.list(snapshotKind).filter(({ value: { spec } }) => {
       const kernel = spec.boot.kind === 'kernel' && spec.boot.image === image.id
@@ -67,7 +67,7 @@ export class ImageStore implements ImageService {
   /** A full clone remembers where it came from and stands by itself. Between a disk and the image layers of snapshots may lie. */
   #needs(vm: string, boot: { kind: string }, image: ImageRecord): boolean {
     if (boot.kind === 'kernel') return true
-    const own = new Set(imageVolumes(image))
+    const own = new Set(imageLayers(image))
     return this.#deps.view
       .list(volumeKind)
       .some(
@@ -102,6 +102,7 @@ export class ImageStore implements ImageService {
       ...(i.seed === undefined ? {} : { seed: i.seed }),
       ...(i.source === undefined ? {} : { source: i.source }),
       ...(i.notes === undefined ? {} : { notes: i.notes }),
+      ...(i.warm === undefined ? {} : { warm: viewWarm(i.warm) }),
       used_by: this.#users(i).length,
     }
   }
@@ -241,7 +242,7 @@ export class ImageStore implements ImageService {
       throw fail('busy', `The job ${claim.job} (${claim.name}) is at work on "${image.name}".`, {
         remedy: `wadah job cancel ${claim.job}`,
       })
-    const reader = imageVolumes(image)
+    const reader = imageLayers(image)
       .map((id) => readerOf(this.#deps, id))
       .find((job) => job !== undefined)
     if (reader !== undefined)
@@ -285,4 +286,12 @@ export class ImageStore implements ImageService {
       throw error
     }
   }
+}
+
+function viewWarm({
+  boot: _boot,
+  volume: _volume,
+  ...warm
+}: NonNullable<ImageRecord['warm']>): NonNullable<Image['warm']> {
+  return warm
 }

@@ -31,6 +31,7 @@ import {
 import { claimKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
 import { poolDefinition } from '../resolve.ts'
+import { checkInstant, checkInstantNetwork } from '../warm/admit.ts'
 import { freeAddress, freeMac, freeUid, inSubnet } from './allocate.ts'
 import { checkBootOrder, checkFirmware, checkTpm, planCdroms } from './drives.ts'
 import { hostdevKey, judgeHostdevs } from './hostdevs.ts'
@@ -48,6 +49,8 @@ export type CreateParams = {
   disks: { volume: string; make: boolean; from?: { volume: string; how: 'linked' | 'full' | 'delta' } }[]
   start: boolean
   wait_ready: boolean
+  /** It goes on from the warm template of its image; its disks are made together with its start. */
+  instant?: true
   /** The VM it is a clone of: held as long as its disks are read. */
   source?: string
 }
@@ -92,14 +95,15 @@ export async function planCreate(
     })
   }
   checkAgainstImage(body, image)
+  const warm = body.instant ? checkInstant(body, image) : undefined
   const made = image?.hardware ?? {}
-  const memory = body.memory_mib ?? made.memory_mib ?? Math.max(512, image?.min_memory_mib ?? 0)
-  const smallMemory = image?.kind === 'kernel' && body.memory_mib === undefined ? image.min_memory_mib : memory
+  const memory = warm?.memory_mib ?? body.memory_mib ?? made.memory_mib ?? Math.max(512, image?.min_memory_mib ?? 0)
+  const smallMemory = image?.kind === 'kernel' && body.memory_mib === undefined && !warm ? image.min_memory_mib : memory
   checkMemory(deps, smallMemory)
 
   const vm = newId('vm', deps.randomBytes)
   const now = new Date(deps.clock.now_ms()).toISOString()
-  const disks = await planDisks(deps, pending, project, { vm, name: body.name, now }, body, image)
+  const disks = await planDisks(deps, pending, project, { vm, name: body.name, now }, body, standsOn(image, warm))
   const cdroms = planCdroms(
     deps,
     project,
@@ -122,13 +126,14 @@ export async function planCreate(
   )
   const firewall = body.firewall === undefined ? undefined : planFirewall(deps, project, body.firewall, undefined)
   refuseUserNics(deps, firewall, nics)
+  if (warm) checkInstantNetwork(deps.view.get(networkKind, nics[0]?.network ?? '')?.value)
   const uid = freeUid(
     (n) => deps.view.get(indexKind, indexKeys.uid(n)) !== undefined || pending.has(indexKeys.uid(n)),
     deps.config.uid_base,
     deps.config.uid_count,
   )
   const spec: VmSpec = {
-    cpus: body.cpus ?? made.cpus ?? 1,
+    cpus: warm?.cpus ?? body.cpus ?? made.cpus ?? 1,
     memory_mib: smallMemory,
     machine: 'q35',
     ...(firmware === undefined ? {} : { firmware }),
@@ -188,7 +193,13 @@ export async function planCreate(
     wanted: body.start ? 'running' : 'stopped',
     spec,
   }
-  return assemble(deps, pending, record, disks, body.seed, body.start ?? false, body.wait_ready ?? false)
+  const plan = assemble(deps, pending, record, disks, body.seed, body.start ?? false, body.wait_ready ?? false)
+  return warm ? { ...plan, params: { ...plan.params, instant: true } } : plan
+}
+
+/** The disk of an instant clone stands on what the template wrote. */
+function standsOn(image: ImageRecord | undefined, warm: ImageRecord['warm']): ImageRecord | undefined {
+  return image && warm?.volume !== undefined ? { ...image, volume: warm.volume } : image
 }
 
 /** The one commit that makes a VM known: its records, and an index record for all that only one may have. */

@@ -20,6 +20,7 @@ import {
 import { chainOf, launchRequest, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import { indexKeysOf } from './create.ts'
 import type { CreateParams } from './create.ts'
+import { launchInstant } from '../warm/instant.ts'
 import { indexKeys, indexKind } from '../records.ts'
 import { checkRoomToRun } from './room.ts'
 import { bootedOf, healthTarget } from './view.ts'
@@ -158,7 +159,7 @@ export const createVm = defineJob<CreateParams, Deps>(
     step('disks', {
       do: makeDisks,
       undo: dropDisks,
-      when: (p) => p.disks.length > 0,
+      when: (p) => p.disks.length > 0 && !p.instant,
       progress: 'bytes',
       weight: 3,
       volatile: true,
@@ -181,13 +182,24 @@ export const createVm = defineJob<CreateParams, Deps>(
       undo: async ({ deps, params: p }) => {
         await deps.machine.forget(p.vm)
       },
+      when: (p) => !p.instant,
       weight: 0.5,
       volatile: true,
     }),
     step('launch', {
-      do: async (ctx) => launch(ctx),
-      undo: async ({ deps, params: p }) => {
-        await deps.machine.clean(p.vm)
+      do: async (ctx) =>
+        ctx.params.instant
+          ? launchInstant(ctx.deps, ctx.params.vm, {
+              dropDisks: () => dropDisks(ctx),
+              makeDisks: () => makeDisks(ctx),
+              launch: (requestOf) => launch(ctx, requestOf),
+            })
+          : launch(ctx),
+      undo: async (ctx) => {
+        const { machine } = ctx.deps
+        if (!ctx.params.instant) return machine.clean(ctx.params.vm)
+        await machine.forget(ctx.params.vm)
+        await dropDisks(ctx)
       },
       when: (p) => p.start,
       weight: 2,
@@ -285,6 +297,7 @@ async function waitReady(ctx: Ctx<VmParams>): Promise<Readiness> {
   const { spec } = await current(deps, p.vm)
   const target = healthTarget(spec)
   let last = 'it has no address that this host can reach'
+  let wait_ms = 20
   while (target && spec.service && !limit.aborted) {
     if (!deps.machine.running(p.vm))
       throw fail('wrong_state', 'The VM ended before its service answered.', { remedy: `wadah vm log ${p.name}` })
@@ -298,7 +311,8 @@ async function waitReady(ctx: Ctx<VmParams>): Promise<Readiness> {
     }
     if (detail !== last) ctx.log(detail)
     last = detail
-    await new Promise((resolve) => setTimeout(resolve, 500))
+    await new Promise((resolve) => setTimeout(resolve, Math.min(wait_ms, 500)))
+    wait_ms *= 2
   }
   signal.throwIfAborted()
   throw fail('timeout', `The service did not answer: ${last}.`, { remedy: `wadah vm log ${p.name}`, retryable: false })

@@ -23,6 +23,10 @@ export class FakeWorld {
   heads = new Map<string, string>()
   /** `vm/snapshot`: state that was put aside. */
   kept = new Set<string>()
+  /** Images whose template's RAM is kept. */
+  warm = new Set<string>()
+  /** Instant clones whose network is up. */
+  connected = new Set<string>()
   /** Merges that were done, `from>into`. */
   merges: string[] = []
   /** Why RAM can't be saved; the disks are switched by then. */
@@ -72,6 +76,8 @@ export class FakeWorld {
       staged: [...this.staged].sort(),
       heads: [...this.heads].sort(),
       kept: [...this.kept].sort(),
+      warm: [...this.warm].sort(),
+      connected: [...this.connected].sort(),
       held: [...this.held].sort(),
     }
   }
@@ -105,6 +111,7 @@ export function fakeMachine(w: FakeWorld): Machine {
   const clean = async (vm: string) => {
     if (w.running.delete(vm)) w.tell(observed(vm))
     w.held.delete(vm)
+    w.connected.delete(vm)
     for (const head of [...w.heads.keys()]) if (head.startsWith(`${vm}/`)) w.heads.delete(head)
     for (const tap of [...w.taps]) if (tap.startsWith(`${vm}/`)) w.taps.delete(tap)
   }
@@ -153,6 +160,8 @@ export function fakeMachine(w: FakeWorld): Machine {
       w.running.add(vm)
       for (const disk of requests.get(vm)?.disks ?? []) w.heads.set(`${vm}/${disk.name}`, disk.chain[0]?.id ?? '')
       const restore = requests.get(vm)?.restore
+      const image = requests.get(vm)?.instant?.image
+      if (image !== undefined && !w.warm.has(image)) throw fail('qemu_failed', 'no template')
       if (restore && !w.files.has(file(restore.pool, restore.volume))) throw fail('qemu_failed', 'no RAM')
       w.memory.set(vm, requests.get(vm)?.spec.memory_mib ?? 0)
       return running(vm) as Running
@@ -255,6 +264,25 @@ export function fakeMachine(w: FakeWorld): Machine {
       keepState: async (vm: string, snapshot: string) => void w.kept.add(`${vm}/${snapshot}`),
       restoreState: async () => {},
       dropState: async (vm: string, snapshot: string) => void w.kept.delete(`${vm}/${snapshot}`),
+    },
+    warm: {
+      make: async (image: string, request: LaunchRequest) => {
+        for (const disk of request.disks)
+          for (const layer of disk.chain)
+            if (!w.files.has(file(disk.pool, layer))) throw fail('qemu_failed', `no file ${layer.id}`)
+        w.warm.add(image)
+        return { boot: { vm: request.vm, accelerator: 'tcg', devices: [] }, qemu_version: '7.2.0', ram_bytes: 4096 }
+      },
+      drop: async (image: string) => void w.warm.delete(image),
+      connect: async (vm: string) => {
+        if (!w.running.has(vm)) throw fail('wrong_state', 'it does not run')
+        w.connected.add(vm)
+      },
+      whole: async (vm: string) => {
+        if (w.connected.has(vm) || !w.running.has(vm)) return w.running.has(vm)
+        await clean(vm)
+        return false
+      },
     },
     volumes: {
       openPool: async () => ({ capacity_bytes: 2 ** 40, free_bytes: 2 ** 40, direct_io: true, file_system: 'ext4' }),

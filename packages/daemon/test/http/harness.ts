@@ -35,7 +35,7 @@ export type Overrides = { [name: string]: (...args: never[]) => unknown }
 /** Every method answers something plausible, and remembers its call under `vms.get`, `jobs.wait`, … */
 export function fakeServices(overrides: Overrides = {}): { services: Services; calls: Call[] } {
   const calls: Call[] = []
-  const jobMethods = /^(create|delete|start|stop|stopGuests|shutdown|clone|revert|build|.*Volume)$/
+  const jobMethods = /^(warm|unwarm|create|delete|start|stop|stopGuests|shutdown|clone|revert|build|.*Volume)$/
   const group = (service: string) =>
     new Proxy(
       {},
@@ -68,6 +68,7 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
     'snapshots',
     'storage',
     'images',
+    'warm',
     'transfers',
     'networks',
     'firewallGroups',

@@ -7,6 +7,9 @@ export const SERIAL_LOG_FD = 3
 /** Descriptor 4: saved RAM to start from. */
 export const RAM_FD = 4
 
+/** Descriptor 5: the memory file of a warm template or of its clone. */
+export const MEMORY_FD = 5
+
 /** QEMU's option syntax doubles commas inside values. */
 function opt(first: string, values: Record<string, string | number | undefined>): string {
   let text = first
@@ -22,12 +25,14 @@ export function sockets(directory: string): {
   vnc: string
   agent: string
   tpm: string
+  identity: string
 } {
   return {
     monitor: `${directory}/qmp.sock`,
     vnc: `${directory}/vnc.sock`,
     agent: `${directory}/agent.sock`,
     tpm: `${directory}/tpm.sock`,
+    identity: `${directory}/identity.sock`,
   }
 }
 
@@ -44,7 +49,8 @@ export function argv(plan: BootPlan): string[] {
     ['-name', opt('', { guest: record.name, process: `wadah:${record.name}`, 'debug-threads': 'on' })],
     ['-uuid', record.uuid],
     ['-nodefaults', '-no-user-config', '-S'],
-    ...(local.incoming ? [['-incoming', `fd:${RAM_FD}`]] : []),
+    // What a clone reads is told by its capabilities, which are set first.
+    ...(local.incoming ? [['-incoming', local.warm ? 'defer' : `fd:${RAM_FD}`]] : []),
     ['-display', 'none'],
     ['-sandbox', 'on,spawn=deny,elevateprivileges=deny,obsolete=deny,resourcecontrol=deny'],
     ['-pidfile', `${local.directory}/qemu.pid`],
@@ -67,7 +73,18 @@ export function argv(plan: BootPlan): string[] {
     ['-m', memory(record.memory)],
     [
       '-object',
-      json({ 'qom-type': 'memory-backend-ram', id: 'ram0', size: record.memory.mib * 1024 * 1024, dump: false }),
+      json({
+        ...(local.warm
+          ? {
+              'qom-type': 'memory-backend-file',
+              'mem-path': `/proc/self/fd/${MEMORY_FD}`,
+              share: local.warm.share,
+            }
+          : { 'qom-type': 'memory-backend-ram' }),
+        id: 'ram0',
+        size: record.memory.mib * 1024 * 1024,
+        dump: false,
+      }),
     ],
     ['-rtc', 'base=utc,driftfix=slew'],
     ['-chardev', opt('socket', { id: 'mon0', path: socket.monitor, server: 'on', wait: 'off' })],
@@ -170,7 +187,7 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
             bus: device.bus,
             addr: device.addr,
             'deflate-on-oom': true,
-            'free-page-reporting': true,
+            'free-page-reporting': device.reporting ?? true,
           }),
         ],
       ]
@@ -180,6 +197,20 @@ function deviceArgs(device: BootDevice, plan: BootPlan, socket: ReturnType<typeo
         [
           '-device',
           json({ driver: 'virtio-rng-pci', id: device.id, bus: device.bus, addr: device.addr, rng: 'entropy0' }),
+        ],
+      ]
+    case 'identity':
+      return [
+        ['-chardev', opt('socket', { id: 'chan-identity0', path: socket.identity, server: 'on', wait: 'off' })],
+        [
+          '-device',
+          json({
+            driver: 'virtserialport',
+            id: device.id,
+            bus: 'agent0.0',
+            chardev: 'chan-identity0',
+            name: 'org.wadah.identity.0',
+          }),
         ],
       ]
     case 'cloud-seed':
@@ -371,6 +402,7 @@ function hostdevArgs(device: BootDevice & { kind: 'hostdev-pci' | 'hostdev-usb' 
 export function netdev(name: string, nic: LocalPlan['nics'][string]): Json {
   const id = netdevId(name)
   if (nic.kind === 'tap') return { type: 'tap', id, ifname: nic.ifname, script: 'no', downscript: 'no' }
+  if (nic.kind === 'none') return { type: 'hubport', id, hubid: 0 }
   return {
     type: 'user',
     id,

@@ -119,6 +119,15 @@ export class VmDirectory {
     await rm(this.live, { recursive: true, force: true })
   }
 
+  /** Only root and the VM's own group pass: QEMU connects to what lies in it, and nobody else can. */
+  async makeTransfer(uid: number | null): Promise<void> {
+    await rm(this.transfer, { recursive: true, force: true })
+    await mkdir(this.transfer, { mode: 0o700 })
+    if (uid === null) return
+    await lchown(this.transfer, process.getuid?.() ?? 0, uid)
+    await chmod(this.transfer, 0o710)
+  }
+
   async writeBoot(record: BootRecord): Promise<void> {
     await this.#write('boot.json', record)
   }

@@ -1,6 +1,6 @@
 /** Starting QEMU: spawn without root, into its group, and hear it say that it is there. */
 import { spawn } from 'node:child_process'
-import { readFile, writeFile } from 'node:fs/promises'
+import { type FileHandle, readFile, writeFile } from 'node:fs/promises'
 import { fail } from '@wadah/api/fault'
 import type { BootPlan } from '@wadah/ports/machine'
 import { isQmpError } from '@wadah/qmp/errors'
@@ -47,6 +47,8 @@ export type SpawnOptions = {
   /** Called at once after the spawn, before QEMU has done anything of weight. */
   onSpawn(pid: number): Promise<void>
   signal: AbortSignal
+  /** A memory file that QEMU inherits as MEMORY_FD. */
+  memory?: FileHandle | undefined
 }
 
 /**
@@ -70,7 +72,7 @@ export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
       detached: true,
       cwd: '/',
       env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C', HOME: '/nonexistent' },
-      stdio: ['ignore', qemuLog.fd, qemuLog.fd, serialLog.fd, ...(ram ? [ram.fd] : [])],
+      stdio: ['ignore', qemuLog.fd, qemuLog.fd, serialLog.fd, ...memoryFds(ram, options.memory)],
     })
   } finally {
     // The child has its own copies once spawn returned.
@@ -122,13 +124,20 @@ export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
   }
 }
 
+/** Descriptors 4 and 5. */
+function memoryFds(ram: FileHandle | undefined, memory: FileHandle | undefined): (number | 'ignore')[] {
+  if (memory) return [ram?.fd ?? 'ignore', memory.fd]
+  return ram ? [ram.fd] : []
+}
+
 /** The daemon may be spared by the kernel when memory runs out (`OOMScoreAdjust=`); its guests inherit that, and must not be. */
 export async function unprotectFromOom(pid: number): Promise<void> {
   const own = Number(await readFile('/proc/self/oom_score_adj', 'utf8').catch(() => '0'))
   if (own < 0) await writeFile(`/proc/${pid}/oom_score_adj`, '0')
 }
 
-async function lastWords(log: string, what: string, cause?: unknown): Promise<Error> {
+/** What QEMU wrote before its end. */
+export async function lastWords(log: string, what: string, cause?: unknown): Promise<Error> {
   await trimLog(log)
   const { text } = await tailLog(log, 4096)
   const last = text

@@ -51,6 +51,8 @@ import { bootPlan, localDisk, seedText } from './plan.ts'
 import { headOf } from './snapshot/layers.ts'
 import { loaded, restorePlan } from './snapshot/restore.ts'
 import { HostSnapshots, activate } from './snapshot/snapshots.ts'
+import { clonePlan, templatePlan } from './warm/plan.ts'
+import { HostWarm } from './warm/templates.ts'
 import { type Acceleration, accelerator } from './probe/accelerator.ts'
 import { isReplaced, processAt, processes, qemuOf, signalProcess, startOf, waitGone } from './process.ts'
 import { RoomWatch } from './room-watch.ts'
@@ -90,6 +92,7 @@ type Prepared = { request: LaunchRequest; taps: string[] }
 export class HostMachine implements Machine {
   readonly volumes: HostVolumes
   readonly snapshots: HostSnapshots
+  readonly warm: HostWarm
   readonly networks: Networks
   readonly images: Images
   readonly imports: Imports
@@ -126,6 +129,8 @@ export class HostMachine implements Machine {
       log: options.log,
     })
     this.#room = new RoomWatch(() => this.#running.values(), options.log)
+    const running = async (vm: string) => this.running(vm) ?? (await this.attach(vm))
+    this.warm = new HostWarm({ dataDir: options.dataDir, root: this.#root, machine: this, running })
     this.#slots = new Slots(options.startsAtOnce ?? 3)
     this.#acceleration = this.#probe()
     this.#acceleration.catch(() => {})
@@ -159,6 +164,7 @@ export class HostMachine implements Machine {
     await Promise.all([...this.#guests.values()].map((guest) => guest.thawBeforeEnd()))
     for (const guest of this.#guests.values()) guest.close()
     for (const hubs of this.#serial.values()) hubs.close()
+    await this.warm.close()
     await Promise.all([...this.#running.values()].map((vm) => vm.detach()))
   }
 
@@ -282,6 +288,11 @@ export class HostMachine implements Machine {
       tapName: (_vm, nic) => taps.get(nic) ?? '',
       kernel: files?.kernel ? { kernel: files.kernel, ...(files.initrd ? { initrd: files.initrd } : {}) } : undefined,
     })
+    if (request.template !== undefined) return templatePlan(plan, request.template)
+    if (request.instant)
+      return clonePlan(plan, request.instant, this.warm.stateFile(request.instant.image), {
+        qemu_version: qemu.version,
+      })
     if (!request.restore) return plan
     const { pool, volume, ...saved } = request.restore
     return restorePlan(plan, saved, this.volumes.path(pool, volume), { qemu_version: qemu.version })
@@ -352,6 +363,7 @@ export class HostMachine implements Machine {
         groups: acceleration.groups,
         onSpawn: enter,
         signal,
+        memory: await this.warm.memory(plan),
       })
       const live: LiveRecord = {
         schema: 1,
@@ -380,11 +392,13 @@ export class HostMachine implements Machine {
       })
       this.#adopt(running)
       await Promise.all([directory.writeLive(live), directory.dropSeed()])
-      if (plan.local.incoming !== undefined) await loaded(running, signal)
+      if (plan.local.incoming !== undefined && !plan.local.warm) await loaded(running, signal)
       await this.#throttle(running, plan.local.disks)
       if (prepared?.request.spec.balloon_mib) await this.#balloon(running, prepared.request.spec.balloon_mib)
-      if (how === 'fresh') await running.execute('cont')
-      if (live.loading) {
+      if (plan.local.warm) await this.warm.begin(running, plan, signal)
+      else if (how === 'fresh') await running.execute('cont')
+      // A clone is not itself before its network is up: `warm.connect`.
+      if (live.loading && !plan.local.warm) {
         await running.noteLoaded()
         this.#setClock(vm)
       }

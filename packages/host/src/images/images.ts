@@ -1,7 +1,7 @@
 /** What `Images` of @wadah/ports promises, over the builder: recipes, builds, and the kernels of kernel images. */
 import { createHash } from 'node:crypto'
 import { constants } from 'node:fs'
-import { type FileHandle, mkdir, open, rename, rm, stat } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
@@ -173,7 +173,9 @@ export function createImages(options: ImagesOptions): Images {
     await mkdir(dir, { recursive: true, mode: 0o700 })
     progress('kernel', 0.1)
     const { cacheDir, mirror } = options
-    const guest = await buildTiny({ outDir: dir, cacheDir, agent: recipe?.agent ?? true, mirror, signal, log })
+    const guestPart = await readGuestPart(options.recipeDirs)
+    const agent = recipe?.agent ?? true
+    const guest = await buildTiny({ outDir: dir, cacheDir, agent, guestPart, mirror, signal, log })
     progress('kernel', 0.9)
     const home = folder(image)
     await mkdir(home, { recursive: true, mode: 0o711 })
@@ -203,6 +205,15 @@ export function createImages(options: ImagesOptions): Images {
       description: recipe?.description ?? '',
     }
   }
+}
+
+/** The same as in images from recipes; undefined where those of ours are not there. */
+async function readGuestPart(recipeDirs: readonly string[]): Promise<string | undefined> {
+  for (const dir of recipeDirs) {
+    const text = await readFile(join(dir, 'debian-12/files/usr/lib/wadah/identity'), 'utf8').catch(() => undefined)
+    if (text !== undefined) return text
+  }
+  return undefined
 }
 
 /** Ids become names of folders. */

@@ -58,19 +58,26 @@ done
 echo "${TINY_READY} $(uname -r)" >/dev/ttyS0
 
 echo "<h1>$NAME</h1>" >/www/index.html
+# A warm template, which has an empty seed: in its clones the guest part sets address and router, and nothing else may.
+WARM=
+SEED="$(cat /sys/firmware/qemu_fw_cfg/by_name/opt/wadah/seed/raw 2>/dev/null)"
+for p in /sys/class/virtio-ports/*; do
+  [ "$(cat "$p/name" 2>/dev/null)" = org.wadah.identity.0 ] && [ -x /agent/identity ] && [ -z "$SEED" ] && WARM=1
+done
 for d in /sys/class/net/eth*; do
   [ -e "$d" ] || continue
   nic="\${d##*/}"
   ip link set "$nic" up
   if [ "$nic" = eth0 ] && [ -n "$IP" ]; then
     /dhcp static "$nic" "$IP" "$GW" &
-  else
+  elif [ -z "$WARM" ]; then
     (until udhcpc -i "$nic" -s /dhcp -x "hostname:$NAME" -t 8 -T 1 -n -q >/dev/null 2>&1; do sleep 3; done) &
   fi
 done
 httpd -p 80 -h /www
 
 [ -x /agent/run ] && (while :; do /agent/run >/dev/null 2>&1; sleep 1; done) &
+[ -n "$WARM" ] && /agent/lib/ld-linux-x86-64.so.2 --library-path /agent/lib /agent/perl /agent/identity /agent/settle '' /www/index.html &
 if [ -n "$TICK" ]; then
   [ "$TICK" = 1 ] && TICK=100
   (n=0
@@ -128,6 +135,11 @@ for p in /sys/class/virtio-ports/*; do
     -m virtio-serial -p "/dev/\${p##*/}" -t /run -f /run/qemu-ga.pid
 done
 sleep 3600
+`
+
+/** Run by the guest part in a template: until the guest agent has started too. */
+export const TINY_SETTLE = `#!/bin/sh
+sleep 2
 `
 
 /** What the guest agent calls for guest-shutdown, with -P, -r or -H first. */

@@ -12,6 +12,7 @@ import {
   TINY_DHCP,
   TINY_INIT,
   TINY_MODULES,
+  TINY_SETTLE,
   TINY_SHUTDOWN,
   TINY_UPTIME_CGI,
 } from './tiny-init.ts'
@@ -24,6 +25,8 @@ export interface TinyOptions {
   cacheDir: string
   /** With the real qemu-guest-agent inside (about 4 MB more). */
   agent?: boolean | undefined
+  /** Besides the agent, the guest part of instant clones: the program text. */
+  guestPart?: string | undefined
   /** A Debian mirror to use in place of the host's own sources. */
   mirror?: string | undefined
   signal?: AbortSignal | undefined
@@ -51,6 +54,9 @@ const AGENT_PACKAGES = [
   'liburing2',
 ]
 
+/** The guest part is written in perl. */
+const PART_PACKAGES = ['perl-base', 'libcrypt1']
+
 /**
  * Build the tiny test guest: the distribution's kernel and a busybox initramfs. It boots in about two seconds under TCG
  * with 96 MiB: `-kernel K -initrd I -append CMDLINE`, serial port for the console, virtio NICs and disks.
@@ -66,7 +72,11 @@ export async function buildTiny(options: TinyOptions): Promise<TinyGuest> {
   const apt = await openApt(options)
   const packageName = await kernelPackage(apt, options.signal)
   const version = packageName.replace(/^linux-image-/, '')
-  const cached = join(options.cacheDir, 'tiny', `${version}-${tinyDigest()}${options.agent ? '-agent' : ''}`)
+  const cached = join(
+    options.cacheDir,
+    'tiny',
+    `${version}-${tinyDigest(options.guestPart)}${options.agent ? '-agent' : ''}`,
+  )
   if (!(await readdir(cached).catch((): string[] => [])).includes('initrd'))
     await make(apt, packageName, version, cached, options)
   await mkdir(options.outDir, { recursive: true })
@@ -80,7 +90,7 @@ export async function buildTiny(options: TinyOptions): Promise<TinyGuest> {
 }
 
 /** Changes whenever anything of ours inside the guest does. */
-function tinyDigest(): string {
+function tinyDigest(guestPart = ''): string {
   const parts = [
     TINY_INIT,
     TINY_DHCP,
@@ -89,6 +99,7 @@ function tinyDigest(): string {
     TINY_SHUTDOWN,
     TINY_MODULES.join(),
     AGENT_PACKAGES.join(),
+    ...(guestPart === '' ? [] : [guestPart, TINY_SETTLE, PART_PACKAGES.join()]),
   ]
   return createHash('sha256').update(parts.join('\0')).digest('hex').slice(0, 12)
 }
@@ -106,7 +117,7 @@ async function make(apt: Apt, kernel: string, version: string, cached: string, o
   try {
     const opts = { signal: options.signal, log: options.log }
     options.log?.(`building the tiny guest for kernel ${version}`)
-    const debs = await download(apt, [kernel, 'busybox-static', ...(options.agent ? AGENT_PACKAGES : [])], opts)
+    const debs = await download(apt, [kernel, 'busybox-static', ...insidePackages(options)], opts)
     const trees = new Map<string, string>()
     for (const deb of debs) {
       const tree = join(work, deb.name)
@@ -123,7 +134,7 @@ async function make(apt: Apt, kernel: string, version: string, cached: string, o
     )
     const modules = await readModules(join(kernelTree, 'lib', 'modules', version))
     const busybox = await readFile(join(work, 'busybox-static', 'bin', 'busybox'))
-    const agent = options.agent ? await agentEntries(work) : []
+    const agent = options.agent ? await agentEntries(work, options) : []
     await writeFile(join(out, 'initrd'), packCpio(tinyEntries(busybox, modules, agent)))
     // Another build may have been quicker; its result is as good.
     await rename(out, cached).catch(async (error: NodeJS.ErrnoException) => {
@@ -195,8 +206,13 @@ export function tinyEntries(
   ]
 }
 
+function insidePackages({ agent, guestPart }: TinyOptions): string[] {
+  if (!agent) return []
+  return [...AGENT_PACKAGES, ...(guestPart === undefined ? [] : PART_PACKAGES)]
+}
+
 /** The guest agent with its libraries, found by their sonames in the unpacked packages. */
-async function agentEntries(work: string): Promise<CpioEntry[]> {
+async function agentEntries(work: string, options: TinyOptions): Promise<CpioEntry[]> {
   const file = async (path: string, from: string, mode: number): Promise<CpioEntry> => ({
     kind: 'file',
     path,
@@ -207,16 +223,23 @@ async function agentEntries(work: string): Promise<CpioEntry[]> {
     { kind: 'dir', path: 'agent' },
     { kind: 'dir', path: 'agent/lib' },
   ]
-  for (const name of AGENT_PACKAGES.filter((n) => n.startsWith('lib')))
+  for (const name of insidePackages(options).filter((n) => n.startsWith('lib')))
     for (const lib of ['lib', 'usr/lib'].map((d) => join(work, name, d, 'x86_64-linux-gnu')))
       for (const so of await readdir(lib).catch(() => []))
         if (
-          /^(lib(c|m|pthread|dl|rt|glib-2\.0|gmodule-2\.0|gthread-2\.0|pcre2-8|numa|udev|uring)\.so\.\d+|ld-linux-x86-64\.so\.2)$/.test(
+          /^(lib(c|m|crypt|pthread|dl|rt|glib-2\.0|gmodule-2\.0|gthread-2\.0|pcre2-8|numa|udev|uring)\.so\.\d+|ld-linux-x86-64\.so\.2)$/.test(
             so,
           )
         )
           entries.push(await file(`agent/lib/${so}`, await realpath(join(lib, so)), 0o755))
   entries.push(await file('agent/qemu-ga', join(work, 'qemu-guest-agent', 'usr/sbin/qemu-ga'), 0o755))
-  entries.push({ kind: 'file', path: 'agent/run', mode: 0o755, data: Buffer.from(TINY_AGENT_RUN) })
+  const text = (path: string, data: string) =>
+    entries.push({ kind: 'file', path: `agent/${path}`, mode: 0o755, data: Buffer.from(data) })
+  text('run', TINY_AGENT_RUN)
+  if (options.guestPart !== undefined) {
+    entries.push(await file('agent/perl', join(work, 'perl-base', 'usr/bin/perl'), 0o755))
+    text('identity', options.guestPart)
+    text('settle', TINY_SETTLE)
+  }
   return entries
 }

@@ -38,6 +38,16 @@ export const show: Register = (group, cli) => {
         [t('col.seed'), i.seed],
         [t('col.source'), i.source ? `${i.source.format} ${i.source.url ?? ''}`.trim() : ''],
         [t('col.notes'), i.notes?.join('; ')],
+        [
+          t('col.warm'),
+          i.warm
+            ? t('image.warm', {
+                memory: formatBytes(i.warm.memory_mib * 2 ** 20),
+                cpus: i.warm.cpus,
+                ram: formatBytes(i.warm.ram_bytes),
+              })
+            : '',
+        ],
         ['SHA-256', i.sha256],
         [t('col.used_by'), i.used_by],
         [t('col.created'), i.created_at],

@@ -49,6 +49,7 @@ export const create: Register = (group, cli) => {
     .option('--start-delay <time>', t('opt.start_delay'))
     .option('-f, --file <file>', t('opt.create.file'))
     .option('--start', t('opt.start'))
+    .option('--instant', t('opt.instant'))
     .option('--wait-ready', t('opt.wait_ready'))
     .action(
       async (

@@ -4,11 +4,13 @@ import { type Binding, bind } from '../route.ts'
 
 const e = endpoints.images
 
-export function imageRoutes({ images, transfers }: Services): Binding[] {
+export function imageRoutes({ images, transfers, warm }: Services): Binding[] {
   return [
     bind(e.list, ({ caller, query }) => images.list(caller, query)),
     bind(e.recipes, async () => ({ items: await images.recipes() })),
     bind(e.build, ({ caller, body }) => images.build(caller, body)),
+    bind(e.warm, ({ caller, params, body }) => warm.warm(caller, params.image, body)),
+    bind(e.unwarm, ({ caller, params }) => warm.unwarm(caller, params.image)),
     bind(e.createKernel, ({ caller, body }) => images.createKernel(caller, body)),
     bind(e.createIso, ({ caller, body }) => images.createIso(caller, body)),
     bind(e.upload, ({ caller, params, data, signal }) =>

@@ -1,5 +1,5 @@
 /** Snapshots of this machine's VMs. What it promises is written in packages/ports/src/snapshots.ts and docs/snapshots.md. */
-import { chmod, lchown, mkdir, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { WadahError, fail, toFault } from '@wadah/api/fault'
 import type { Guest } from '@wadah/ports/machine'
 import type { MergeRequest, SnapshotRequest, SnapshotTaken, Snapshots } from '@wadah/ports/snapshots'
@@ -27,7 +27,6 @@ const FREEZE_S = 20
 const FREEZE_ANSWER_MS = 15_000
 /** Devices and page tables beside the RAM itself. */
 const RAM_EXTRA_BYTES = 512 * 2 ** 20
-const ONLY_GROUP = 0o710
 
 export class HostSnapshots implements Snapshots {
   readonly #o: SnapshotsOptions
@@ -129,7 +128,7 @@ export class HostSnapshots implements Snapshots {
       })
     const directory = new VmDirectory(this.#o.dataDir, vm)
     const { uid, qemu_version } = running.live
-    await makeTransfer(directory.transfer, this.#o.root ? uid : null)
+    await directory.makeTransfer(this.#o.root ? uid : null)
     const switchOver = await this.#ready(running, request)
     let switched = false
     try {
@@ -228,14 +227,4 @@ export async function activate(running: RunningVm): Promise<void> {
   if ((await statusOf(running)) !== 'postmigrate') return
   await running.execute('cont')
   await running.execute('stop')
-}
-
-/** Only root and the VM's own group pass: QEMU connects to what lies in it, and nobody else can. */
-async function makeTransfer(path: string, uid: number | null): Promise<void> {
-  await rm(path, { recursive: true, force: true })
-  await mkdir(path, { mode: 0o700 })
-  if (uid !== null) {
-    await lchown(path, process.getuid?.() ?? 0, uid)
-    await chmod(path, ONLY_GROUP)
-  }
 }
