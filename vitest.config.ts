@@ -13,6 +13,8 @@ export default defineConfig({
           name: 'unit',
           include: ['packages/*/test/**/*.test.ts', 'scripts/test/**/*.test.ts'],
           exclude: ['**/*.system.test.ts', '**/node_modules/**'],
+          // A machine that is busy is slow; what hangs is found all the same.
+          testTimeout: 60_000,
         },
       },
       {
