@@ -81,8 +81,10 @@ describe('instant clones', () => {
       expect(seen[0]?.[what]).toMatch(/./)
       expect(seen[0]?.[what]).not.toBe(seen[1]?.[what])
     }
-    // The neighbour is reached, by its own name.
-    expect(await sh('one', 'wget -qO- http://two/')).toContain('two')
+    // The neighbour is reached, by its own name; the clone's resolver is told about a second after its network is up.
+    await until('the neighbour by its name', async () =>
+      (await sh('one', 'wget -qO- http://two/ || true')).includes('two'),
+    )
   })
 
   test('what has the user and the memory of a clone can not write to its template', async () => {
