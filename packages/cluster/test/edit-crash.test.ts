@@ -1,4 +1,5 @@
 /** An edit that adds disks, with the daemon killed after each commit and each call on the machine: all or nothing, and nothing leaks. */
+import { rmSync } from 'node:fs'
 import { afterEach, expect, test } from 'vitest'
 import { Cut } from '../src/jobs/testing-cut.ts'
 import { hasEnded, jobKind } from '../src/jobs/record.ts'
@@ -31,6 +32,7 @@ async function crashed(arm: (cut: Cut) => void): Promise<boolean> {
   await before.end()
   const cut = new Cut()
   const mortal = await room(before, undefined, cut)
+  closing.push(async () => rmSync(mortal.dir, { recursive: true, force: true }))
   Object.assign(cut, { commits: 0, calls: [] })
   arm(cut)
   const body = { add_disks: [{ size_mib: 5 }, { volume: 'free' }, { name: 'data', size_mib: 6 }] }

@@ -151,6 +151,8 @@ export async function room(before?: { store: Store; world: FakeWorld }, clock: C
     world,
     cluster,
     view,
+    /** Of its job logs; one that dies leaves it. */
+    dir,
     /** Waits for a job; what it made is then in the view. */
     async done(job: Promise<Job>): Promise<Job['state']> {
       const ended = await engine.wait((await job).id, { timeout_ms: 10_000 })
