@@ -91,7 +91,7 @@ export class FirewallGroups implements FirewallGroupService {
     }
     await commit(deps, checks, [put(groupKind, rec.id, record), ...writes], indexConflict)
     if (body.rules !== undefined) await deps.syncNetworks()
-    return await made(() => this.get(caller, rec.id))
+    return this.get(caller, rec.id)
   }
 
   async delete(caller: Caller, ref: string, generation: IfGeneration): Promise<void> {
