@@ -2,6 +2,7 @@
 import { fail } from '@wadah/api/fault'
 import { newId } from '@wadah/api/ids'
 import type { Job } from '@wadah/api/schema/job'
+import type { VmSpec } from '@wadah/api/schema/vm'
 import type { Image, ImageBuild, Recipe } from '@wadah/api/schema/storage'
 import { type Rec, absent, exists, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, made, page } from '../context.ts'
@@ -9,6 +10,7 @@ import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind } from '../jobs/record.ts'
 import {
   type ImageRecord,
+  type VmRecord,
   imageKind,
   imageLayers,
   indexKeys,
@@ -44,36 +46,32 @@ export class ImageStore implements ImageService {
 
   #users(image: ImageRecord): string[] {
     const { view } = this.#deps
-    const vms = view
-      .list(vmKind)
-      .filter(
-        ({ id, value: { spec } }) =>
-          (spec.image === image.id && this.#needs(id, spec.boot, image)) ||
-          spec.cdroms?.some((c) => c.image === image.id) === true,
-      )
-      .map((vm) => vm.value.name)
     const own = new Set(imageLayers(image))
-    const clones = view
-      .list(volumeKind)
-      .filter((v) => v.value.base !== undefined && own.has(v.value.base) && v.value.vm === undefined && !own.has(v.id))
-    // What a VM may be reverted to.
-    const snapshots = view.list(snapshotKind).filter(({ value: { spec } }) => {
-      const kernel = spec.boot.kind === 'kernel' && spec.boot.image === image.id
-      return kernel || spec.cdroms?.some((c) => c.image === image.id) === true
-    })
-    return [...vms, ...clones.map((v) => v.value.name), ...snapshots.map((s) => s.value.name)]
-  }
-
-  /** A full clone remembers where it came from and stands by itself. Between a disk and the image layers of snapshots may lie. */
-  #needs(vm: string, boot: { kind: string }, image: ImageRecord): boolean {
-    if (boot.kind === 'kernel') return true
-    const own = new Set(imageLayers(image))
-    return this.#deps.view
-      .list(volumeKind)
-      .some(
-        ({ value: v }) =>
-          v.vm === vm && (own.has(v.base ?? '') || (v.making === true && v.base === undefined && !v.role)),
-      )
+    // One pass for all VMs: there may be thousands. Between a disk and the image layers of snapshots may lie.
+    const standing = new Set<string>()
+    const clones: string[] = []
+    for (const { id, value: v } of view.list(volumeKind)) {
+      const onIt = v.base !== undefined && own.has(v.base)
+      // While it is made, a full clone reads the image; after, it remembers where it came from and stands by itself.
+      if (v.vm !== undefined && (onIt || (v.making === true && v.base === undefined && !v.role))) standing.add(v.vm)
+      if (v.vm === undefined && onIt && !own.has(id)) clones.push(v.name)
+    }
+    const takes = ({ boot, cdroms }: Pick<VmSpec, 'boot' | 'cdroms'>) =>
+      (boot.kind === 'kernel' && boot.image === image.id) || cdroms?.some((c) => c.image === image.id) === true
+    const needs = ({ id, value: { spec } }: Rec<VmRecord>) =>
+      takes(spec) || (spec.image === image.id && (spec.boot.kind === 'kernel' || standing.has(id)))
+    return [
+      ...view
+        .list(vmKind)
+        .filter(needs)
+        .map((vm) => vm.value.name),
+      ...clones,
+      // What a VM may be reverted to.
+      ...view
+        .list(snapshotKind)
+        .filter((s) => takes(s.value.spec))
+        .map((s) => s.value.name),
+    ]
   }
 
   #view(rec: Rec<ImageRecord>, detail: boolean): Image {
