@@ -591,7 +591,10 @@ export class HostMachine implements Machine {
     const running = this.running(vm) ?? (await this.attach(vm))
     if (running) await this.stop(vm)
     const live = await new VmDirectory(this.#o.dataDir, vm).readLive()
-    await this.#tidy(vm, this.#prepared.get(vm)?.taps ?? live?.taps ?? [])
+    // Those of a start that a dead daemon could not write down are known by their alias alone.
+    const known = this.#prepared.get(vm)?.taps ?? live?.taps
+    const taps = known ?? (await this.networks.taps()).flatMap((tap) => (tap.vm === vm ? [tap.nic] : []))
+    await this.#tidy(vm, taps)
   }
 
   async forget(vm: string): Promise<void> {
@@ -609,10 +612,8 @@ export class HostMachine implements Machine {
     await this.#cgroups.remove(vm)
     const given = await directory.readGiven()
     if (given) await takeBack(given).then(() => directory.dropGiven())
-    // Those of a start that a dead daemon could not write down are known by their alias alone.
-    const left = (await this.networks.taps()).filter((tap) => tap.vm === vm).map((tap) => tap.nic)
     await Promise.all([
-      ...[...new Set([...taps, ...left])].map((nic) => this.networks.detach(vm, nic)),
+      ...taps.map((nic) => this.networks.detach(vm, nic)),
       directory.dropLive(),
       directory.dropLiveRecord(),
     ])
