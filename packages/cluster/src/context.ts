@@ -92,6 +92,11 @@ export async function commit(
   }
 }
 
+/** From here on the view shows everything that was committed up to now. */
+export async function caughtUp({ store, view }: Pick<Deps, 'store' | 'view'>): Promise<void> {
+  await view.waitFor(await store.current())
+}
+
 /** What was just made, for the answer. @throws WadahError `gone` when somebody deleted it at the same moment */
 export async function made<T>(read: () => T | Promise<T>): Promise<T> {
   try {

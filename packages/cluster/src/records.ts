@@ -3,9 +3,8 @@ import type { Image, Volume } from '@wadah/api/schema/storage'
 import type { Network } from '@wadah/api/schema/network'
 import type { FirewallRule } from '@wadah/api/schema/firewall'
 import type { Autostart, PausedBy, Placement, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
-import type { SnapshotSchedule } from '@wadah/api/schema/snapshot'
+import type { Consistency, SnapshotSchedule } from '@wadah/api/schema/snapshot'
 import type { BootRecord } from '@wadah/ports/machine'
-import type { Consistency } from '@wadah/ports/snapshots'
 import type { Kind } from '@wadah/store/store'
 
 type Named = { schema: 1; id: string; name: string; project: string; created_at: string }

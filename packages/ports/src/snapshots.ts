@@ -1,11 +1,10 @@
 /** Snapshots, as the cluster asks a machine for them: layers that are put on top of disks, saved RAM, layers merged again. */
+import type { Consistency, Freeze } from '@wadah/api/schema/snapshot'
 import type { BootRecord } from './machine.ts'
 import type { PoolDefinition, VolumeDefinition, VolumeWork } from './volumes.ts'
 
 /** A new topmost layer of a disk. Its file is there, empty, and belongs to the VM's user. */
 export type NewLayer = { disk: string; pool: PoolDefinition; volume: VolumeDefinition }
-/** `auto`: as well as it can be had; `require`: refused when the guest's file systems can't be frozen. */
-export type Freeze = 'auto' | 'require' | 'never'
 export type SnapshotRequest = {
   vm: string
   layers: NewLayer[]
@@ -13,12 +12,6 @@ export type SnapshotRequest = {
   ram?: { pool: PoolDefinition; volume: { id: string; format: 'raw' } }
   freeze: Freeze
 }
-export const CONSISTENCIES = ['off', 'ram', 'frozen', 'crash'] as const
-/**
- * How much may be relied on what lies in the layers below: `off`: the guest was shut down; `ram`: it goes on where it was;
- * `frozen`: file systems were at rest; `crash`: as after a power cut.
- */
-export type Consistency = (typeof CONSISTENCIES)[number]
 export type SnapshotTaken = {
   consistency: Consistency
   /** Why it is not better than it is. */

@@ -5,6 +5,14 @@ import { Closed, DescriptionSchema, metaFields } from './common.ts'
 
 export const SNAPSHOT_STATES = ['making', 'ready', 'deleting'] as const
 export const CONSISTENCY = ['off', 'ram', 'frozen', 'crash'] as const
+/**
+ * How much may be relied on what lies in the layers below: `off`: the guest was shut down; `ram`: it goes on where it was;
+ * `frozen`: file systems were at rest; `crash`: as after a power cut.
+ */
+export type Consistency = (typeof CONSISTENCY)[number]
+const FREEZE = ['auto', 'require', 'never'] as const
+/** `auto`: as well as it can be had; `require`: refused when the guest's file systems can't be frozen. */
+export type Freeze = (typeof FREEZE)[number]
 
 export const SnapshotCreateSchema = Closed(
   {
@@ -14,7 +22,7 @@ export const SnapshotCreateSchema = Closed(
       Type.Boolean({ default: false, description: 'RAM too: a revert goes on where the guest was; it must run' }),
     ),
     freeze: Type.Optional(
-      Type.Enum(['auto', 'require', 'never'], {
+      Type.Enum(FREEZE, {
         default: 'auto',
         description:
           'freezing the file systems of a running guest through its agent: when it can be had, or else refused',

@@ -1,7 +1,7 @@
 /** Jobs of VMs that a job of the host asks for: each made once however often it is asked for, and waited for. */
 import { type Fault, WadahError, fault, toFault } from '@wadah/api/fault'
 import type { Job } from '@wadah/api/schema/job'
-import type { Deps } from '../context.ts'
+import { type Deps, caughtUp } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind, hasEnded } from '../jobs/record.ts'
 import { subjectOf } from '../jobs/service.ts'
@@ -63,7 +63,7 @@ export function childrenOf(deps: Deps, engine: JobEngine<Deps>, vms: Vms): Child
         if (error.fault.code !== 'busy' || !claim || tries >= BUSY_TRIES)
           return { before: false, fault: toFault(error) }
         await engine.wait(claim.job, { timeout_ms: BUSY_MS, signal })
-        await deps.view.waitFor(await deps.store.current())
+        await caughtUp(deps)
       }
     }
   }

@@ -8,6 +8,7 @@ import { type StepContext, defineJob, step } from '../jobs/define.ts'
 import { Pending } from '../pending.ts'
 import { type ImageRecord, type VolumeRecord, imageKind, indexKeys, indexKind, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
+import { dropFile, storedVolume, volumeGone } from '../storage/gone.ts'
 import { admitVolumes, promisedBytes } from '../vms/create.ts'
 import { makeVolume } from '../vms/jobs.ts'
 
@@ -128,10 +129,10 @@ async function inspect(ctx: Ctx): Promise<Found> {
 async function dropVolumes(ctx: StepContext<{ volumes: string[] }, Deps>): Promise<void> {
   const { deps, params: p } = ctx
   for (const id of p.volumes) {
-    const volume = (await deps.store.get(volumeKind, id))?.value
+    const volume = await storedVolume(deps, id)
     if (!volume) continue
-    await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
-    ctx.commit([del(volumeKind, id), del(indexKind, indexKeys.name('volume', volume.project, volume.name))])
+    await dropFile(deps, volume)
+    ctx.commit(volumeGone(volume))
   }
 }
 

@@ -1,8 +1,9 @@
 /** Taking, reverting to and deleting snapshots, as steps with their way back. docs/snapshots.md says why in this order. */
 import { WadahError, fail, toFault } from '@wadah/api/fault'
-import type { Freeze, SnapshotTaken } from '@wadah/ports/snapshots'
+import type { Freeze } from '@wadah/api/schema/snapshot'
+import type { SnapshotTaken } from '@wadah/ports/snapshots'
 import { type Check, type Write, del, put, unchanged } from '@wadah/store/store'
-import { type Deps, forward } from '../context.ts'
+import { type Deps, forward, caughtUp } from '../context.ts'
 import { type StepContext, defineJob, pivot, step } from '../jobs/define.ts'
 import {
   type SnapshotRecord,
@@ -15,6 +16,7 @@ import {
   volumeKind,
 } from '../records.ts'
 import { launchRequest, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
+import { dropFile, storedVolume, volumeGone, volumeKey } from '../storage/gone.ts'
 import { launch, makeVolume } from '../vms/jobs.ts'
 import { tidyLayers } from './merge.ts'
 import { reparent } from './tree.ts'
@@ -40,39 +42,34 @@ function params<P extends Common>(value: unknown): P {
 }
 const claims = (p: Common) => [`vm/${p.vm}`]
 
-/** The view has everything that was committed up to now. */
-async function seeAll(deps: Deps): Promise<void> {
-  await deps.view.waitFor(await deps.store.current())
-}
 function volumeOf(deps: Deps, id: string): VolumeRecord {
   const volume = deps.view.get(volumeKind, id)?.value
   if (!volume) throw fail('gone', 'A layer is not there any more.')
   return volume
 }
-const indexOf = (v: VolumeRecord): string => indexKeys.name('volume', v.project, v.name)
 
 // ---- layers that are made before anything changes
 
 async function makeHeads<P extends Common & { heads: HeadParams[] }>(ctx: Ctx<P>): Promise<void> {
   const { deps, params: p } = ctx
-  await seeAll(deps)
+  await caughtUp(deps)
   const uid = deps.view.get(vmKind, p.vm)?.value.spec.uid
   if (uid === undefined) throw fail('gone', 'The VM is not there any more.')
   for (const { from, head } of p.heads)
     await makeVolume(ctx, volumeOf(deps, head), { volume: from, how: 'linked' }, { uid }, () => undefined)
 }
 async function dropHeads<P extends Common & { heads: HeadParams[] }>({ deps, params: p }: Ctx<P>): Promise<void> {
-  for (const { head } of p.heads) await dropFile(deps, head)
+  for (const { head } of p.heads) await dropStored(deps, head)
 }
 /** Half-made or whole. */
-async function dropFile(deps: Deps, id: string): Promise<void> {
-  const volume = (await deps.store.get(volumeKind, id))?.value
-  if (volume) await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
+async function dropStored(deps: Deps, id: string): Promise<void> {
+  const volume = await storedVolume(deps, id)
+  if (volume) await dropFile(deps, volume)
 }
 /** Records that were committed with the job go again. */
 async function dropVolumeRecords(deps: Deps, ids: readonly string[]): Promise<Write[]> {
-  const found = await Promise.all(ids.map((id) => deps.store.get(volumeKind, id)))
-  return found.flatMap((rec) => (rec ? [del(volumeKind, rec.id), del(indexKind, indexOf(rec.value))] : []))
+  const found = await Promise.all(ids.map((id) => storedVolume(deps, id)))
+  return found.flatMap((volume) => (volume ? volumeGone(volume) : []))
 }
 
 // ---- take
@@ -101,7 +98,7 @@ export const takeSnapshot = defineJob<TakeParams, Deps>(
       do: makeHeads,
       undo: async (ctx) => {
         await dropHeads(ctx)
-        if (ctx.params.ram !== undefined) await dropFile(ctx.deps, ctx.params.ram)
+        if (ctx.params.ram !== undefined) await dropStored(ctx.deps, ctx.params.ram)
       },
       volatile: true,
       weight: 0.3,
@@ -117,7 +114,7 @@ export const takeSnapshot = defineJob<TakeParams, Deps>(
     step('record', { do: recordTaken, weight: 0.1 }),
     step('seal', {
       do: async ({ deps, params: p }) => {
-        await seeAll(deps)
+        await caughtUp(deps)
         for (const { from } of p.heads) {
           const layer = deps.view.get(volumeKind, from)?.value
           if (layer?.role !== 'layer') continue
@@ -148,7 +145,7 @@ export const takeSnapshot = defineJob<TakeParams, Deps>(
 
 async function take(ctx: Ctx<TakeParams>): Promise<SnapshotTaken> {
   const { deps, params: p, signal } = ctx
-  await seeAll(deps)
+  await caughtUp(deps)
   const ram = p.ram === undefined ? undefined : volumeOf(deps, p.ram)
   const died = (): SnapshotTaken => ({
     consistency: 'crash',
@@ -184,7 +181,7 @@ async function take(ctx: Ctx<TakeParams>): Promise<SnapshotTaken> {
 
 async function recordTaken(ctx: Ctx<TakeParams>): Promise<void> {
   const { deps, params: p } = ctx
-  await seeAll(deps)
+  await caughtUp(deps)
   const taken = ctx.output<SnapshotTaken>('take') as SnapshotTaken
   const vm = deps.view.get(vmKind, p.vm)
   const snapshot = deps.view.get(snapshotKind, p.snapshot)?.value
@@ -201,8 +198,8 @@ async function recordTaken(ctx: Ctx<TakeParams>): Promise<void> {
     const layer: VolumeRecord = { ...below, name: top.name, role: 'layer', read_only: true, held_bytes }
     const upper: VolumeRecord = { ...made, name: below.name }
     writes.push(put(volumeKind, from, layer), put(volumeKind, head, upper))
-    writes.push(put(indexKind, indexOf(layer), { schema: 1, holder: from }))
-    writes.push(put(indexKind, indexOf(upper), { schema: 1, holder: head }))
+    writes.push(put(indexKind, volumeKey(layer), { schema: 1, holder: from }))
+    writes.push(put(indexKind, volumeKey(upper), { schema: 1, holder: head }))
   }
   if (p.ram !== undefined) {
     const ram = volumeOf(deps, p.ram)
@@ -211,8 +208,8 @@ async function recordTaken(ctx: Ctx<TakeParams>): Promise<void> {
       writes.push(put(volumeKind, p.ram, { ...made, size_bytes: taken.ram.bytes, held_bytes: taken.ram.bytes }))
     } else {
       // What came of it before it failed, or before a crash, goes.
-      await dropFile(deps, p.ram)
-      writes.push(del(volumeKind, p.ram), del(indexKind, indexOf(ram)))
+      await dropStored(deps, p.ram)
+      writes.push(...volumeGone(ram))
     }
   }
   const { ram, ...seen } = taken
@@ -293,7 +290,7 @@ type Started = { started: boolean; why?: string; with_ram?: boolean }
 async function switchBack(ctx: Ctx<RevertParams>): Promise<void> {
   const { deps, params: p } = ctx
   await deps.machine.stop(p.vm)
-  await seeAll(deps)
+  await caughtUp(deps)
   const vm = deps.view.get(vmKind, p.vm)
   const snapshot = deps.view.get(snapshotKind, p.snapshot)?.value
   if (!vm || !snapshot) throw fail('gone', 'The snapshot is not there any more.')
@@ -307,9 +304,9 @@ async function switchBack(ctx: Ctx<RevertParams>): Promise<void> {
     if (old && old.id !== head) {
       // What was written since goes; its name goes to the new one.
       const dropped: VolumeRecord = { ...old, name: upper.name, role: 'layer', held_bytes: 0, dropped: true }
-      writes.push(put(volumeKind, old.id, dropped), put(indexKind, indexOf(dropped), { schema: 1, holder: old.id }))
+      writes.push(put(volumeKind, old.id, dropped), put(indexKind, volumeKey(dropped), { schema: 1, holder: old.id }))
       upper.name = old.name
-      writes.push(put(indexKind, indexOf(upper), { schema: 1, holder: head }))
+      writes.push(put(indexKind, volumeKey(upper), { schema: 1, holder: head }))
     }
     writes.push(put(volumeKind, head, upper))
     return {
@@ -348,7 +345,7 @@ async function switchBack(ctx: Ctx<RevertParams>): Promise<void> {
 
 async function start(ctx: Ctx<RevertParams>): Promise<Started> {
   const { deps, params: p } = ctx
-  await seeAll(deps)
+  await caughtUp(deps)
   const ram = p.ram ? deps.view.get(snapshotKind, p.snapshot)?.value.ram : undefined
   const request = (vm: VmRecord) => {
     const plain = launchRequest(deps, vm)
@@ -398,18 +395,18 @@ export const deleteSnapshot = defineJob<DeleteParams, Deps>(
 
 async function dropSnapshot(ctx: Ctx<DeleteParams>): Promise<void> {
   const { deps, params: p } = ctx
-  await seeAll(deps)
+  await caughtUp(deps)
   const snapshot = deps.view.get(snapshotKind, p.snapshot)?.value
   if (!snapshot) return
   await deps.machine.snapshots.dropState(p.vm, p.snapshot)
   const ram = snapshot.ram && deps.view.get(volumeKind, snapshot.ram.volume)?.value
-  if (ram) await deps.machine.volumes.delete(poolDefinition(poolOf(deps, ram.pool)), ram)
+  if (ram) await dropFile(deps, ram)
   const others = deps.view.list(snapshotKind).map((s) => s.value)
   const vm = deps.view.get(vmKind, p.vm)
   const writes: Write[] = [
     del(snapshotKind, p.snapshot),
     del(indexKind, indexKeys.snapshot(p.vm, p.name)),
-    ...(ram ? [del(volumeKind, ram.id), del(indexKind, indexOf(ram))] : []),
+    ...(ram ? volumeGone(ram) : []),
     ...reparent(others, snapshot).map((s) => put(snapshotKind, s.id, s)),
   ]
   if (vm?.value.at_snapshot === p.snapshot) {

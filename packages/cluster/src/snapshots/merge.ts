@@ -1,9 +1,10 @@
 /** Carries out what tree.ts decides, one thing after the other; again after a crash it goes on where it was. */
 import { WadahError, fail, toFault } from '@wadah/api/fault'
-import { type Check, type Write, del, exists, put, unchanged } from '@wadah/store/store'
-import { type Deps, commit } from '../context.ts'
-import { type VmRecord, type VolumeRecord, indexKeys, indexKind, snapshotKind, vmKind, volumeKind } from '../records.ts'
+import { type Check, type Write, exists, put, unchanged } from '@wadah/store/store'
+import { type Deps, commit, caughtUp } from '../context.ts'
+import { type VmRecord, type VolumeRecord, indexKind, snapshotKind, vmKind, volumeKind } from '../records.ts'
 import { chainOf, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
+import { dropFile, volumeGone, volumeKey } from '../storage/gone.ts'
 import { above, nextTidy } from './tree.ts'
 
 const QUICK_TRIES = 20
@@ -24,7 +25,7 @@ export async function tidyLayers(work: Work, vm: string): Promise<void> {
   let first: unknown
   for (;;) {
     work.signal.throwIfAborted()
-    await deps.view.waitFor(await deps.store.current())
+    await caughtUp(deps)
     const record = deps.view.get(vmKind, vm)?.value
     if (!record) return
     const volumes = deps.view.list(volumeKind).map((v) => v.value)
@@ -53,11 +54,9 @@ async function goOn(deps: Deps, vm: string): Promise<void> {
 }
 
 async function drop(deps: Deps, layer: VolumeRecord): Promise<void> {
-  await deps.machine.volumes.delete(poolDefinition(poolOf(deps, layer.pool)), layer)
-  await commit(deps, [], [del(volumeKind, layer.id), del(indexKind, nameOf(layer))])
+  await dropFile(deps, layer)
+  await commit(deps, [], volumeGone(layer))
 }
-
-const nameOf = (v: VolumeRecord): string => indexKeys.name('volume', v.project, v.name)
 
 async function merge(work: Work, vm: VmRecord, layer: VolumeRecord, into: VolumeRecord): Promise<void> {
   const { deps } = work
@@ -84,7 +83,7 @@ async function merge(work: Work, vm: VmRecord, layer: VolumeRecord, into: Volume
   const isHead = disk?.volume === layer.id
   await recorded(work, async () => commit(deps, ...(await merged(deps, vm, layer, into, upon, isHead))))
   if (paused) await machine.resume(vm.id)
-  if (!isHead) await machine.volumes.grant(pool, { ...volumeDefinition(deps, into), id: into.id }, 'read-only')
+  if (!isHead) await machine.volumes.grant(pool, volumeDefinition(deps, into), 'read-only')
 }
 
 /**
@@ -103,7 +102,7 @@ async function recorded({ deps, signal, log }: Work, work: () => Promise<unknown
         log(`the merge is not recorded yet: ${toFault(error).detail}`)
         await new Promise((resolve) => setTimeout(resolve, AGAIN_MS))
       }
-      await deps.view.waitFor(await deps.store.current()).catch(() => undefined)
+      await caughtUp(deps).catch(() => undefined)
     }
   }
 }
@@ -142,8 +141,8 @@ async function merged(
   const writes: Write[] = [
     put(volumeKind, taker.id, taker),
     put(volumeKind, dropped.id, dropped),
-    put(indexKind, nameOf(taker), { schema: 1, holder: taker.id }),
-    put(indexKind, nameOf(dropped), { schema: 1, holder: dropped.id }),
+    put(indexKind, volumeKey(taker), { schema: 1, holder: taker.id }),
+    put(indexKind, volumeKey(dropped), { schema: 1, holder: dropped.id }),
     ...upon.map((v) => put(volumeKind, v.id, { ...v, base: into.id })),
   ]
   for (const { id, value } of view.list(snapshotKind)) {

@@ -1,10 +1,10 @@
 /** What the API can do with snapshots. Refusals come before anything is written; the work is done by jobs. */
-import { can } from '@wadah/api/can'
-import { WadahError, fail } from '@wadah/api/fault'
+import { fail } from '@wadah/api/fault'
 import { newId } from '@wadah/api/ids'
+import { olderQemu } from '@wadah/api/qemu-version'
 import type { Job } from '@wadah/api/schema/job'
 import type { Snapshot, SnapshotCreate, SnapshotRevert } from '@wadah/api/schema/snapshot'
-import type { VmAction, VmSpec } from '@wadah/api/schema/vm'
+import type { VmSpec } from '@wadah/api/schema/vm'
 import { type Check, type Rec, type Write, absent, put, unchanged } from '@wadah/store/store'
 import { type Deps, find } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
@@ -27,6 +27,7 @@ import {
 import { chainOf } from '../resolve.ts'
 import type { Caller, SnapshotService } from '../services.ts'
 import { submit } from '../submit.ts'
+import { allow, vmTarget } from '../vms/allow.ts'
 import { admitVolumes, freeName, volumeName, workerOn } from '../vms/create.ts'
 import { diskKey } from '../vms/view.ts'
 import { type HeadParams, deleteSnapshot, revertSnapshot, takeSnapshot, tidySnapshots } from './jobs.ts'
@@ -34,7 +35,7 @@ import { nextTidy } from './tree.ts'
 
 const MIB = 2 ** 20
 /** Each layer costs a look-up at every read of what lies below it; an image may lie below too. */
-export const MAX_LAYERS = 32
+const MAX_LAYERS = 32
 const MAX_SNAPSHOTS = 64
 /** Devices and page tables; the true size is known, and counted, once it is saved. */
 const RAM_EXTRA_MIB = 64
@@ -80,29 +81,16 @@ export class SnapshotStore implements SnapshotService {
     throw fail('not_found', `"${vm.name}" has no snapshot "${ref}".`, { remedy: `wadah snapshot list ${vm.name}` })
   }
 
-  #allow(caller: Caller, vm: Rec<VmRecord>, action: VmAction): void {
-    const status = this.#deps.view.get(statusKind, vm.id)?.value
-    const claim = this.#deps.view.get(claimKind, `vm/${vm.id}`)?.value
-    const state = status?.state ?? 'unknown'
-    const verdict = can(action, {
-      vm: {
-        name: vm.value.name,
-        state: state === 'stopped' && this.#deps.machine.running(vm.id) ? 'running' : state,
-        paused_by: status?.paused_by,
-        agent: status?.agent,
-      },
-      scope: caller.subject.scope,
-      job: claim ? { id: claim.job, kind: claim.name } : undefined,
-    })
-    if (!verdict.ok) throw new WadahError(verdict.why)
-  }
-
   async create(caller: Caller, ref: string, body: SnapshotCreate, scheduled = false): Promise<Job> {
     const vm = this.#vm(caller, ref)
-    this.#allow(caller, vm, 'snapshot')
+    allow(this.#deps, caller, vm, 'snapshot')
     const plan = await this.#pending.alone(() => this.#planCreate(vm, body, scheduled))
     const { params, checks, writes, release } = plan
-    return submit(this.#deps, this.#engine, caller, takeSnapshot, params, target(vm.value), { checks, writes, release })
+    return submit(this.#deps, this.#engine, caller, takeSnapshot, params, vmTarget(vm.value), {
+      checks,
+      writes,
+      release,
+    })
   }
 
   async #planCreate(vm: Rec<VmRecord>, body: SnapshotCreate, scheduled: boolean) {
@@ -290,11 +278,11 @@ export class SnapshotStore implements SnapshotService {
 
   async revert(caller: Caller, ref: string, snapshot: string, body: SnapshotRevert): Promise<Job> {
     const vm = this.#vm(caller, ref)
-    this.#allow(caller, vm, 'revert')
+    allow(this.#deps, caller, vm, 'revert')
     const rec = this.#ready(vm.value, snapshot)
     const plan = await this.#pending.alone(() => this.#planRevert(vm, rec, body))
     const { params, ...commit } = plan
-    return submit(this.#deps, this.#engine, caller, revertSnapshot, params, target(vm.value), commit)
+    return submit(this.#deps, this.#engine, caller, revertSnapshot, params, vmTarget(vm.value), commit)
   }
 
   #ready(vm: VmRecord, ref: string): Rec<SnapshotRecord> {
@@ -367,8 +355,8 @@ export class SnapshotStore implements SnapshotService {
       })
     if (ram.boot.accelerator !== here.accelerator)
       throw no(`it was saved under ${ram.boot.accelerator.toUpperCase()}, and this host has ${here.accelerator}`)
-    const [saved, have] = [ram.qemu_version, here.qemu_version].map(versionNumber) as [number, number]
-    if (have < saved) throw no(`it was saved by QEMU ${ram.qemu_version}, and this host has ${here.qemu_version}`)
+    if (olderQemu(here.qemu_version, ram.qemu_version))
+      throw no(`it was saved by QEMU ${ram.qemu_version}, and this host has ${here.qemu_version}`)
     if ((then.tpm ?? false) !== (now.tpm ?? false))
       throw no(then.tpm ? 'it had a TPM then' : 'it has a TPM now, which it did not have then')
     if ((then.hostdevs ?? []).length > 0 || (now.hostdevs ?? []).length > 0) throw no('it has devices of the host')
@@ -399,10 +387,10 @@ export class SnapshotStore implements SnapshotService {
 
   async delete(caller: Caller, ref: string, snapshot: string): Promise<Job> {
     const vm = this.#vm(caller, ref)
-    this.#allow(caller, vm, 'snapshot')
+    allow(this.#deps, caller, vm, 'snapshot')
     const rec = this.#ready(vm.value, snapshot)
     const params = { vm: vm.id, vm_name: vm.value.name, snapshot: rec.id, name: rec.value.name }
-    return submit(this.#deps, this.#engine, caller, deleteSnapshot, params, target(vm.value), {
+    return submit(this.#deps, this.#engine, caller, deleteSnapshot, params, vmTarget(vm.value), {
       checks: [unchanged(rec), ...this.#layersUnread(vm.value)],
       writes: [put(snapshotKind, rec.id, { ...rec.value, state: 'deleting' } satisfies SnapshotRecord)],
     })
@@ -417,16 +405,10 @@ export class SnapshotStore implements SnapshotService {
     const snapshots = view.list(snapshotKind).map((s) => s.value)
     if (!nextTidy({ id: vm, disks: record.spec.disks }, volumes, snapshots)) return undefined
     const params = { vm, vm_name: record.name }
-    return submit(this.#deps, this.#engine, caller, tidySnapshots, params, target(record), {
+    return submit(this.#deps, this.#engine, caller, tidySnapshots, params, vmTarget(record), {
       checks: this.#layersUnread(record),
     })
   }
-}
-
-/** `7.2.22`: 702; a newer QEMU goes on from what an older one saved, not the other way. */
-function versionNumber(version: string): number {
-  const [major = 0, minor = 0] = version.split(/[^0-9]+/).map(Number)
-  return major * 100 + minor
 }
 
 /** RAM holds drivers that know their NICs; they must be the ones that are there. */
@@ -441,10 +423,6 @@ function sameNics(vm: string, then: VmSpec, now: VmSpec): void {
       remedy: 'revert without RAM: add --no-ram',
     },
   )
-}
-
-function target(vm: VmRecord): { kind: string; id: string; name: string } {
-  return { kind: 'vm', id: vm.id, name: vm.name }
 }
 
 export function viewSnapshot(rec: Rec<SnapshotRecord>, vm: VmRecord): Snapshot {

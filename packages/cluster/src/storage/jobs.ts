@@ -1,11 +1,12 @@
 /** Volumes of their own: create, clone, delete. */
 import { fail } from '@wadah/api/fault'
-import { del, put } from '@wadah/store/store'
+import { put } from '@wadah/store/store'
 import type { Deps } from '../context.ts'
 import { defineJob, pivot, step } from '../jobs/define.ts'
-import { type VolumeRecord, indexKeys, indexKind, volumeKind } from '../records.ts'
+import { type VolumeRecord, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import { makeVolume } from '../vms/jobs.ts'
+import { dropFile, storedVolume, volumeGone } from './gone.ts'
 
 export type VolumeParams = {
   volume: string
@@ -52,10 +53,10 @@ export const makeVolumeJob = defineJob<VolumeParams, Deps>(
       },
       undo: async (ctx) => {
         const { deps, params: p } = ctx
-        const volume = (await deps.store.get(volumeKind, p.volume))?.value
+        const volume = await storedVolume(deps, p.volume)
         if (!volume) return
-        await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
-        ctx.commit([del(volumeKind, volume.id), del(indexKind, indexKeys.name('volume', volume.project, volume.name))])
+        await dropFile(deps, volume)
+        ctx.commit(volumeGone(volume))
       },
       progress: 'bytes',
     }),
@@ -74,16 +75,16 @@ export const deleteVolumeJob = defineJob<VolumeParams, Deps>(
   [
     pivot('file', {
       do: async ({ deps, params: p }) => {
-        const volume = (await deps.store.get(volumeKind, p.volume))?.value
-        if (volume) await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
+        const volume = await storedVolume(deps, p.volume)
+        if (volume) await dropFile(deps, volume)
       },
     }),
     step('record', {
       do: async (ctx) => {
         const { deps, params: p } = ctx
-        const volume = (await deps.store.get(volumeKind, p.volume))?.value
+        const volume = await storedVolume(deps, p.volume)
         if (!volume) return
-        ctx.commit([del(volumeKind, volume.id), del(indexKind, indexKeys.name('volume', volume.project, volume.name))])
+        ctx.commit(volumeGone(volume))
       },
     }),
   ],

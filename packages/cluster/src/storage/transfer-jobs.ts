@@ -2,13 +2,14 @@
 import { fail } from '@wadah/api/fault'
 import type { ImageHardware, ImportFormat } from '@wadah/api/schema/imports'
 import type { Found, Staged } from '@wadah/ports/imports'
-import { absent, del, put } from '@wadah/store/store'
+import { absent, put } from '@wadah/store/store'
 import { type Deps, forward } from '../context.ts'
 import { importLimit } from '../images/import-jobs.ts'
 import { defineJob, pivot, step } from '../jobs/define.ts'
 import { Pending } from '../pending.ts'
 import { type VolumeRecord, indexKeys, indexKind, vmKind, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
+import { volumeGone } from './gone.ts'
 import { admitVolumes } from '../vms/create.ts'
 
 // ---- upload ------------------------------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ export const uploadVolume = defineJob<UploadParams, Deps>(
           await deps.machine.volumes.delete(pool, { id: p.volume, format })
         const volume = (await deps.store.get(volumeKind, p.volume))?.value
         if (!volume) return
-        ctx.commit([del(volumeKind, volume.id), del(indexKind, indexKeys.name('volume', volume.project, volume.name))])
+        ctx.commit(volumeGone(volume))
       },
     }),
     step('convert', {

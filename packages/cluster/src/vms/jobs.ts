@@ -3,7 +3,7 @@ import { type Fault, fail, toFault } from '@wadah/api/fault'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import type { VmState } from '@wadah/api/schema/vm'
 import { type Write, del, put } from '@wadah/store/store'
-import { type Deps, forward } from '../context.ts'
+import { type Deps, forward, caughtUp } from '../context.ts'
 import { type StepContext, defineJob, pivot, step } from '../jobs/define.ts'
 import {
   type StatusRecord,
@@ -119,7 +119,7 @@ async function dropRecords(ctx: Ctx<CreateParams>): Promise<void> {
 
 /** Its disks, and what its snapshots hold. What belongs to another VM stays that VM's, whatever this one's spec says. */
 async function volumesOf(deps: Deps, vm: VmRecord): Promise<VolumeRecord[]> {
-  await deps.view.waitFor(await deps.store.current())
+  await caughtUp(deps)
   const disks = new Set(vm.spec.disks.map((d) => d.volume))
   return deps.view
     .list(volumeKind)

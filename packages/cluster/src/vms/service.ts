@@ -1,5 +1,5 @@
 /** What the API can do with VMs. Refusals come before anything is written; long work is a job. */
-import { can, protectedFault } from '@wadah/api/can'
+import { protectedFault } from '@wadah/api/can'
 import { WadahError, fail } from '@wadah/api/fault'
 import { newId } from '@wadah/api/ids'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
@@ -9,7 +9,7 @@ import { parseSelector, selects } from '@wadah/api/selector'
 import type { DiskInput, DiskLimits, Vm, VmAction, VmCreate, VmEdit, VmState } from '@wadah/api/schema/vm'
 import type { ConsoleStream, ConsoleTarget, Observed } from '@wadah/ports/machine'
 import { type Rec, type Write, absent, put, unchanged } from '@wadah/store/store'
-import { type Deps, checkGeneration, commit, find, indexConflict, page } from '../context.ts'
+import { type Deps, checkGeneration, commit, find, indexConflict, page, caughtUp } from '../context.ts'
 import { viewFirewall } from '../networks/firewall-rules.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind } from '../jobs/record.ts'
@@ -33,6 +33,7 @@ import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../serv
 import { makeVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
 import { freeMac, freeUid } from './allocate.ts'
+import { allow, jobOn, vmTarget } from './allow.ts'
 import {
   type CreatePlan,
   type DiskPlan,
@@ -123,7 +124,7 @@ export class Vms implements VmService {
     const { view } = this.#deps
     return viewVm(
       { vm, placement: view.get(placementKind, vm.id)?.value, status: view.get(statusKind, vm.id)?.value },
-      { scope: caller.subject.scope, job: this.#job(vm.id) },
+      { scope: caller.subject.scope, job: jobOn(this.#deps, vm.id) },
     )
   }
 
@@ -131,30 +132,8 @@ export class Vms implements VmService {
     return find(this.#deps, 'vm', vmKind, caller.project, ref)
   }
 
-  /** The job that is at work on a VM. */
-  #job(vm: string): { id: string; kind: string } | undefined {
-    const claim = this.#deps.view.get(claimKind, `vm/${vm}`)?.value
-    return claim ? { id: claim.job, kind: claim.name } : undefined
-  }
-
-  /** Refuses with the same words that grey out the button. */
   #allow(caller: Caller, vm: Rec<VmRecord>, action: VmAction): void {
-    const status = this.#deps.view.get(statusKind, vm.id)?.value
-    const running = this.#deps.machine.running(vm.id)
-    const state = status?.state ?? 'unknown'
-    const verdict = can(action, {
-      // The machine knows a start or an end a moment before the view does.
-      vm: {
-        name: vm.value.name,
-        state: state === 'stopped' && running ? 'running' : state,
-        paused_by: status?.paused_by,
-        agent: status?.agent,
-        protected: vm.value.protected,
-      },
-      scope: caller.subject.scope,
-      job: this.#job(vm.id),
-    })
-    if (!verdict.ok) throw new WadahError(verdict.why)
+    allow(this.#deps, caller, vm, action)
   }
 
   get(caller: Caller, ref: string): Vm {
@@ -166,7 +145,7 @@ export class Vms implements VmService {
       const plan = await this.#pending.alone(() =>
         planCreate(this.#deps, this.#pending, caller.project, caller.subject, body),
       )
-      return submit(this.#deps, this.#engine, caller, createVm, plan.params, target(plan.record), plan)
+      return submit(this.#deps, this.#engine, caller, createVm, plan.params, vmTarget(plan.record), plan)
     })
   }
 
@@ -221,11 +200,11 @@ export class Vms implements VmService {
     if (status?.state === 'paused' && status.paused_by === 'user') await this.#deps.machine.resume(vm.id)
     else if (status?.state !== 'running') return this.stopWithHost(caller, vm.id)
     const params = { vm: vm.id, name: vm.value.name, timeout_s, force: true, keep_wanted: true }
-    return submit(this.#deps, this.#engine, caller, shutdownVm, params, target(vm.value))
+    return submit(this.#deps, this.#engine, caller, shutdownVm, params, vmTarget(vm.value))
   }
   async stopWithHost(caller: Caller, ref: string): Promise<Job> {
     const vm = this.#find(caller, ref)
-    return submit(this.#deps, this.#engine, caller, stopVm, { vm: vm.id, name: vm.value.name }, target(vm.value))
+    return submit(this.#deps, this.#engine, caller, stopVm, { vm: vm.id, name: vm.value.name }, vmTarget(vm.value))
   }
 
   /** What is wanted changes in the same commit that makes the job. */
@@ -242,7 +221,7 @@ export class Vms implements VmService {
         now.value.wanted === wanted
           ? {}
           : { checks: [unchanged(now)], writes: [put(vmKind, now.id, { ...now.value, wanted } satisfies VmRecord)] }
-      return submit(this.#deps, this.#engine, caller, definition, params, target(now.value), change)
+      return submit(this.#deps, this.#engine, caller, definition, params, vmTarget(now.value), change)
     })
   }
 
@@ -285,7 +264,7 @@ export class Vms implements VmService {
     this.#refuseWhileCopied(vm)
     const params = { vm: vm.id, name: vm.value.name, force, keep_disks: options.keep_disks ?? false }
     // Unchanged: nobody has protected it, or given it a disk, since it was looked at.
-    return submit(this.#deps, this.#engine, caller, deleteVm, params, target(vm.value), { checks: [unchanged(vm)] })
+    return submit(this.#deps, this.#engine, caller, deleteVm, params, vmTarget(vm.value), { checks: [unchanged(vm)] })
   }
 
   async clone(caller: Caller, ref: string, body: { name: string; start?: boolean }): Promise<Job> {
@@ -301,7 +280,7 @@ export class Vms implements VmService {
         caller,
         createVm,
         { ...plan.params, source: source.id },
-        target(plan.record),
+        vmTarget(plan.record),
         { ...plan, checks },
       )
     })
@@ -506,7 +485,7 @@ export class Vms implements VmService {
   async #dropDisks(caller: Caller, made: readonly NewDisk[]): Promise<void> {
     const { idempotency: _, ...plain } = caller
     for (const { volume } of made) if (volume.making) await dropAdded(this.#deps, this.#engine, plain, volume.id)
-    await this.#deps.view.waitFor(await this.#deps.store.current())
+    await caughtUp(this.#deps)
   }
 
   async #makeDisk(caller: Caller, vm: VmRecord, planned: VolumeRecord): Promise<void> {
@@ -530,7 +509,7 @@ export class Vms implements VmService {
     const ended = await this.#engine.wait(job.id, { timeout_ms: DISK_TIMEOUT_MS })
     if (ended.state !== 'done')
       throw new WadahError(ended.fault ?? fail('timeout', 'The disk was not made in time.').fault)
-    await deps.view.waitFor(await deps.store.current())
+    await caughtUp(deps)
   }
 
   async reset(caller: Caller, ref: string): Promise<Vm> {
@@ -710,10 +689,6 @@ export class Vms implements VmService {
 /** What was chosen for the request, not asked for by it, has no field. */
 function lostRace({ fault }: WadahError): boolean {
   return fault.code === 'conflict' || (fault.code === 'address_taken' && fault.field === undefined)
-}
-
-function target(vm: VmRecord): { kind: string; id: string; name: string } {
-  return { kind: 'vm', id: vm.id, name: vm.name }
 }
 
 function split(label: string): [string, string | undefined] {

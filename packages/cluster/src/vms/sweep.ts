@@ -1,6 +1,6 @@
 /** Disks of edits that never came to their commit. */
 import { put, unchanged } from '@wadah/store/store'
-import type { Deps } from '../context.ts'
+import { type Deps, caughtUp } from '../context.ts'
 import { systemCaller } from '../host/children.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { volumeKind } from '../records.ts'
@@ -21,7 +21,7 @@ export async function sweepAdded(deps: Deps, engine: JobEngine<Deps>): Promise<v
     marked.map(async ({ id }) => {
       const job = workerOn(deps, id)
       if (job !== undefined) await engine.wait(job, { timeout_ms: DISK_TIMEOUT_MS })
-      await deps.view.waitFor(await deps.store.current())
+      await caughtUp(deps)
       await dropAdded(deps, engine, systemCaller(), id)
     }),
   )

@@ -3,10 +3,11 @@ import { fail } from '@wadah/api/fault'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import type { WarmState } from '@wadah/ports/warm'
 import { type Write, del, put, unchanged } from '@wadah/store/store'
-import { type Deps, forward } from '../context.ts'
+import { type Deps, forward, caughtUp } from '../context.ts'
 import { type StepContext, defineJob, pivot, step } from '../jobs/define.ts'
 import { type ImageRecord, imageKind, indexKeys, indexKind, volumeKind, vmKind } from '../records.ts'
 import { chainOf, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
+import { dropFile, storedVolume, volumeGone } from '../storage/gone.ts'
 import { makeVolume } from '../vms/jobs.ts'
 import { TEMPLATE_DISK, TEMPLATE_NIC } from './admit.ts'
 
@@ -28,7 +29,7 @@ type Ctx<P> = StepContext<P, Deps>
 async function imageOf(deps: Deps, id: string) {
   const rec = await deps.store.get(imageKind, id)
   if (!rec) throw fail('gone', 'The image is not there any more.')
-  await deps.view.waitFor(await deps.store.current())
+  await caughtUp(deps)
   return rec
 }
 
@@ -88,8 +89,8 @@ export function templateRequest(deps: Pick<Deps, 'view'>, image: ImageRecord, p:
 async function dropTemplate({ deps, params: p }: Ctx<WarmParams>): Promise<void> {
   await deps.machine.forget(p.vm)
   await deps.machine.warm.drop(p.image)
-  const volume = p.volume === undefined ? undefined : (await deps.store.get(volumeKind, p.volume))?.value
-  if (volume) await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
+  const volume = await storedVolume(deps, p.volume)
+  if (volume) await dropFile(deps, volume)
 }
 
 export const warmImage = defineJob<WarmParams, Deps>(
@@ -106,13 +107,8 @@ export const warmImage = defineJob<WarmParams, Deps>(
       do: () => undefined,
       undo: async (ctx) => {
         const { deps, params: p } = ctx
-        const volume = p.volume === undefined ? undefined : (await deps.store.get(volumeKind, p.volume))?.value
-        ctx.commit([
-          ...(volume
-            ? [del(volumeKind, volume.id), del(indexKind, indexKeys.name('volume', volume.project, volume.name))]
-            : []),
-          del(indexKind, indexKeys.uid(p.uid)),
-        ])
+        const volume = await storedVolume(deps, p.volume)
+        ctx.commit([...(volume ? volumeGone(volume) : []), del(indexKind, indexKeys.uid(p.uid))])
       },
       volatile: true,
       weight: 0.1,
@@ -207,20 +203,17 @@ export const unwarmImage = defineJob<UnwarmParams, Deps>(
     }),
     pivot('files', {
       do: async ({ deps, params: p }) => {
-        const volume =
-          p.warm.volume === undefined ? undefined : (await deps.store.get(volumeKind, p.warm.volume))?.value
+        const volume = await storedVolume(deps, p.warm.volume)
         await forward(async () => {
           await deps.machine.warm.drop(p.image)
-          if (volume) await deps.machine.volumes.delete(poolDefinition(poolOf(deps, volume.pool)), volume)
+          if (volume) await dropFile(deps, volume)
         })
       },
     }),
     step('records', {
       do: async (ctx) => {
-        const id = ctx.params.warm.volume
-        const volume = id === undefined ? undefined : (await ctx.deps.store.get(volumeKind, id))?.value
-        if (!volume) return
-        ctx.commit([del(volumeKind, volume.id), del(indexKind, indexKeys.name('volume', volume.project, volume.name))])
+        const volume = await storedVolume(ctx.deps, ctx.params.warm.volume)
+        if (volume) ctx.commit(volumeGone(volume))
       },
     }),
   ],

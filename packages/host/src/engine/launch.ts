@@ -7,7 +7,7 @@ import { isQmpError } from '@wadah/qmp/errors'
 import { type Qmp, connectQmp } from '@wadah/qmp/client'
 import { argv, sockets } from './argv.ts'
 import { openRegular } from '../system/files.ts'
-import { openLog, tailLog, trimLog } from './log-file.ts'
+import { lastLines, openLog, trimLog } from './log-file.ts'
 import { type ProcessId, startOf, waitGone } from './process.ts'
 
 const CONNECT_TIMEOUT_MS = 30_000
@@ -139,12 +139,6 @@ export async function unprotectFromOom(pid: number): Promise<void> {
 /** What QEMU wrote before its end. */
 export async function lastWords(log: string, what: string, cause?: unknown): Promise<Error> {
   await trimLog(log)
-  const { text } = await tailLog(log, 4096)
-  const last = text
-    .trimEnd()
-    .split('\n')
-    .slice(-3)
-    .join(' / ')
-    .replaceAll(/[^\x20-\x7e]/g, '?')
+  const last = await lastLines(log, 4096, 3)
   return fail('qemu_failed', `${what}${last === '' ? '' : `: ${last}`}`, { cause })
 }

@@ -40,3 +40,14 @@ export async function tailLog(path: string, bytes: number): Promise<{ text: stri
     await file.close()
   }
 }
+
+/** The last lines of a log in one, printable: for messages about a program that ended. */
+export async function lastLines(path: string, bytes: number, lines: number): Promise<string> {
+  const { text } = await tailLog(path, bytes)
+  return text
+    .trimEnd()
+    .split('\n')
+    .slice(-lines)
+    .join(' / ')
+    .replaceAll(/[^\x20-\x7e]/g, '?')
+}

@@ -149,6 +149,11 @@ export class RunningVm implements Running {
     return this.#qmp
   }
 
+  /** QEMU's own word for what it does: `running`, `paused`, `postmigrate`, … */
+  async status(options: { timeout_ms?: number; signal?: AbortSignal } = {}): Promise<string> {
+    return ((await this.execute('query-status', {}, options)) as { status: string }).status
+  }
+
   /** Asks QEMU and tells what it said; the one way in which the state changes. */
   async refresh(): Promise<Observed> {
     if (this.#isGone) return this.last

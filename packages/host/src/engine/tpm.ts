@@ -12,7 +12,7 @@ import { run, toolEnv } from '../system/run.ts'
 import { sockets } from './argv.ts'
 import type { VmDirectory } from './directory.ts'
 import { dropPrivileges, unprotectFromOom } from './launch.ts'
-import { openLog, tailLog } from './log-file.ts'
+import { lastLines, openLog } from './log-file.ts'
 import { type ProcessId, processes, signalProcess, startOf, waitGone } from './process.ts'
 
 export type TpmPrograms = { swtpm: string; setup: string }
@@ -162,13 +162,7 @@ async function listens(path: string): Promise<boolean> {
 }
 
 async function lastWords(directory: VmDirectory, ended: string | undefined): Promise<Error> {
-  const { text } = await tailLog(directory.tpmLog, 2048)
-  const last = text
-    .trimEnd()
-    .split('\n')
-    .slice(-2)
-    .join(' / ')
-    .replaceAll(/[^\x20-\x7e]/g, '?')
+  const last = await lastLines(directory.tpmLog, 2048, 2)
   const what = ended === undefined ? 'did not begin to listen' : `ended at once (${ended})`
   return fail('tool_failed', `The TPM of the VM (swtpm) ${what}${last === '' ? '' : `: ${last}`}`)
 }

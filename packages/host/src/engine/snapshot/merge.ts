@@ -25,7 +25,7 @@ export async function mergeLive(
   progress: (done: number, total: number) => void,
 ): Promise<{ paused: boolean }> {
   const id = `merge-${merge.disk}`
-  const { status } = (await running.execute('query-status')) as { status: string }
+  const status = await running.status()
   // One that waits for room, say, goes on by itself when it has some, and must not between the end of the merge and its record.
   if (status !== 'running' && status !== 'paused')
     throw fail('wrong_state', `The guest stands by itself (${status}); its layers are merged when it is well again.`)
@@ -54,8 +54,7 @@ export async function mergeLive(
     const job = await until(running, id, ['ready', 'concluded'], signal, progress)
     let paused = false
     if (job.status === 'ready') {
-      const { status } = (await running.execute('query-status')) as { status: string }
-      if (status === 'running') {
+      if ((await running.status()) === 'running') {
         await running.pause('job')
         paused = true
       }

@@ -8,6 +8,7 @@ import type { FileHandle } from 'node:fs/promises'
 import { chmod } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
 import { fail } from '@wadah/api/fault'
+import { toolEnv } from '../../system/run.ts'
 import type { RunningVm } from '../running-vm.ts'
 
 const CONNECT_MS = 10_000
@@ -34,7 +35,7 @@ export async function openSink(path: string, file: FileHandle, most_bytes: numbe
     clearTimeout(timer)
     const child = spawn('dd', [`bs=${CHUNK}`, 'iflag=fullblock,count_bytes', `count=${most_bytes}`, 'status=none'], {
       stdio: [socket, file.fd, 'ignore'],
-      env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
+      env: toolEnv(),
     })
     child.once('error', reject)
     child.once('exit', (code, signal) =>
@@ -121,8 +122,7 @@ async function goOn(running: RunningVm): Promise<void> {
       await running.execute('cont')
       return
     } catch (error) {
-      const { status } = (await running.execute('query-status')) as { status: string }
-      if (status === 'running') return
+      if ((await running.status()) === 'running') return
       // It may have left between the two answers: then once more.
       if (performance.now() > end) throw error
     }
@@ -176,6 +176,5 @@ export async function settle(running: RunningVm, run: boolean): Promise<void> {
   await running.execute('migrate-set-capabilities', {
     capabilities: [{ capability: 'pause-before-switchover', state: false }],
   })
-  const { status } = (await running.execute('query-status')) as { status: string }
-  if (run && ['paused', 'postmigrate', 'finish-migrate'].includes(status)) await goOn(running)
+  if (run && ['paused', 'postmigrate', 'finish-migrate'].includes(await running.status())) await goOn(running)
 }

@@ -1,5 +1,6 @@
 /** Starting a machine from saved RAM. */
 import { fail } from '@wadah/api/fault'
+import { olderQemu } from '@wadah/api/qemu-version'
 import type { BootPlan, BootRecord } from '@wadah/ports/machine'
 import type { RunningVm } from '../running-vm.ts'
 
@@ -23,7 +24,7 @@ export function restorePlan(
     })
   if (boot.accelerator !== plan.record.accelerator)
     throw refuse(`it was saved under ${boot.accelerator.toUpperCase()}, and this host has ${plan.record.accelerator}`)
-  if (older(here.qemu_version, saved.qemu_version))
+  if (olderQemu(here.qemu_version, saved.qemu_version))
     throw refuse(`it was saved by QEMU ${saved.qemu_version}, and this host has the older ${here.qemu_version}`)
   const names = (record: BootRecord, kind: 'disk' | 'nic' | 'cdrom') =>
     record.devices.flatMap((d) =>
@@ -47,28 +48,10 @@ export function restorePlan(
   }
 }
 
-/** Pure: by the numbers of their versions. */
-export function older(a: string, b: string): boolean {
-  const numbers = (v: string) =>
-    v
-      .split(/[^0-9]+/)
-      .filter(Boolean)
-      .map(Number)
-  const [x, y] = [numbers(a), numbers(b)]
-  for (let i = 0; i < 2; i++) {
-    const [m, n] = [x[i] ?? 0, y[i] ?? 0]
-    if (m !== n) return m < n
-  }
-  return false
-}
-
 /** Until QEMU has read it all; it then stands, ready to go on. */
 export async function loaded(running: RunningVm, signal: AbortSignal): Promise<void> {
   for (const end = performance.now() + LOAD_MS; ; ) {
-    const { status } = (await running.execute('query-status', {}, { timeout_ms: LOAD_MS, signal })) as {
-      status: string
-    }
-    if (status !== 'inmigrate') return
+    if ((await running.status({ timeout_ms: LOAD_MS, signal })) !== 'inmigrate') return
     if (performance.now() > end) throw fail('timeout', 'QEMU did not read the saved RAM in time.')
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
   }

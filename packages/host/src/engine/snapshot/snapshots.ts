@@ -122,7 +122,7 @@ export class HostSnapshots implements Snapshots {
     work: VolumeWork,
   ): Promise<SnapshotTaken> {
     const { vm } = running
-    if (!['running', 'paused'].includes(await statusOf(running)))
+    if (!['running', 'paused'].includes(await running.status()))
       throw fail('wrong_state', `The guest stands by itself (${running.last.state}): its RAM can't be saved now.`, {
         remedy: 'wadah vm show NAME says why; or take it without --ram',
       })
@@ -218,13 +218,9 @@ export class HostSnapshots implements Snapshots {
   }
 }
 
-async function statusOf(running: RunningVm): Promise<string> {
-  return ((await running.execute('query-status')) as { status: string }).status
-}
-
 /** After a save of a paused guest QEMU has let go of its disks; it takes them again when it goes on, if only for an instant. */
 export async function activate(running: RunningVm): Promise<void> {
-  if ((await statusOf(running)) !== 'postmigrate') return
+  if ((await running.status()) !== 'postmigrate') return
   await running.execute('cont')
   await running.execute('stop')
 }

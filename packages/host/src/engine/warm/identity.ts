@@ -3,6 +3,7 @@ import { type Socket, createConnection } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fail } from '@wadah/api/fault'
 import type { Identity } from '@wadah/ports/warm'
+import { seedText } from '../plan.ts'
 
 const CONNECT_MS = 5_000
 const MAX_LINE = 4096
@@ -11,9 +12,6 @@ export type Secrets = { machine_id: string; random: Uint8Array; now_ms: number }
 
 /** What a clone is told. Pure. A value with a line break would forge a line: it can't have one. */
 export function identityText(who: Identity, { machine_id, random, now_ms }: Secrets): string {
-  const seed = Object.entries(who.seed)
-    .map(([key, value]) => `${key}=${value.replaceAll(/[\r\n\0]/g, ' ')}\n`)
-    .join('')
   const values: Record<string, string> = {
     'instance-id': who.instance_id,
     hostname: who.hostname,
@@ -24,11 +22,10 @@ export function identityText(who: Identity, { machine_id, random, now_ms }: Secr
     dns: who.dns,
     ...(who.domain === undefined ? {} : { domain: who.domain }),
     random: Buffer.from(random).toString('hex'),
-    seed: Buffer.from(seed).toString('hex'),
+    seed: Buffer.from(seedText(who.seed)).toString('hex'),
     time: (now_ms / 1000).toFixed(3),
   }
-  const lines = Object.entries(values).map(([key, value]) => `${key}=${value.replaceAll(/[\r\n\0]/g, ' ')}`)
-  return ['identity', ...lines, 'end', ''].join('\n')
+  return `identity\n${seedText(values)}end\n`
 }
 
 /** One line of the guest part at a time. What a guest says is neither long nor trusted. */

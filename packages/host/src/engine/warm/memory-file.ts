@@ -8,6 +8,7 @@ import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { type FileHandle, open } from 'node:fs/promises'
 import type { Readable, Writable } from 'node:stream'
 import { fail } from '@wadah/api/fault'
+import { toolEnv } from '../../system/run.ts'
 
 const MAKE_MS = 120_000
 /** x86-64: memfd_create is 319; MFD_CLOEXEC|MFD_ALLOW_SEALING 3; F_ADD_SEALS 1033; SEAL|SHRINK|GROW|WRITE 15 (linux/memfd.h, linux/fcntl.h). */
@@ -41,7 +42,7 @@ export async function memoryFile(bytes: number, file?: string): Promise<FileHand
   const words = ['-e', SCRIPT, '--', String(bytes), ...(file === undefined ? [] : [file])]
   const child: ChildProcessByStdio<Writable, Readable, Readable> = spawn('perl', words, {
     stdio: ['pipe', 'pipe', 'pipe'],
-    env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
+    env: toolEnv(),
   })
   const timer = setTimeout(() => child.kill('SIGKILL'), MAKE_MS)
   let said = ''

@@ -1,8 +1,8 @@
 /** Boot records of warm templates and of their clones. Pure. */
 import { fail } from '@wadah/api/fault'
+import { olderQemu } from '@wadah/api/qemu-version'
 import type { BootDevice, BootPlan, BootRecord } from '@wadah/ports/machine'
 import type { Identity, WarmState } from '@wadah/ports/warm'
-import { older } from '../snapshot/restore.ts'
 
 /** Translated code of a clone is its own: this much at most. What a server runs again and again fits (docs/instant-clones.md). */
 const CLONE_TB_MIB = 32
@@ -39,7 +39,7 @@ export function clonePlan(
     throw refuse(
       `its template was made under ${boot.accelerator.toUpperCase()}, and this host has ${record.accelerator}`,
     )
-  if (older(here.qemu_version, warm.qemu_version))
+  if (olderQemu(here.qemu_version, warm.qemu_version))
     throw refuse(`its template was made by QEMU ${warm.qemu_version}, and this host has the older ${here.qemu_version}`)
   if (boot.cpus !== record.cpus || boot.memory.mib !== record.memory.mib)
     throw refuse(`its template has ${boot.cpus} CPUs and ${boot.memory.mib} MiB`)

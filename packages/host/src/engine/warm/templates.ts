@@ -8,6 +8,7 @@ import { isId } from '@wadah/api/ids'
 import type { BootPlan, LaunchRequest, Machine, Running } from '@wadah/ports/machine'
 import type { WarmState, WarmTemplates } from '@wadah/ports/warm'
 import { errno } from '../../system/files.ts'
+import { toolEnv } from '../../system/run.ts'
 import { RAM_FD, sockets } from '../argv.ts'
 import { VmDirectory } from '../directory.ts'
 import { lastWords } from '../launch.ts'
@@ -246,7 +247,7 @@ async function migrated(running: Running, signal: AbortSignal): Promise<void> {
 async function copySparse(from: FileHandle, to: FileHandle): Promise<void> {
   const child = spawn('dd', ['bs=64K', 'conv=sparse', 'status=none'], {
     stdio: [from.fd, to.fd, 'ignore'],
-    env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
+    env: toolEnv(),
   })
   const code = await new Promise<number | string>((resolve) => {
     child.once('error', (error) => resolve(errno(error)))
