@@ -1,10 +1,11 @@
 /** A snapshot with RAM of a 512 MB guest, and going back to it, against the same done by hand over QMP. */
 import { execFileSync, spawn } from 'node:child_process'
 import { chmodSync, chownSync, mkdirSync, openSync, closeSync, rmSync } from 'node:fs'
+import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Bare, recipeOf, spawnBare } from './bare.ts'
-import { type Bench, TINY, removeVms, timed, tinyImage } from './kit.ts'
+import { type Bench, TINY, booted, removeVms, timed, tinyImage } from './kit.ts'
 import { absolute, compare } from './report.ts'
 
 const MEMORY_MIB = 512
@@ -19,7 +20,7 @@ export const snapshot: Bench = {
     await tinyImage(daemon)
     await daemon.job('POST', '/v1/vms', { name: 'n', ...TINY, memory_mib: MEMORY_MIB, disks: [{ size_mib: DISK_MIB }] })
     await daemon.job('POST', '/v1/vms/n/start')
-    await agent(daemon, 'n')
+    await booted(daemon, 'n', 1)
     await daemon.must('POST', '/v1/vms/n/exec', { argv: ['/bin/busybox', 'sh', '-c', fill], timeout_ms: 60_000 })
     const vm = await daemon.must('GET', '/v1/vms/n')
     const recipe = recipeOf(vm.status.pid)
@@ -110,18 +111,17 @@ async function byHand(bare: Bare, socket: string, ram: string, overlay: string, 
   const { ask } = bare
   const file = openSync(ram, 'w')
   rmSync(socket, { force: true })
-  const written = new Promise<void>((done, failed) => {
-    const server = createServer({ pauseOnConnect: true }, (connection) => {
-      server.close()
-      const dd = spawn('dd', ['bs=1M', 'iflag=fullblock', 'conv=fdatasync', 'status=none'], {
-        stdio: [connection, file, 'inherit'],
-      })
-      dd.once('exit', (code) => (code === 0 ? done() : failed(new Error(`dd: ${code}`))))
-      connection.destroy()
+  const sink = Promise.withResolvers<void>()
+  const server = createServer({ pauseOnConnect: true }, (connection) => {
+    server.close()
+    const dd = spawn('dd', ['bs=1M', 'iflag=fullblock', 'conv=fdatasync', 'status=none'], {
+      stdio: [connection, file, 'inherit'],
     })
-    server.listen(socket, () => chownSync(socket, uid, uid))
+    dd.once('exit', (code) => (code === 0 ? sink.resolve() : sink.reject(new Error(`dd: ${code}`))))
+    connection.destroy()
   })
-  while (!exists(socket)) await sleep(1)
+  await once(server.listen(socket), 'listening')
+  chownSync(socket, uid, uid)
   const opened = { driver: 'file', filename: overlay }
   await ask('blockdev-add', { driver: 'qcow2', 'node-name': 'over', file: opened, backing: null })
   await ask('migrate-set-parameters', { 'max-bandwidth': 2 ** 50 })
@@ -135,24 +135,7 @@ async function byHand(bare: Bare, socket: string, ram: string, overlay: string, 
   }
   await ask('cont')
   const stall = performance.now() - stopped
-  await written
+  await sink.promise
   closeSync(file)
   return stall
-}
-
-function exists(path: string): boolean {
-  try {
-    execFileSync('test', ['-S', path])
-    return true
-  } catch {
-    return false
-  }
-}
-
-async function agent(daemon: Parameters<Bench['run']>[0], name: string): Promise<void> {
-  for (let i = 0; i < 600; i++) {
-    if ((await daemon.must('GET', `/v1/vms/${name}`)).status.agent === 'connected') return
-    await sleep(100)
-  }
-  throw new Error(`the guest of ${name} did not come up`)
 }

@@ -1,18 +1,8 @@
-import { WadahError } from '@wadah/api/fault'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { refusal } from './refusal.ts'
 import type { FirewallRule } from '@wadah/api/schema/firewall'
 import { buildFirewall, mergeRules, namedFirewall, parseRule, ruleText } from '../src/text/firewall.ts'
-
-const refusal = (f: () => unknown): string => {
-  try {
-    f()
-  } catch (error) {
-    if (error instanceof WadahError) return error.fault.detail
-    throw error
-  }
-  throw new Error('was not refused')
-}
 
 describe('a rule', () => {
   it.each<[string, FirewallRule]>([

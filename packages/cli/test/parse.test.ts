@@ -1,21 +1,11 @@
-import { WadahError } from '@wadah/api/fault'
 import { describe, expect, it } from 'vitest'
+import { refusal } from './refusal.ts'
 import { parseBytes, parseInteger, parseMib, parseSeconds } from '../src/text/size.ts'
 import { parseCopyEnd, parseDisk, parseLabels, parseLimits, parsePublish } from '../src/text/specs.ts'
 import { buildCreate, buildEdit, sshKeys } from '../src/text/vm-create.ts'
 import { parseRatio } from '../src/commands/pool/edit.ts'
 import { newPart } from '../src/commands/vm/log.ts'
 import { vm } from './support/samples.ts'
-
-const refusal = (f: () => unknown): string => {
-  try {
-    f()
-  } catch (error) {
-    if (error instanceof WadahError) return error.fault.detail
-    throw error
-  }
-  throw new Error('was not refused')
-}
 
 describe('sizes', () => {
   it.each([
