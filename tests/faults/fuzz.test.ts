@@ -19,6 +19,10 @@ beforeAll(async () => {
   d = new Daemon()
   await d.start()
   await d.tiny()
+  // Of each kind there is something under a name that the requests know, so that they reach what lies within: a VM's snapshots, say.
+  await d.create({ name: 'tiny', protected: true, disks: [{ size_mib: 8 }] })
+  await d.done(await d.api.call(endpoints.snapshots.create, { params: { vm: 'tiny' }, body: { name: 'default' } }))
+  await d.api.call(endpoints.firewallGroups.create, { body: { name: 'default', rules: [] } })
 })
 afterAll(async () => {
   await d.purge()

@@ -152,7 +152,10 @@ export function requests(all: readonly Operation[], o: FuzzOptions): fc.Arbitrar
         ...operation.parameters
           .filter((p) => p.in === place)
           .map((p) => {
-            const right = valueOf(p.schema, p.name, o.limits).map((v) => String(v))
+            const any = valueOf(p.schema, p.name, o.limits).map((v) => String(v))
+            // What is asked for by its name is there more often than what is about to be made.
+            const named = place === 'path' && p.schema['pattern'] === NAME_START
+            const right = named ? fc.oneof(fc.constantFrom(...THERE), { weight: 2, arbitrary: any }) : any
             const wrong = fc.oneof(
               fc.string({ maxLength: 30 }),
               fc.constantFrom('..', '%00', 'vm-aaaaaaaaaa', '-1', ''),
