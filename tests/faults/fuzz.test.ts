@@ -14,6 +14,7 @@ const SEED = Number(process.env['WADAH_FUZZ_SEED'] ?? 20_261_125)
 const AT_ONCE = 8
 
 let d: Daemon
+let job: string
 beforeAll(async () => {
   purgeDead()
   d = new Daemon()
@@ -21,7 +22,10 @@ beforeAll(async () => {
   await d.tiny()
   // Of each kind there is something under a name that the requests know, so that they reach what lies within: a VM's snapshots, say.
   await d.create({ name: 'tiny', protected: true, disks: [{ size_mib: 8 }] })
-  await d.done(await d.api.call(endpoints.snapshots.create, { params: { vm: 'tiny' }, body: { name: 'default' } }))
+  const taken = await d.done(
+    await d.api.call(endpoints.snapshots.create, { params: { vm: 'tiny' }, body: { name: 'default' } }),
+  )
+  job = taken.id
   await d.api.call(endpoints.firewallGroups.create, { body: { name: 'default', rules: [] } })
 })
 afterAll(async () => {
@@ -115,7 +119,10 @@ describe('random requests', () => {
           : method === 'POST'
             ? 2
             : 4
-    const queue = fc.sample(requests(all, { limits, weight }), { numRuns: COUNT, seed: SEED })
+    const queue = fc.sample(
+      requests(all, { limits: { ...limits, job: fc.constantFrom(job, job, 'job-aaaaaaaaaa') }, weight }),
+      { numRuns: COUNT, seed: SEED },
+    )
     const wrong: string[] = []
     const known = new Set<string>()
     /** One of each kind is enough to see. */
