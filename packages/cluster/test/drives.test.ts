@@ -10,7 +10,7 @@ const spec = (over: Partial<VmSpec> = {}) =>
     cdroms: [{ name: 'cd0' }],
     ...over,
   }) as VmSpec
-const host = (firmware: string[]) => ({ machine: { facts: async () => ({ firmware }) } }) as unknown as Deps
+const host = (firmware: string[]) => ({ machine: { offers: async () => ({ firmware }) } }) as unknown as Deps
 const refused = (field: string, code = 'invalid') => ({
   fault: expect.objectContaining({ code, field, effect: 'none' }),
 })
@@ -76,7 +76,7 @@ describe('firmware', () => {
   })
 
   test('a TPM is what this host has', async () => {
-    const with_tpm = (tpm: boolean) => ({ machine: { facts: async () => ({ tpm }) } }) as unknown as Deps
+    const with_tpm = (tpm: boolean) => ({ machine: { offers: async () => ({ tpm }) } }) as unknown as Deps
     await checkTpm(with_tpm(true), undefined)
     await checkTpm(with_tpm(true), disk)
     await expect(checkTpm(with_tpm(true), { name: 'k', kind: 'kernel' })).rejects.toMatchObject(refused('/tpm'))

@@ -182,6 +182,8 @@ export interface Guest {
 
 export interface Machine {
   facts(): Promise<HostFacts>
+  /** What of the facts decides about a VM; asked for at requests, so it starts no program. */
+  offers(): Promise<HostOffers>
   /** What this machine has and lacks, looked at anew. */
   inspect(): Promise<CheckItem[]>
   /** PCI and USB devices, looked at anew. */
@@ -277,3 +279,4 @@ export interface ConsoleStream {
 }
 
 export type HostFacts = Omit<Host, 'id' | 'name' | 'version' | 'promised_memory_mib'>
+export type HostOffers = Pick<HostFacts, 'accelerator' | 'qemu_version' | 'firmware' | 'tpm'>

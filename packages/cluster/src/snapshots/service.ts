@@ -347,7 +347,7 @@ export class SnapshotStore implements SnapshotService {
 
   /** Looked at before anything is lost; the machine looks again. */
   async #canGoOn(vm: string, ram: NonNullable<SnapshotRecord['ram']>, then: VmSpec, now: VmSpec): Promise<void> {
-    const here = await this.#deps.machine.facts()
+    const here = await this.#deps.machine.offers()
     const no = (why: string) =>
       fail('wrong_state', `The RAM of "${vm}" can't be gone on from: ${why}.`, {
         field: '/ram',

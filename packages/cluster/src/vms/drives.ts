@@ -85,7 +85,7 @@ export async function checkTpm(deps: Deps, image: Pick<ImageRecord, 'name' | 'ki
       },
     )
   }
-  if ((await deps.machine.facts()).tpm) return
+  if ((await deps.machine.offers()).tpm) return
   throw fail('host_lacks', 'This host has no swtpm, which is the TPM of VMs.', {
     field: '/tpm',
     remedy: 'apt-get install swtpm swtpm-tools',
@@ -106,7 +106,7 @@ export async function checkFirmware(
     })
   }
   const kind = firmware.secure_boot ? 'uefi-secure' : 'uefi'
-  const { firmware: kinds } = await deps.machine.facts()
+  const { firmware: kinds } = await deps.machine.offers()
   if (!kinds.includes(kind)) {
     throw fail(
       'host_lacks',

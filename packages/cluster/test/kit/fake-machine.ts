@@ -1,7 +1,7 @@
 /** A machine in memory: files, taps and QEMUs as plain sets, so that what a job leaves can be compared. */
 import { fail } from '@wadah/api/fault'
 import type { DevicesFound } from '@wadah/ports/devices'
-import type { BootPlan, BootRecord, LaunchRequest, Machine, Observed, Running } from '@wadah/ports/machine'
+import type { BootPlan, BootRecord, HostOffers, LaunchRequest, Machine, Observed, Running } from '@wadah/ports/machine'
 import type { MergeRequest, SnapshotRequest, SnapshotTaken } from '@wadah/ports/snapshots'
 
 export class FakeWorld {
@@ -121,6 +121,9 @@ export function fakeMachine(w: FakeWorld): Machine {
       memory_free_mib: 8000,
       cpus: 2,
       attention: [],
+      ...(await machine.offers()),
+    }),
+    offers: async (): Promise<HostOffers> => ({
       accelerator: 'tcg',
       qemu_version: '7.2.0',
       firmware: ['bios', 'uefi'],

@@ -1,5 +1,5 @@
 /** What this host is and has, and what on it wants attention: for `wadah host show` and for whoever decides by it. */
-import type { HostFacts } from '@wadah/ports/machine'
+import type { HostFacts, HostOffers } from '@wadah/ports/machine'
 import type { Networks } from '@wadah/ports/networks'
 import type { CgroupLayout } from './cgroup.ts'
 import { cpuFacts, memoryFacts, qemuFacts } from './facts.ts'
@@ -17,31 +17,35 @@ export type HostFactsOptions = {
   tpmLost: readonly string[]
 }
 
+/** The cheap part; QEMU is asked only when it was replaced. */
+export async function hostOffers(path: string, acceleration: Promise<Acceleration>): Promise<HostOffers> {
+  const [qemu, { accelerator }, firmware] = await Promise.all([qemuFacts(path), acceleration, firmwareKinds()])
+  return { accelerator, qemu_version: qemu.version, firmware, tpm: tpmPrograms() !== undefined }
+}
+
 export async function hostFacts(o: HostFactsOptions): Promise<HostFacts> {
-  const [cpu, memory, qemu, acceleration, nat, firmware] = await Promise.all([
+  const [cpu, memory, offers, { reason }, nat] = await Promise.all([
     cpuFacts(),
     memoryFacts(),
-    qemuFacts(o.qemu),
+    hostOffers(o.qemu, o.acceleration),
     o.acceleration,
     o.networks.support(),
-    firmwareKinds(),
   ])
   const { layout } = o
-  const kvm = acceleration.accelerator === 'kvm'
+  const kvm = offers.accelerator === 'kvm'
   return {
     cpu_model: cpu.model,
     cpus: cpu.cpus,
     memory_mib: memory.total_mib,
     memory_free_mib: memory.available_mib,
-    qemu_version: qemu.version,
-    accelerator: acceleration.accelerator,
-    accelerator_reason: acceleration.reason,
+    ...offers,
+    accelerator_reason: reason,
     techniques: [
-      { name: 'hardware-assisted (KVM)', available: kvm, detail: acceleration.reason },
+      { name: 'hardware-assisted (KVM)', available: kvm, detail: reason },
       {
         name: 'full virtualization by binary translation (TCG)',
         available: true,
-        detail: `QEMU ${qemu.version}; needs nothing of the CPU`,
+        detail: `QEMU ${offers.qemu_version}; needs nothing of the CPU`,
       },
       {
         name: 'paravirtual devices (virtio)',
@@ -49,8 +53,6 @@ export async function hostFacts(o: HostFactsOptions): Promise<HostFacts> {
         detail: 'disk, network, memory balloon, console, entropy',
       },
     ],
-    firmware,
-    tpm: tpmPrograms() !== undefined,
     cgroup: layout.version,
     root: o.root,
     attention: [
@@ -59,7 +61,7 @@ export async function hostFacts(o: HostFactsOptions): Promise<HostFacts> {
         : [
             {
               about: 'accelerator',
-              detail: `VMs run by binary translation (TCG), which is many times slower than KVM: ${acceleration.reason}.`,
+              detail: `VMs run by binary translation (TCG), which is many times slower than KVM: ${reason}.`,
               remedy:
                 'switch on virtualization (VT-x, AMD-V) in the firmware set-up; inside a VM, ask for nested virtualization',
             },

@@ -15,6 +15,7 @@ import type {
   ConsoleTarget,
   Guest,
   HostFacts,
+  HostOffers,
   LaunchRequest,
   Machine,
   Observed,
@@ -39,7 +40,7 @@ import { endFailed } from './failed-launch.ts'
 import { cpuFacts, qemuFacts } from './facts.ts'
 import { copyFirmwareState, firmwareFiles, firmwareOf } from './firmware.ts'
 import { VmGuest } from './guest.ts'
-import { hostFacts } from './host-facts.ts'
+import { hostFacts, hostOffers } from './host-facts.ts'
 import { checkService } from './health.ts'
 import { dropTap, nicsOf, plugNics } from './hot-nic.ts'
 import { notLetGo, plugDisk } from './hotplug.ts'
@@ -177,6 +178,10 @@ export class HostMachine implements Machine {
       acceleration: this.#acceleration,
       tpmLost: [...this.#running.values()].filter((vm) => vm.tpmLost).map((vm) => vm.record.name),
     })
+  }
+
+  offers(): Promise<HostOffers> {
+    return hostOffers(this.#o.qemu, this.#acceleration)
   }
 
   inspect(): Promise<CheckItem[]> {
