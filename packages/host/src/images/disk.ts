@@ -2,8 +2,13 @@ import { join } from 'node:path'
 import type { Site } from './install.ts'
 import { diskLayout } from './layout.ts'
 
-/** Put on every image: the serial port is the console; `quiet` because each line costs time there; RAM that comes is used at once. */
-export const DISK_CMDLINE = 'console=tty0 console=ttyS0 quiet cryptomgr.notests memhp_default_state=online'
+/**
+ * Put on every image: the serial port is the console; `quiet` because each line costs time there; RAM that comes is
+ * used at once. `no_timer_check`: a guest that a busy host lets wait early in its boot would take its timer for broken, and panic
+ * (arch/x86/kernel/apic/io_apic.c; under KVM Linux leaves the check out by itself).
+ */
+export const DISK_CMDLINE =
+  'console=tty0 console=ttyS0 quiet no_timer_check cryptomgr.notests memhp_default_state=online'
 
 export interface DiskOptions {
   /** Path of the raw disk to make, inside the sandbox. */

@@ -22,7 +22,8 @@ export const TINY_MODULES: readonly string[] = [
   'virtio_mmio',
 ]
 
-export const TINY_CMDLINE = 'console=ttyS0 quiet cryptomgr.notests memhp_default_state=online'
+/** As with images that have a disk, see DISK_CMDLINE. */
+export const TINY_CMDLINE = 'console=ttyS0 quiet no_timer_check cryptomgr.notests memhp_default_state=online'
 
 /** What the guest prints on its first serial port once devices are there and the shell is about to answer. */
 export const TINY_READY = 'WADAH-TINY-READY'
