@@ -343,7 +343,15 @@ export const stopVm = defineJob<VmParams, Deps>(
   1,
   params<VmParams>,
   // What was stopped cannot be made to have run on.
-  [pivot('stop', { do: async ({ deps, params: p }) => forward(() => deps.machine.stop(p.vm)) })],
+  [
+    pivot('stop', {
+      do: (ctx) =>
+        forward(async () => {
+          await ctx.deps.machine.stop(ctx.params.vm)
+          await writtenDown(ctx)
+        }),
+    }),
+  ],
   { claims: (p) => [`vm/${p.vm}/stop`], result: (_output, p) => ({ vm: p.vm, name: p.name }) },
 )
 
@@ -359,15 +367,18 @@ const AGENT_AFTER_MS = 10_000
 
 async function shutdown(ctx: Ctx<ShutdownParams>): Promise<{ how: string }> {
   const done = await pressUntilOff(ctx)
-  // Until the end is written down this job must stand, for it says that the guest did not end by its own wish.
-  if (ctx.params.keep_wanted) await writtenDown(ctx)
+  await writtenDown(ctx)
   return done
 }
 
 const WRITTEN_MS = 10_000
 
-async function writtenDown({ deps, params: p, signal }: Ctx<ShutdownParams>): Promise<void> {
-  const written = () => deps.view.get(statusKind, p.vm)?.value.state === 'stopped'
+/**
+ * Whoever waits for the job may ask for what needs a VM that is off. Until its end is written down a job must stand also because it says
+ * that the guest did not end by its own wish.
+ */
+async function writtenDown({ deps, params: p, signal }: Ctx<VmParams>): Promise<void> {
+  const written = () => ['stopped', 'absent'].includes(deps.view.get(statusKind, p.vm)?.value.state ?? 'absent')
   if (written()) return
   const limit = AbortSignal.any([signal, AbortSignal.timeout(WRITTEN_MS)])
   await new Promise<void>((resolve) => {

@@ -14,6 +14,10 @@ export type Seen = {
   nat: { ok: boolean; reason?: string; remedy?: string; notes: { text: string; remedy?: string }[] }
   firmware: readonly string[]
   swtpm: boolean
+  /** For memory that instant clones share. */
+  perl: boolean
+  /** sysctl vm.unprivileged_userfaultfd: QEMU, which is no root, may save what a guest is about to write. */
+  userfaultfd: boolean
   /** Programs and files that image builds need, by package. */
   build_packages_missing: readonly string[]
   user_namespaces: { max: number; unprivileged: boolean; subuid: boolean }
@@ -71,6 +75,16 @@ export function judge(s: Seen): CheckItem[] {
 
   if (s.swtpm) ok('tpm', 'swtpm: VMs can have a TPM 2.0')
   else warn('tpm', 'swtpm is not installed: VMs have no TPM.', install('swtpm', 'swtpm-tools'))
+
+  if (s.perl) ok('instant clones', 'images can be kept warm')
+  else warn('instant clones', 'perl is not installed: images cannot be kept warm.', install('perl-base'))
+  // Off is the safer way, and all snapshots work without: nothing to warn of.
+  ok(
+    'background snapshots',
+    s.userfaultfd
+      ? 'guests that write faster than their RAM is saved are saved in the background'
+      : 'off: guests that write faster than their RAM is saved are held (sysctl -w vm.unprivileged_userfaultfd=1 would change it)',
+  )
 
   if (s.build_packages_missing.length === 0) ok('image builds', 'images can be built from recipes')
   else

@@ -33,21 +33,35 @@ const exists = (path: string): Promise<boolean> =>
 const text = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '')
 
 export async function inspect(o: Looking): Promise<CheckItem[]> {
-  const [cpu, memory, meminfo, qemu, accelerator, nat, firmware, data, kvm_device, clock, systemd, spaces] =
-    await Promise.all([
-      cpuFacts(),
-      memoryFacts(),
-      text('/proc/meminfo'),
-      qemuFacts(o.qemu).catch((error: unknown) => toFault(error)),
-      o.acceleration.catch((error: unknown) => ({ accelerator: 'tcg' as const, reason: toFault(error).detail })),
-      o.networks.support(),
-      firmwareKinds(),
-      room(o.dataDir),
-      exists('/dev/kvm'),
-      clockState(),
-      systemdState(),
-      userNamespaces(),
-    ])
+  const [
+    cpu,
+    memory,
+    meminfo,
+    qemu,
+    accelerator,
+    nat,
+    firmware,
+    data,
+    kvm_device,
+    clock,
+    systemd,
+    spaces,
+    userfaultfd,
+  ] = await Promise.all([
+    cpuFacts(),
+    memoryFacts(),
+    text('/proc/meminfo'),
+    qemuFacts(o.qemu).catch((error: unknown) => toFault(error)),
+    o.acceleration.catch((error: unknown) => ({ accelerator: 'tcg' as const, reason: toFault(error).detail })),
+    o.networks.support(),
+    firmwareKinds(),
+    room(o.dataDir),
+    exists('/dev/kvm'),
+    clockState(),
+    systemdState(),
+    userNamespaces(),
+    text('/proc/sys/vm/unprivileged_userfaultfd'),
+  ])
   const number = (key: string) => Number(new RegExp(`^${key}:\\s+(\\d+)`, 'm').exec(meminfo)?.[1] ?? 0)
   const seen: Seen = {
     root: o.root,
@@ -68,6 +82,8 @@ export async function inspect(o: Looking): Promise<CheckItem[]> {
     },
     firmware,
     swtpm: tpmPrograms() !== undefined,
+    perl: findProgram('perl') !== undefined,
+    userfaultfd: userfaultfd.trim() === '1',
     build_packages_missing: [...new Set(missingTools().map((tool) => tool.package))].sort(),
     user_namespaces: spaces,
     data: { path: o.dataDir, ...data },

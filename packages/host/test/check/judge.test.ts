@@ -13,6 +13,8 @@ const good: Seen = {
   nat: { ok: true, notes: [] },
   firmware: ['bios', 'uefi', 'uefi-secure'],
   swtpm: true,
+  perl: true,
+  userfaultfd: false,
   build_packages_missing: [],
   user_namespaces: { max: 1000, unprivileged: true, subuid: true },
   data: { path: '/var/lib/wadah', free_bytes: 50 * GIB, capacity_bytes: 100 * GIB, file_system: 'ext4' },
@@ -37,6 +39,8 @@ describe('a machine', () => {
       'networks',
       'uefi',
       'tpm',
+      'instant clones',
+      'background snapshots',
       'image builds',
       'disk space',
       'memory',
@@ -50,6 +54,7 @@ describe('a machine', () => {
   const tcg = { kvm: false, reason: 'x' }
   test.each<[string, Partial<Seen>, string[]]>([
     ['without QEMU', { qemu: undefined }, ['lack qemu → apt-get install qemu-system-x86']],
+    ['without perl', { perl: false }, ['warn instant clones → apt-get install perl-base']],
     ['without qemu-img', { qemu_img: false }, ['lack qemu-img → apt-get install qemu-utils']],
     ['without VT-x', { accelerator: tcg, cpu_virtualization: false }, [`warn kvm → ${firmwareSetup}`]],
     [

@@ -1,107 +1,47 @@
 /**
  * RAM of a running guest into a file. QEMU may not start programs, and Node can't hand it a descriptor later, so it connects to a
- * socket of ours and `dd` (given the connection itself) writes what comes. The guest runs on meanwhile; only for the last part
- * (QEMU's `pause-before-switchover`) it stands still, and in that pause the disks get their new layers.
+ * socket of ours (sink.ts). Two ways, docs/snapshots.md:
+ *   pre-copy: the guest runs on meanwhile; only for the last part (QEMU's `pause-before-switchover`) it stands still, and in that
+ *     pause the disks get their new layers.
+ *   in the background: the guest is held, the disks get their layers, it goes on, and what it is about to write is saved first
+ *     (`background-snapshot`; userfaultfd). Only where the host lets QEMU, and only for guests that write too fast for the other.
  */
-import { spawn } from 'node:child_process'
-import type { FileHandle } from 'node:fs/promises'
-import { chmod } from 'node:fs/promises'
-import { createServer, type Socket } from 'node:net'
 import { fail } from '@wadah/api/fault'
-import { toolEnv } from '../../system/run.ts'
 import type { RunningVm } from '../running-vm.ts'
+import { isRestless, patience } from './patience.ts'
+import type { Sink } from './sink.ts'
 
-const CONNECT_MS = 10_000
 /** Large guests take long; it has failed when nothing more comes for a while. */
 const ROUND_MS = 7 * 24 * 3600 * 1000
 const STUCK_MS = 120_000
 const SWITCH_MS = 300_000
-/** How long QEMU may expect the last part to take, by the number of rounds it has gone through: a guest that keeps writing stands still longer. */
-const DOWNTIME_MS = [50, 50, 100, 300, 1000] as const
-const UNLIMITED_MS = 2_000_000
 const LOOK_MS = 200
 const LEAVE_MS = 5_000
-const CHUNK = '1M'
+const CANCEL_MS = 30_000
 
-export type Sink = { path: string; done: Promise<void>; close: () => void }
-
-/** Listens on a socket for one connection, whose bytes `dd` writes to the file; at most `most_bytes`. */
-export async function openSink(path: string, file: FileHandle, most_bytes: number): Promise<Sink> {
-  const { promise: done, resolve, reject } = Promise.withResolvers<void>()
-  done.catch(() => {})
-  // Not read here: the connection goes to dd as it is.
-  const server = createServer({ pauseOnConnect: true }, (socket: Socket) => {
-    server.close()
-    clearTimeout(timer)
-    const child = spawn('dd', [`bs=${CHUNK}`, 'iflag=fullblock,count_bytes', `count=${most_bytes}`, 'status=none'], {
-      stdio: [socket, file.fd, 'ignore'],
-      env: toolEnv(),
-    })
-    child.once('error', reject)
-    child.once('exit', (code, signal) =>
-      code === 0
-        ? resolve()
-        : reject(fail('no_room', `RAM could not be written (dd: ${signal ?? `exit code ${code}`}); is the pool full?`)),
-    )
-    socket.destroy()
-  })
-  const timer = setTimeout(() => {
-    server.close()
-    reject(fail('monitor_silent', `QEMU did not connect to save its RAM within ${CONNECT_MS / 1000} s.`))
-  }, CONNECT_MS)
-  await new Promise<void>((ready, failed) => {
-    server.once('error', failed)
-    server.listen(path, ready)
-  })
-  // Who may reach it is said by the folder it lies in.
-  await chmod(path, 0o666)
-  const close = () => {
-    clearTimeout(timer)
-    server.close()
-  }
-  return { path, done, close }
+export type Saved = { stall_ms?: number; save_ms: number }
+export type SaveRam = {
+  /** Begins the file anew each time. */
+  openSink: () => Promise<Sink>
+  /** Runs once, while the guest stands still. */
+  atSwitch: () => Promise<void>
+  signal: AbortSignal
+  log: (line: string) => void
 }
+type Watch = ReturnType<RunningVm['watch']>
 
-/**
- * Saves RAM; `atSwitch` runs while the guest stands still. Leaves the guest as it was: running, or paused.
- * Returns how long it stood still, by QEMU's clock.
- */
-export async function saveRam(
-  running: RunningVm,
-  sink: Sink,
-  atSwitch: () => Promise<void>,
-  signal: AbortSignal,
-): Promise<{ stall_ms?: number; save_ms: number }> {
+/** Saves RAM. Leaves the guest as it was: running, or paused. `stall_ms`: how long it stood still, by QEMU's clock. */
+export async function saveRam(running: RunningVm, o: SaveRam): Promise<Saved> {
   const begun = performance.now()
   const wasRunning = running.last.state === 'running'
   const watch = running.watch(['STOP', 'RESUME', 'MIGRATION'])
   try {
-    await running.execute('migrate-set-capabilities', {
-      capabilities: [
-        { capability: 'events', state: true },
-        { capability: 'pause-before-switchover', state: true },
-      ],
-    })
-    await running.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 50, 'downtime-limit': DOWNTIME_MS[0] })
-    const status = (wanted: string) =>
-      watch.until(
-        (e) => e.event === 'MIGRATION' && [wanted, 'failed', 'cancelled', 'completed'].includes(statusOf(e)),
-        { timeout_ms: wanted === 'completed' ? SWITCH_MS : ROUND_MS, signal },
-      )
-    const paused = status('pre-switchover')
-    paused.catch(() => {})
-    await running.execute('migrate', { uri: `unix:${sink.path}` })
-    const { stuck, stop: stopLooking } = relax(running)
-    const at = await Promise.race([paused, sink.done.then(() => paused), stuck]).finally(stopLooking)
-    if (statusOf(at) !== 'pre-switchover') throw await whyFailed(running)
-    await atSwitch()
-    const ended = status('completed')
-    ended.catch(() => {})
-    await running.execute('migrate-continue', { state: 'pre-switchover' })
-    if (statusOf(await ended) !== 'completed') throw await whyFailed(running)
-    if (wasRunning) await goOn(running)
+    const background = wasRunning && (await canBackground(running))
+    if ((await preCopy(running, watch, background, o)) === 'restless') {
+      o.log('the guest writes faster than its RAM is saved: saving what it is about to write first')
+      await inBackground(running, watch, o)
+    } else if (wasRunning) await goOn(running)
     const [stop, resume] = [watch.seen('STOP'), watch.seen('RESUME')]
-    await sink.done
     return {
       ...(stop !== undefined && wasRunning ? { stall_ms: (resume ?? (await resumed(watch))) - stop } : {}),
       save_ms: performance.now() - begun,
@@ -110,6 +50,86 @@ export async function saveRam(
     watch.close()
     await settle(running, wasRunning)
   }
+}
+
+/** Whether this host and this guest's memory can do it; QEMU looks itself (migration/options.c, ram_write_tracking_compatible). */
+async function canBackground(running: RunningVm): Promise<boolean> {
+  try {
+    await capabilities(running, { 'background-snapshot': true })
+    await capabilities(running, { 'background-snapshot': false })
+    return true
+  } catch {
+    return false
+  }
+}
+
+async function capabilities(running: RunningVm, wanted: Record<string, boolean>): Promise<void> {
+  await running.execute('migrate-set-capabilities', {
+    capabilities: Object.entries(wanted).map(([capability, state]) => ({ capability, state })),
+  })
+}
+
+/** `restless`: given up, nothing has changed; only where `mayGiveUp`. */
+async function preCopy(
+  running: RunningVm,
+  watch: Watch,
+  mayGiveUp: boolean,
+  { openSink, atSwitch, signal }: SaveRam,
+): Promise<'saved' | 'restless'> {
+  const sink = await openSink()
+  try {
+    await capabilities(running, { events: true, 'pause-before-switchover': true })
+    const downtime = patience({ rounds: 0, sent_bytes: 0, ram_bytes: 1 })
+    await running.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 50, 'downtime-limit': downtime })
+    const paused = status(watch, 'pre-switchover', ROUND_MS, signal)
+    await running.execute('migrate', { uri: `unix:${sink.path}` })
+    const looking = look(running, { downtime, mayGiveUp })
+    const ended = sink.done.then(() => paused)
+    const at = await Promise.race([paused, ended, looking.stuck, looking.restless]).finally(looking.stop)
+    if (at === 'restless') {
+      await cancel(running)
+      await sink.done.catch(() => undefined)
+      return 'restless'
+    }
+    if (at !== 'pre-switchover') throw await whyFailed(running)
+    await atSwitch()
+    const completed = status(watch, 'completed', SWITCH_MS, signal)
+    await running.execute('migrate-continue', { state: 'pre-switchover' })
+    if ((await completed) !== 'completed') throw await whyFailed(running)
+    await sink.done
+    return 'saved'
+  } finally {
+    sink.close()
+  }
+}
+
+async function inBackground(running: RunningVm, watch: Watch, { openSink, atSwitch, signal }: SaveRam): Promise<void> {
+  const sink = await openSink()
+  try {
+    await capabilities(running, { 'pause-before-switchover': false })
+    await capabilities(running, { 'background-snapshot': true })
+    // QEMU would stop it too, but without an instant in which the disks could be switched; it always lets it go on by itself.
+    await running.execute('stop')
+    await atSwitch()
+    const completed = status(watch, 'completed', ROUND_MS, signal)
+    await running.execute('migrate', { uri: `unix:${sink.path}` })
+    const looking = look(running)
+    const at = await Promise.race([completed, looking.stuck]).finally(looking.stop)
+    if (at !== 'completed') throw await whyFailed(running)
+    await sink.done
+  } finally {
+    sink.close()
+  }
+}
+
+/** The state that is waited for, or in which it ended before. */
+function status(watch: Watch, wanted: string, timeout_ms: number, signal: AbortSignal): Promise<string> {
+  const ends = [wanted, 'failed', 'cancelled', 'completed']
+  const seen = watch
+    .until((e) => e.event === 'MIGRATION' && ends.includes(statusOf(e)), { timeout_ms, signal })
+    .then(statusOf)
+  seen.catch(() => {})
+  return seen
 }
 
 /**
@@ -136,25 +156,33 @@ async function resumed(watch: ReturnType<RunningVm['watch']>): Promise<number> {
   return watch.seen('RESUME') ?? Number.NaN
 }
 
-/** A guest that writes faster than its RAM is saved is held a little longer after each round. `stuck` rejects when nothing more comes. */
-function relax(running: RunningVm): { stuck: Promise<never>; stop: () => void } {
+/**
+ * Looks at the saving now and then. `stuck` rejects when nothing more comes. With `relax`, a guest that writes faster than its RAM is
+ * saved is held a little longer after each round, or, where it may be given up, `restless`.
+ */
+function look(running: RunningVm, relax?: { downtime: number; mayGiveUp: boolean }) {
   const { promise: stuck, reject } = Promise.withResolvers<never>()
+  const { promise: restless, resolve: giveUp } = Promise.withResolvers<'restless'>()
   stuck.catch(() => {})
-  let allowed = DOWNTIME_MS[0] as number
+  const ram_bytes = running.record.memory.max_mib * 2 ** 20
+  let allowed = relax?.downtime ?? 0
   let last = { bytes: -1, at: performance.now() }
-  const look = async () => {
+  const once = async () => {
     if (performance.now() - last.at > STUCK_MS)
       reject(fail('monitor_silent', `QEMU saved no more of its RAM for ${STUCK_MS / 1000} s.`))
     const info = (await running.execute('query-migrate')) as {
       ram?: { 'dirty-sync-count'?: number; transferred?: number }
     }
-    const bytes = info.ram?.transferred ?? 0
-    if (bytes !== last.bytes) last = { bytes, at: performance.now() }
-    const now = DOWNTIME_MS[info.ram?.['dirty-sync-count'] ?? 0] ?? UNLIMITED_MS
+    const sent_bytes = info.ram?.transferred ?? 0
+    if (sent_bytes !== last.bytes) last = { bytes: sent_bytes, at: performance.now() }
+    if (!relax) return
+    const saving = { rounds: info.ram?.['dirty-sync-count'] ?? 0, sent_bytes, ram_bytes }
+    if (relax.mayGiveUp && isRestless(saving)) return giveUp('restless')
+    const now = patience(saving)
     if (now > allowed) await running.execute('migrate-set-parameters', { 'downtime-limit': (allowed = now) })
   }
-  const timer = setInterval(() => void look().catch(() => {}), LOOK_MS)
-  return { stuck, stop: () => clearInterval(timer) }
+  const timer = setInterval(() => void once().catch(() => {}), LOOK_MS)
+  return { stuck, restless, stop: () => clearInterval(timer) }
 }
 
 async function whyFailed(running: RunningVm): Promise<Error> {
@@ -164,17 +192,18 @@ async function whyFailed(running: RunningVm): Promise<Error> {
 
 /** Whatever happened: no migration stands, and the guest runs if it ran. Also after a daemon that died in the middle of one. */
 export async function settle(running: RunningVm, run: boolean): Promise<void> {
+  await cancel(running)
+  await capabilities(running, { 'pause-before-switchover': false, 'background-snapshot': false })
+  if (run && ['paused', 'postmigrate', 'finish-migrate'].includes(await running.status())) await goOn(running)
+}
+
+async function cancel(running: RunningVm): Promise<void> {
   const at = async () => ((await running.execute('query-migrate')) as { status?: string }).status ?? 'none'
   const ended = ['none', 'completed', 'failed', 'cancelled']
-  if (!ended.includes(await at())) {
-    await running.execute('migrate_cancel')
-    for (const end = performance.now() + 30_000; !ended.includes(await at()); ) {
-      if (performance.now() > end) throw fail('monitor_silent', 'QEMU does not end the saving of its RAM.')
-      await new Promise((resolve) => setTimeout(resolve, 10))
-    }
+  if (ended.includes(await at())) return
+  await running.execute('migrate_cancel')
+  for (const end = performance.now() + CANCEL_MS; !ended.includes(await at()); ) {
+    if (performance.now() > end) throw fail('monitor_silent', 'QEMU does not end the saving of its RAM.')
+    await new Promise((resolve) => setTimeout(resolve, 10))
   }
-  await running.execute('migrate-set-capabilities', {
-    capabilities: [{ capability: 'pause-before-switchover', state: false }],
-  })
-  if (run && ['paused', 'postmigrate', 'finish-migrate'].includes(await running.status())) await goOn(running)
 }

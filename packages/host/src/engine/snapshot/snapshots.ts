@@ -10,7 +10,9 @@ import { copyFirmwareState, replaceFirmwareState } from '../firmware.ts'
 import type { RunningVm } from '../running-vm.ts'
 import { closeNodes, headNodes, headVolumes, nodes, openLayer, putOnTop } from './layers.ts'
 import { mergeLive } from './merge.ts'
-import { openSink, saveRam, settle } from './ram.ts'
+import { mostBytes } from './patience.ts'
+import { type Saved, saveRam, settle } from './ram.ts'
+import { openSink } from './sink.ts'
 
 export type SnapshotsOptions = {
   dataDir: string
@@ -25,8 +27,6 @@ export type SnapshotsOptions = {
 /** How long a guest may stay frozen while the layers are put on top; it thaws by itself after. */
 const FREEZE_S = 20
 const FREEZE_ANSWER_MS = 15_000
-/** Devices and page tables beside the RAM itself. */
-const RAM_EXTRA_BYTES = 512 * 2 ** 20
 
 export class HostSnapshots implements Snapshots {
   readonly #o: SnapshotsOptions
@@ -133,29 +133,28 @@ export class HostSnapshots implements Snapshots {
     let switched = false
     try {
       const boot = structuredClone(running.record)
-      let took: { stall_ms?: number; save_ms: number } | undefined
-      const most = running.record.memory.max_mib * 2 ** 20 + RAM_EXTRA_BYTES
+      let took: Saved | undefined
+      const most = mostBytes(running.record.memory.max_mib * 2 ** 20)
       const bytes = await this.#o.volumes.capture(ram.pool, ram.volume, most, async (handle) => {
-        const sink = await openSink(`${directory.transfer}/ram.sock`, handle, most)
-        try {
-          const wasRunning = running.last.state === 'running'
-          // A daemon that comes after us must know whose pause it was.
-          if (wasRunning) await running.note('job')
-          took = await saveRam(
-            running,
-            sink,
-            async () => {
-              await switchOver()
-              switched = true
-            },
-            work.signal,
-          )
-          // The disks have their layers by now: nothing may go wrong any more that would take them away.
-          if (wasRunning) await running.note(undefined).catch((e: unknown) => this.#o.log(`${vm}: ${String(e)}`))
-          else await activate(running)
-        } finally {
-          sink.close()
-        }
+        const wasRunning = running.last.state === 'running'
+        // A daemon that comes after us must know whose pause it was.
+        if (wasRunning) await running.note('job')
+        took = await saveRam(running, {
+          openSink: async () => {
+            await handle.truncate(0)
+            await rm(`${directory.transfer}/ram.sock`, { force: true })
+            return openSink(`${directory.transfer}/ram.sock`, handle, most)
+          },
+          atSwitch: async () => {
+            await switchOver()
+            switched = true
+          },
+          signal: work.signal,
+          log: (line) => work.log?.(line),
+        })
+        // The disks have their layers by now: nothing may go wrong any more that would take them away.
+        if (wasRunning) await running.note(undefined).catch((e: unknown) => this.#o.log(`${vm}: ${String(e)}`))
+        else await activate(running)
       })
       return {
         consistency: 'ram',
