@@ -60,6 +60,7 @@ import { RoomWatch } from './room-watch.ts'
 import { RunningVm } from './running-vm.ts'
 import { screenshot } from './screenshot.ts'
 import { cryptSalt } from './sha512-crypt.ts'
+import { setThrottle, throttle } from './throttle.ts'
 import { endTpmOf, needTpm, startTpm } from './tpm.ts'
 import { connectQmp } from '@wadah/qmp/client'
 
@@ -398,7 +399,7 @@ export class HostMachine implements Machine {
       this.#adopt(running)
       await Promise.all([directory.writeLive(live), directory.dropSeed()])
       if (plan.local.incoming !== undefined && !plan.local.warm) await loaded(running, signal)
-      await this.#throttle(running, plan.local.disks)
+      await throttle(running, plan.local.disks)
       if (prepared?.request.spec.balloon_mib) await this.#balloon(running, prepared.request.spec.balloon_mib)
       if (plan.local.warm) await this.warm.begin(running, plan, signal)
       else if (how === 'fresh') await running.execute('cont')
@@ -457,24 +458,6 @@ export class HostMachine implements Machine {
             : {}),
         at_ms: this.#o.now_ms(),
       })
-    })
-  }
-
-  async #throttle(running: RunningVm, disks: BootPlan['local']['disks']): Promise<void> {
-    for (const [name, { limits }] of Object.entries(disks)) {
-      if (limits.iops === undefined && limits.bytes_per_s === undefined) continue
-      await this.#setThrottle(running, name, limits)
-    }
-  }
-
-  async #setThrottle(running: RunningVm, disk: string, limits: { iops?: number; bytes_per_s?: number }): Promise<void> {
-    const zero = { bps_rd: 0, bps_wr: 0, iops_rd: 0, iops_wr: 0 }
-    await running.execute('block_set_io_throttle', {
-      // The PCI device is a shell; the disk is what sits in it (QEMU, hw/virtio/virtio-blk-pci.c).
-      id: `/machine/peripheral/disk-${disk}/virtio-backend`,
-      bps: limits.bytes_per_s ?? 0,
-      iops: limits.iops ?? 0,
-      ...zero,
     })
   }
 
@@ -650,7 +633,7 @@ export class HostMachine implements Machine {
         const device = await plugDisk(running, spec, local)
         if (!device) return
         await running.deviceCame(device, disk.pool.path)
-        await this.#throttle(running, { [disk.name]: local })
+        await throttle(running, { [disk.name]: local })
       }
     })
     return has()
@@ -719,7 +702,7 @@ export class HostMachine implements Machine {
     const has = new Set(record.devices.filter((d) => d.kind === 'disk').map((d) => d.name))
     for (const disk of spec.disks) {
       if (!has.has(disk.name)) continue
-      await this.#setThrottle(running, disk.name, {
+      await setThrottle(running, disk.name, {
         ...(disk.limits.iops ? { iops: disk.limits.iops } : {}),
         ...(disk.limits.bytes_per_s ? { bytes_per_s: disk.limits.bytes_per_s } : {}),
       })
