@@ -77,9 +77,15 @@ test('the daemon as a unit: written once, and its VMs outlive it', () => {
   expect(seen['network']).toBe('nat')
   const { qemu, dnsmasq, daemon } = seen['begin']
   expect(dnsmasq).toMatch(/^\d+$/)
-  for (const after of ['restarted', 'killed', 'again2'])
+  for (const after of ['restarted', 'killed', 'upgraded', 'again2'])
     expect([after, seen[after].qemu, seen[after].dnsmasq]).toEqual([after, qemu, dnsmasq])
   expect(new Set([daemon, seen['restarted'].daemon, seen['killed'].daemon, seen['again2'].daemon]).size).toBe(4)
+  // After an upgrade of both QEMU and Wadah the guest runs on under the QEMU it began with, and that is said.
+  expect(seen['upgrade']).toMatchObject({ changed: true })
+  expect(seen['upgraded'].runs).toContain('/opt/wadah/bin/wadahd')
+  expect(seen['upgraded'].outdated).toMatchObject([
+    { name: 'one', running: expect.stringContaining('before the upgrade') },
+  ])
   // When memory runs out the kernel spares the daemon (where systemd itself may ask for that), never the guests.
   expect(['-500', '0']).toContain(seen['oom'][0])
   expect(seen['oom'][1]).toBe('0')

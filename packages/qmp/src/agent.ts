@@ -192,6 +192,14 @@ export class AgentClient {
     await this.#channel.request('guest-set-time', args, options)
   }
 
+  /** The guest's clock, ms since 1970. */
+  async getTime(options: RequestOptions = {}): Promise<number> {
+    const ns = await this.#channel.request('guest-get-time', undefined, options)
+    // More than a double holds exactly; to within 256 ns it does.
+    if (typeof ns !== 'number' || !Number.isFinite(ns)) throw lie('guest-get-time', 'it is no time')
+    return ns / 1_000_000
+  }
+
   /**
    * Asks the guest to go down. The agent answers only to refuse, so silence (2 s by default) counts as consent: whether it
    * happens is told by QEMU's SHUTDOWN or RESET event.

@@ -64,6 +64,15 @@ async function first() {
   await running()
   seen.killed = snapshot()
 
+  upgrade()
+  await until('the new daemon', () => show('wadahd', 'MainPID') !== seen.killed.daemon && json('vm', 'list'))
+  await running()
+  seen.upgraded = {
+    ...snapshot(),
+    runs: show('wadahd', 'ExecStart'),
+    outdated: json('host', 'check').outdated,
+  }
+
   seen.removed = json('init', '--remove')
   seen.afterRemove = {
     qemu: alive(seen.begin.qemu),
@@ -73,6 +82,17 @@ async function first() {
   wadah('init')
   await running()
   seen.again2 = snapshot()
+}
+
+/** As dpkg does it: a new file in the place of QEMU's; and Wadah comes from another folder. */
+function upgrade() {
+  const qemu = '/usr/bin/qemu-system-x86_64'
+  sh('cp', '-p', qemu, `${qemu}.dpkg-new`)
+  sh('mv', `${qemu}.dpkg-new`, qemu)
+  sh('mkdir', '-p', '/opt/wadah')
+  for (const part of ['bin', 'packages', 'package.json', 'recipes']) sh('cp', '-a', `${repo}/${part}`, '/opt/wadah/')
+  sh('ln', '-s', `${repo}/node_modules`, '/opt/wadah/node_modules')
+  seen.upgrade = JSON.parse(sh('/opt/wadah/bin/wadah', 'init', '--json'))
 }
 
 async function second() {

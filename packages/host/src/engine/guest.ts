@@ -8,6 +8,9 @@ import { QmpError } from '@wadah/qmp/errors'
 const MAX_THAW_TRIES = 5
 /** An agent that lives answers within this time, also in a guest that is busy. */
 const ANSWER_MS = 10_000
+/** A date is set to the second; with half of that and a moment more it is taken for right. */
+const CLOCK_OFF_MS = 700
+const CLOCK_TRIES = 5
 
 export type GuestOptions = {
   path: string
@@ -127,14 +130,30 @@ export class VmGuest implements Guest {
     })
   }
 
-  /** Sets the guest's clock to ours; one that went on from saved RAM believes it is still then. */
+  /**
+   * Sets the guest's clock to ours; one that went on from saved RAM believes it is still then. Looked at afterwards: on a busy machine
+   * the guest may take seconds until it does what it is told, and is then told a later time.
+   */
   async setTime(signal: AbortSignal): Promise<void> {
+    let late_ms = 0
+    for (let tries = 0; tries < CLOCK_TRIES; tries++) {
+      await this.#tellTime(late_ms, signal)
+      const asked = this.#o.now_ms()
+      const seen = await this.#ask(signal, (agent) => agent.getTime({ timeout_ms: 30_000, signal }))
+      const behind = seen < asked ? asked - seen : Math.min(0, this.#o.now_ms() - seen)
+      if (Math.abs(behind) <= CLOCK_OFF_MS) return
+      late_ms += behind
+    }
+  }
+
+  async #tellTime(late_ms: number, signal: AbortSignal): Promise<void> {
+    const time_ms = () => this.#o.now_ms() + late_ms
     try {
-      await this.#ask(signal, (agent) => agent.setTime(this.#o.now_ms(), { timeout_ms: 30_000, signal }))
+      await this.#ask(signal, (agent) => agent.setTime(time_ms(), { timeout_ms: 30_000, signal }))
     } catch (error) {
       if (!(error instanceof WadahError) || error.fault.code !== 'agent_failed') throw error
       // The agent of Linux wants hwclock for it, which not every distribution installs.
-      const argv = ['date', '-u', '-s', `@${Math.round(this.#o.now_ms() / 1000)}`]
+      const argv = ['date', '-u', '-s', `@${Math.round(time_ms() / 1000)}`]
       const { exit_code } = await this.exec({ argv, timeout_ms: 30_000 }, signal)
       if (exit_code !== 0) throw error
     }
