@@ -1,4 +1,5 @@
 /** The guest agent of one VM, with its errors in our words. Nothing it says is trusted (see @wadah/qmp). */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { WadahError, fail } from '@wadah/api/fault'
 import type { ExecResult, GuestInfo } from '@wadah/api/schema/guest'
 import type { Guest } from '@wadah/ports/machine'
@@ -11,6 +12,7 @@ const ANSWER_MS = 10_000
 /** A date is set to the second; with half of that and a moment more it is taken for right. */
 const CLOCK_OFF_MS = 700
 const CLOCK_TRIES = 5
+const CLOCK_PAUSE_MS = 1000
 
 export type GuestOptions = {
   path: string
@@ -136,8 +138,15 @@ export class VmGuest implements Guest {
    */
   async setTime(signal: AbortSignal): Promise<void> {
     let late_ms = 0
-    for (let tries = 0; tries < CLOCK_TRIES; tries++) {
-      await this.#tellTime(late_ms, signal)
+    for (let tries = 1; tries <= CLOCK_TRIES; tries++) {
+      try {
+        await this.#tellTime(late_ms, signal)
+      } catch (error) {
+        // Its agent went on from the middle of what it did then; it may take a moment until it hears us.
+        if (tries === CLOCK_TRIES || signal.aborted) throw error
+        await sleep(CLOCK_PAUSE_MS, undefined, { signal })
+        continue
+      }
       const asked = this.#o.now_ms()
       const seen = await this.#ask(signal, (agent) => agent.getTime({ timeout_ms: 30_000, signal }))
       const behind = seen < asked ? asked - seen : Math.min(0, this.#o.now_ms() - seen)
