@@ -79,13 +79,19 @@ function restlessQemu({ allowed }: { allowed: boolean }) {
   const how: SaveRam = {
     openSink: async () => {
       said.push('file begun')
-      return { path: '/nowhere', done: new Promise<void>((ok) => setTimeout(ok, 400)), close: () => {} }
+      return {
+        path: '/nowhere',
+        done: new Promise<void>((ok) => setTimeout(() => (said.push('file whole'), ok()), 400)),
+        close: () => {},
+      }
     },
     atSwitch: async () => void said.push(`layers, ${state}`),
     signal: new AbortController().signal,
     log: (line) => said.push(`log: ${line}`),
   }
-  return { said, save: () => saveRam(running as unknown as RunningVm, how), state: () => state }
+  // Without what only switches off what it had been told before.
+  const told = () => said.filter((s) => s !== 'migrate-set-capabilities')
+  return { told, save: () => saveRam(running as unknown as RunningVm, how), state: () => state }
 }
 
 describe('a guest that writes faster than its RAM is saved', () => {
@@ -93,32 +99,36 @@ describe('a guest that writes faster than its RAM is saved', () => {
     const qemu = restlessQemu({ allowed: true })
     expect((await qemu.save()).stall_ms).toBeGreaterThan(0)
     expect(qemu.state()).toBe('running')
-    expect(qemu.said.filter((s) => s !== 'migrate-set-capabilities')).toEqual([
+    expect(qemu.told()).toEqual([
       '+background-snapshot',
       'file begun',
       '+events,pause-before-switchover',
       'migrate',
       'migrate_cancel',
+      'file whole',
       expect.stringMatching(/^log: .*about to write/),
       'file begun',
       '+background-snapshot',
       'stop',
       'layers, paused',
       'migrate',
+      'file whole',
     ])
   })
   test('where it does not: held until it is saved', async () => {
     const qemu = restlessQemu({ allowed: false })
     await qemu.save()
     expect(qemu.state()).toBe('running')
-    expect(qemu.said.filter((s) => s !== 'migrate-set-capabilities')).toEqual([
+    expect(qemu.told()).toEqual([
       '+background-snapshot',
       'file begun',
       '+events,pause-before-switchover',
       'migrate',
       'layers, finish-migrate',
       'migrate-continue',
+      // It does not wait for the file.
       'cont',
+      'file whole',
     ])
   })
 })

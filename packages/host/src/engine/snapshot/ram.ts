@@ -37,10 +37,10 @@ export async function saveRam(running: RunningVm, o: SaveRam): Promise<Saved> {
   const watch = running.watch(['STOP', 'RESUME', 'MIGRATION'])
   try {
     const background = wasRunning && (await canBackground(running))
-    if ((await preCopy(running, watch, background, o)) === 'restless') {
+    if ((await preCopy(running, watch, { wasRunning, mayGiveUp: background }, o)) === 'restless') {
       o.log('the guest writes faster than its RAM is saved: saving what it is about to write first')
       await inBackground(running, watch, o)
-    } else if (wasRunning) await goOn(running)
+    }
     const [stop, resume] = [watch.seen('STOP'), watch.seen('RESUME')]
     return {
       ...(stop !== undefined && wasRunning ? { stall_ms: (resume ?? (await resumed(watch))) - stop } : {}),
@@ -73,7 +73,7 @@ async function capabilities(running: RunningVm, wanted: Record<string, boolean>)
 async function preCopy(
   running: RunningVm,
   watch: Watch,
-  mayGiveUp: boolean,
+  { wasRunning, mayGiveUp }: { wasRunning: boolean; mayGiveUp: boolean },
   { openSink, atSwitch, signal }: SaveRam,
 ): Promise<'saved' | 'restless'> {
   const sink = await openSink()
@@ -96,6 +96,8 @@ async function preCopy(
     const completed = status(watch, 'completed', SWITCH_MS, signal)
     await running.execute('migrate-continue', { state: 'pre-switchover' })
     if ((await completed) !== 'completed') throw await whyFailed(running)
+    // It does not stand still for as long as the last of it is written.
+    if (wasRunning) await goOn(running)
     await sink.done
     return 'saved'
   } finally {
