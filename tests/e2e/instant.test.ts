@@ -195,6 +195,12 @@ describe('instant clones', () => {
         if (!['ENOENT', 'EINVAL'].includes((error as NodeJS.ErrnoException).code ?? '')) strange.push(error)
       }
     }, 50)
+    // Also for a daemon that comes to it in the middle: it begins anew, with another QEMU.
+    const [first] = d.traces().qemus.slice(qemus)
+    await new Promise((resolve) => setTimeout(resolve, 3_000))
+    await d.kill('SIGKILL')
+    await d.start()
+    await until('another QEMU', () => d.traces().qemus.length > qemus && !d.traces().qemus.includes(first as number))
     const ended = await d.ended(job)
     clearInterval(watching)
     expect({ most, strange }).toEqual({ most: 0, strange: [] })

@@ -34,6 +34,8 @@ export type LiveRecord = {
   paused_by?: 'user' | 'job'
   /** It goes on from saved RAM, and has not done so yet. */
   loading?: true
+  /** An instant clone that may run, and is still the one its template was. */
+  stranger?: true
   /** Its file systems are frozen, and thawed at this time at the latest. */
   thaw_at_ms?: number
 }

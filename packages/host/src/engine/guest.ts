@@ -135,6 +135,7 @@ export class VmGuest implements Guest {
   /**
    * Sets the guest's clock to ours; one that went on from saved RAM believes it is still then. Looked at afterwards: on a busy machine
    * the guest may take seconds until it does what it is told, and is then told a later time.
+   * @throws WadahError `agent_failed` also when it is still wrong after all that
    */
   async setTime(signal: AbortSignal): Promise<void> {
     let late_ms = 0
@@ -151,6 +152,8 @@ export class VmGuest implements Guest {
       const seen = await this.#ask(signal, (agent) => agent.getTime({ timeout_ms: 30_000, signal }))
       const behind = seen < asked ? asked - seen : Math.min(0, this.#o.now_ms() - seen)
       if (Math.abs(behind) <= CLOCK_OFF_MS) return
+      if (tries === CLOCK_TRIES)
+        throw fail('agent_failed', `The guest took ${tries} times, and is still ${Math.round(behind)} ms behind.`)
       late_ms += behind
     }
   }

@@ -257,7 +257,7 @@ export class HostMachine implements Machine {
     // A daemon that died in the middle of this start may have left a QEMU. One that never ran the guest lacks limits, perhaps
     // more: it goes, and all is made anew.
     const there = this.running(request.vm) ?? (await this.attach(request.vm))
-    if (there && (there.last.state === 'prepared' || there.live.loading)) await this.stop(request.vm)
+    if (there && (there.last.state === 'prepared' || there.isBeginning)) await this.stop(request.vm)
     const [qemu, cpu, acceleration] = await Promise.all([qemuFacts(this.#o.qemu), cpuFacts(), this.#acceleration])
     const files = request.kernel ? await this.images.files(request.kernel.image) : undefined
     if (request.kernel && !files?.kernel) {
@@ -383,7 +383,7 @@ export class HostMachine implements Machine {
         taps: prepared?.taps ?? [],
         pools: [...new Set(prepared?.request.disks.map((d) => d.pool.path) ?? EMPTY_LIMITS.pools)],
         started_at_ms: this.#o.now_ms(),
-        ...(plan.local.incoming === undefined ? {} : { loading: true as const }),
+        ...(plan.local.incoming === undefined ? {} : plan.local.warm ? { stranger: true } : { loading: true }),
       }
       const running = new RunningVm({
         directory,
@@ -394,6 +394,7 @@ export class HostMachine implements Machine {
         now_ms: this.#o.now_ms,
         observed: (o) => this.#observed(o),
         released: (device) => this.#released(vm, device),
+        wentOn: () => this.#setClock(vm),
         log: this.#o.log,
       })
       this.#adopt(running)
@@ -404,10 +405,7 @@ export class HostMachine implements Machine {
       if (plan.local.warm) await this.warm.begin(running, plan, signal)
       else if (how === 'fresh') await running.execute('cont')
       // A clone is not itself before its network is up: `warm.connect`.
-      if (live.loading && !plan.local.warm) {
-        await running.noteLoaded()
-        this.#setClock(vm)
-      }
+      await running.noteLoaded()
       await running.refresh()
       if (running.isGone) throw fail('qemu_failed', `QEMU ended right after its start: ${(await running.gone).reason}.`)
       return running
@@ -493,6 +491,7 @@ export class HostMachine implements Machine {
       now_ms: this.#o.now_ms,
       observed: (o) => this.#observed(o),
       released: (device) => this.#released(vm, device),
+      wentOn: () => this.#setClock(vm),
       log: this.#o.log,
     })
     this.#adopt(running)

@@ -29,6 +29,8 @@ export type RunningOptions = {
   observed: (o: Observed) => void
   /** A device has left the guest and QEMU: what the host did for it goes too. */
   released?: (device: BootDevice) => Promise<void>
+  /** It went on from saved RAM just now, and believes that no time has passed. */
+  wentOn?: () => void
   log: (line: string) => void
 }
 
@@ -73,6 +75,10 @@ export class RunningVm implements Running {
   }
   get isGone(): boolean {
     return this.#isGone
+  }
+  /** It goes on from what was saved, and is not yet what it is to be. */
+  get isBeginning(): boolean {
+    return this.live.loading === true || this.live.stranger === true
   }
   /** The disks' devices that stopped the guest for want of room. */
   get waitsForRoom(): boolean {
@@ -160,10 +166,10 @@ export class RunningVm implements Running {
     try {
       const { status } = await this.#monitor().execute('query-status', {}, { timeout_ms: 10_000 })
       const seen = stateOf(status, this.live.paused_by)
-      // A daemon that ended right after it let it go on could not say so any more.
+      // An event may come before whoever let it go on says so; or that daemon is dead.
       if (this.live.loading && seen.state === 'running') await this.noteLoaded()
       // It has read its saved RAM, perhaps all of it, and has not gone on from there.
-      const { state, paused_by } = this.live.loading && seen.state === 'paused' ? { state: 'incoming' as const } : seen
+      const { state, paused_by } = this.isBeginning && seen.state === 'paused' ? { state: 'incoming' as const } : seen
       if (state !== 'paused') this.#ioError = paused_by === 'io-error' ? this.#ioError : undefined
       return this.#tell({ state, ...(paused_by ? { paused_by } : {}), ...this.#reason(paused_by) })
     } catch (error) {
@@ -343,7 +349,15 @@ export class RunningVm implements Running {
   }
 
   async noteLoaded(): Promise<void> {
+    if (!this.live.loading) return
     delete this.live.loading
+    await this.#o.directory.writeLive(this.live)
+    this.#o.wentOn?.()
+  }
+
+  /** An instant clone has become itself, and may be on its network. */
+  async noteItself(): Promise<void> {
+    delete this.live.stranger
     await this.#o.directory.writeLive(this.live)
   }
 

@@ -78,6 +78,9 @@ export class Lab {
 
   private async namespace(name: string): Promise<void> {
     await exec('ip', ['netns', 'add', name])
+    // An IPv6 address is there at once, not when a second of looking for others who have it is over.
+    for (const of of ['all', 'default'])
+      await this.in(name, 'sh', '-c', `echo 0 > /proc/sys/net/ipv6/conf/${of}/accept_dad`)
     await exec('ip', ['-n', name, 'link', 'set', 'lo', 'up'])
   }
 

@@ -148,7 +148,7 @@ export class HostWarm implements WarmTemplates {
   async whole(vm: string): Promise<boolean> {
     const running = await this.#o.running(vm)
     if (!running) return false
-    if (!running.live.loading) return true
+    if (!running.isBeginning) return true
     await this.#o.machine.stop(vm)
     return false
   }
@@ -157,7 +157,7 @@ export class HostWarm implements WarmTemplates {
     const running = await this.#o.running(vm)
     if (!running) throw fail('wrong_state', 'The clone does not run any more.', { retryable: false })
     await setLinks(running, true)
-    if (running.live.loading) await running.noteLoaded()
+    if (running.live.stranger) await running.noteItself()
   }
 
   /** What QEMU is to map as its RAM. */
