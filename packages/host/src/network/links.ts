@@ -176,6 +176,11 @@ export function planTap(instance: string, links: Link[], network: BridgedNetwork
     `tuntap add dev ${name} mode tap user ${nic.uid} vnet_hdr`,
     `link set dev ${name} alias ${alias}`,
     `link set dev ${name} addrgenmode none master ${network.bridge}${up}`,
+    // The host may remember the MAC of a VM that had the address before, and would talk to that one for a second or more. Without an
+    // entry it holds what it has to say until the guest answers or announces itself.
+    ...(network.kind === 'nat' && nic.address !== undefined
+      ? [`neigh replace ${nic.address} nud failed dev ${network.bridge}`]
+      : []),
   ]
   if (seen === undefined) return { ok: true, lines: make }
   const owned = parseAlias(instance, seen.alias)

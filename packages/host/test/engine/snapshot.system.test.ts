@@ -1,11 +1,15 @@
 /** Snapshots of a real guest: layers on top, RAM saved and gone on from, layers merged under it and beside it. */
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
+import { accessSync, constants, readFileSync, writeFileSync } from 'node:fs'
+import { chmod, open, readFile, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
 import { newId } from '@wadah/api/ids'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import type { VolumeDefinition } from '@wadah/ports/volumes'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { RunningVm } from '../../src/engine/running-vm.ts'
+import { saveRam } from '../../src/engine/snapshot/ram.ts'
 import { headProblem, readHead } from '../../src/storage/qcow2.ts'
 import { machineKit, until } from './kit.ts'
 
@@ -13,6 +17,40 @@ const never = new AbortController().signal
 const work = { signal: never }
 const MIB = 2 ** 20
 const SIZE = 32 * MIB
+
+const USERFAULTS = '/proc/sys/vm/unprivileged_userfaultfd'
+function mayAllowUserfaults(): boolean {
+  try {
+    accessSync(USERFAULTS, constants.W_OK)
+    return true
+  } catch {
+    return false
+  }
+}
+/** Takes so many bytes in a second, as a disk that is slow or busy would. */
+async function slowSink(path: string, file: string, bytes_per_s: number) {
+  await rm(path, { force: true })
+  const handle = await open(file, 'w')
+  const { promise: done, resolve, reject } = Promise.withResolvers<void>()
+  done.catch(() => {})
+  const server = createServer(async (connection) => {
+    server.close()
+    try {
+      for await (const chunk of connection) {
+        await handle.write(chunk as Buffer)
+        await new Promise((next) => setTimeout(next, ((chunk as Buffer).length / bytes_per_s) * 1000))
+      }
+      resolve()
+    } catch (error) {
+      reject(error as Error)
+    } finally {
+      await handle.close()
+    }
+  })
+  await new Promise<void>((ready) => server.listen(path, ready))
+  await chmod(path, 0o666)
+  return { path, done, close: () => void server.close() }
+}
 
 describe('snapshots of a real guest', () => {
   let kit: Awaited<ReturnType<typeof machineKit>>
@@ -290,6 +328,44 @@ describe('snapshots of a real guest', () => {
     }
     await kit.machine.stop(vm)
   }, 120_000)
+
+  test.skipIf(!mayAllowUserfaults())(
+    'a guest that writes faster than its RAM is saved: in the background, whole, and it hardly stands still',
+    async () => {
+      const allowed = readFileSync(USERFAULTS, 'utf8')
+      writeFileSync(USERFAULTS, '1')
+      try {
+        const request = kit.request({ memory_mib: 192 }, 'wadah.dirty=40')
+        const { vm } = request
+        const running = (await launch(request)) as RunningVm
+        await sh(vm, 'dd if=/dev/urandom of=/kept bs=1M count=16 2>/dev/null; sha256sum /kept > /kept.sum; echo then > /mark')
+        const ram = { pool, volume: { id: newId('volume', randomBytes), format: 'raw' as const } }
+        const file = kit.machine.volumes.path(pool, ram.volume)
+        const said: string[] = []
+        let switches = 0
+        const saved = await saveRam(running, {
+          openSink: () => slowSink(`${kit.dir}/slow.sock`, file, 20 * MIB),
+          atSwitch: async () => void (switches += 1),
+          signal: never,
+          log: (line) => said.push(line),
+        })
+        expect({ said, switches }).toEqual({ said: [expect.stringContaining('faster than its RAM is saved')], switches: 1 })
+        // It ran while its RAM went out for seconds.
+        expect(saved.save_ms).toBeGreaterThan(5_000)
+        expect(saved.stall_ms).toBeLessThan(saved.save_ms / 5)
+        expect(await kit.machine.observe(vm)).toMatchObject({ state: 'running' })
+        await sh(vm, 'rm /kept; echo now > /mark')
+        await kit.machine.stop(vm)
+        const { boot, qemu_version } = { boot: running.record, qemu_version: running.live.qemu_version }
+        await launch({ ...request, restore: { boot, qemu_version, ...ram } })
+        expect(await sh(vm, 'cat /mark; sha256sum -c /kept.sum')).toBe('then\n/kept: OK')
+        await kit.machine.stop(vm)
+      } finally {
+        writeFileSync(USERFAULTS, allowed)
+      }
+    },
+    120_000,
+  )
 
   test('no room for RAM: the guest runs on, and nothing is left of it', async () => {
     const base = kit.request()

@@ -370,7 +370,11 @@ test('taps: made once, owned by their uid, found again, taken away', async () =>
   const web = vm('web', 1)
   await expect(networks.attach(net, web, signal)).rejects.toMatchObject({ fault: { code: 'unavailable' } })
   await networks.apply([net], [web], signal)
+  // Another VM had the address, and the host remembers its MAC.
+  const former = `${web.address} lladdr 02:00:00:00:00:99 nud reachable dev ${net.bridge}`
+  await lab.in(lab.host, 'ip', 'neigh', 'replace', ...former.split(' '))
   const { ifname } = await networks.attach(net, web, signal)
+  expect(await lab.in(lab.host, 'ip', 'neigh', 'show', web.address ?? '')).not.toContain('lladdr')
   expect(await networks.attach(net, web, signal)).toEqual({ ifname })
   expect(await networks.taps()).toEqual([{ ifname, vm: web.vm, nic: web.nic }])
   const shown = await lab.in(lab.host, 'ip', '-d', 'link', 'show', ifname)

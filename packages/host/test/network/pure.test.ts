@@ -254,6 +254,7 @@ describe('links', () => {
       `tuntap add dev ${name} mode tap user 70001 vnet_hdr`,
       `link set dev ${name} alias ${alias}`,
       `link set dev ${name} addrgenmode none master ${net.bridge} up`,
+      `neigh replace ${web.address} nud failed dev ${net.bridge}`,
     ]
     const { alias: _, ...halfMade } = tap
     expect(planTap('default', [], net, web)).toEqual({ ok: true, lines: make })
