@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { type Kind, put, type Store } from '@wadah/store/store'
-import { compactTo } from '@wadah/store/sqlite/database'
+import { CHANGES_AFTER, CHANGES_OF, compactTo } from '@wadah/store/sqlite/database'
 import { MIGRATIONS, migrate, schemaOf } from '@wadah/store/sqlite/schema'
 import { openSqliteStore, type SqliteOptions } from '@wadah/store/sqlite/sqlite-store'
 import { FakeClock } from '@wadah/store/testing/clock'
@@ -40,6 +40,18 @@ test('what was written is there after closing and opening: id, revision, records
   expect(await two.current()).toBe(1)
   expect((await two.get(thing, 'a'))?.value.n).toBe(1)
   expect(committed(await two.txn([], [put(thing, 'a', { n: 1 })], 'first')).repeated).toBe(true)
+})
+
+test('what changed last is found without a look at all that is kept', async () => {
+  const store = await open()
+  committed(await store.txn([], [put(thing, 'a', { n: 1 })], 't'))
+  await store.close()
+  const db = new DatabaseSync(file)
+  const plan = (sql: string) =>
+    (db.prepare(`EXPLAIN QUERY PLAN ${sql}`).all() as { detail: string }[]).map((p) => p.detail)
+  for (const sql of [CHANGES_AFTER, CHANGES_OF])
+    expect(plan(sql)).toEqual([expect.stringMatching(/^SEARCH history USING PRIMARY KEY \(revision/)])
+  db.close()
 })
 
 test('the files belong to their owner only', async () => {

@@ -338,7 +338,10 @@ describe('snapshots of a real guest', () => {
         const request = kit.request({ memory_mib: 192 }, 'wadah.dirty=40')
         const { vm } = request
         const running = (await launch(request)) as RunningVm
-        await sh(vm, 'dd if=/dev/urandom of=/kept bs=1M count=16 2>/dev/null; sha256sum /kept > /kept.sum; echo then > /mark')
+        await sh(
+          vm,
+          'dd if=/dev/urandom of=/kept bs=1M count=16 2>/dev/null; sha256sum /kept > /kept.sum; echo then > /mark',
+        )
         const ram = { pool, volume: { id: newId('volume', randomBytes), format: 'raw' as const } }
         const file = kit.machine.volumes.path(pool, ram.volume)
         const said: string[] = []
@@ -349,7 +352,10 @@ describe('snapshots of a real guest', () => {
           signal: never,
           log: (line) => said.push(line),
         })
-        expect({ said, switches }).toEqual({ said: [expect.stringContaining('faster than its RAM is saved')], switches: 1 })
+        expect({ said, switches }).toEqual({
+          said: [expect.stringContaining('faster than its RAM is saved')],
+          switches: 1,
+        })
         // It ran while its RAM went out for seconds.
         expect(saved.save_ms).toBeGreaterThan(5_000)
         expect(saved.stall_ms).toBeLessThan(saved.save_ms / 5)

@@ -26,6 +26,12 @@ const PRUNE_EVERY = 256
 const PRUNE_ROWS_MAX = 5000
 const CHECK_BYTES_MAX = 64 * 1024 * 1024
 
+/** By revision, not by key (`+` keeps its index away): what is asked for is the newest few of all that is kept. */
+const CHANGES = `SELECT revision, seq, key, value, created, version, was_value, was_created, was_modified, was_version
+  FROM history WHERE +key >= :prefix AND +key < :to`
+export const CHANGES_AFTER = `${CHANGES} AND revision > :after ORDER BY revision, seq LIMIT :n`
+export const CHANGES_OF = `${CHANGES} AND revision = :revision AND seq > :seq ORDER BY seq`
+
 type HistoryRow = {
   revision: number
   key: string
@@ -378,10 +384,8 @@ export class Database {
   /** Changes after a revision, whole revisions only, so sometimes more than `limit`. */
   history(prefix: string, after: number, limit: number): HistoryReply {
     if (after < this.#compacted || after > this.#revision) return this.#gone()
-    const columns = `revision, seq, key, value, created, version, was_value, was_created, was_modified, was_version
-      FROM history WHERE key >= :prefix AND key < :to`
     const range = { prefix, to: prefix + AFTER_ALL }
-    const rows = this.#sql(`SELECT ${columns} AND revision > :after ORDER BY revision, seq LIMIT :n`).all({
+    const rows = this.#sql(CHANGES_AFTER).all({
       ...range,
       after,
       n: limit,
@@ -389,7 +393,7 @@ export class Database {
     const end = rows.at(-1)
     const more = rows.length === limit && end !== undefined
     if (more) {
-      const rest = this.#sql(`SELECT ${columns} AND revision = :revision AND seq > :seq ORDER BY seq`).all({
+      const rest = this.#sql(CHANGES_OF).all({
         ...range,
         revision: end.revision,
         seq: end.seq,
