@@ -51,8 +51,8 @@ beforeAll(async () => {
   writeFileSync(join(dir, 'recipes/cloud/after-install'), AFTER, { mode: 0o755 })
   d = new Daemon(`recipe_dirs = [${JSON.stringify(join(dir, 'recipes'))}]`)
   await d.start()
-  await d.done(await d.api.call(images.build, { body: { recipe: 'cloud' } }))
-}, 400_000)
+  await d.done(await d.api.call(images.build, { body: { recipe: 'cloud' } }), 400_000)
+}, 420_000)
 afterAll(async () => {
   await d.purge()
   rmSync(dir, { recursive: true, force: true })
@@ -83,7 +83,18 @@ test('exported and imported: user, key, name, network and user-data are what was
   expect(made).toMatchObject({ code: 0 })
   const address = (await d.vm('anna-web')).spec.nics[0]?.address ?? ''
   const ssh = (script: string) => {
-    const options = ['-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=no', '-o', `UserKnownHostsFile=${dir}/known`]
+    const options = [
+      '-F',
+      'none',
+      '-o',
+      'IdentitiesOnly=yes',
+      '-o',
+      'BatchMode=yes',
+      '-o',
+      'StrictHostKeyChecking=no',
+      '-o',
+      `UserKnownHostsFile=${dir}/known`,
+    ]
     return execFileSync('ssh', [...options, '-o', 'ConnectTimeout=5', '-i', key, `anna@${address}`, script], {
       encoding: 'utf8',
       stdio: ['ignore', 'pipe', 'ignore'],
@@ -111,7 +122,7 @@ test('exported and imported: user, key, name, network and user-data are what was
     vm.id,
   ])
   expect(ssh('cat /sys/class/net/e*/address')).toBe(vm.spec.nics[0]?.mac)
-  expect(d.cli(['vm', 'shutdown', 'anna-web'])).toMatchObject({ code: 0 })
+  expect(d.cli(['vm', 'shutdown', 'anna-web', '--grace', '100'])).toMatchObject({ code: 0 })
   expect(d.cli(['vm', 'start', 'anna-web'])).toMatchObject({ code: 0 })
   await done()
   // By the key that is known (ssh would refuse another), and nothing was done twice.

@@ -153,12 +153,12 @@ export class Daemon {
   }
 
   /** Waits for a job that was just made; the job as it ended. */
-  ended(job: Job): Promise<Job> {
-    return this.api.wait(job, { signal: AbortSignal.timeout(240_000) })
+  ended(job: Job, timeout_ms = 240_000): Promise<Job> {
+    return this.api.wait(job, { signal: AbortSignal.timeout(timeout_ms) })
   }
   /** The same, and it must have ended well. */
-  async done(job: Job): Promise<Job> {
-    const end = await this.ended(job)
+  async done(job: Job, timeout_ms?: number): Promise<Job> {
+    const end = await this.ended(job, timeout_ms)
     if (end.state !== 'done')
       throw new Error(`${end.kind} ended as ${end.state}: ${end.fault?.code} ${end.fault?.detail}`)
     return end

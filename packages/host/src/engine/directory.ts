@@ -48,6 +48,7 @@ export class VmDirectory {
   readonly serialLog: string
   readonly qemuLog: string
   readonly tpmLog: string
+  #writing: Promise<void> = Promise.resolve()
 
   constructor(dataDir: string, vm: string, within = 'vms') {
     if (!isId(vm)) throw new Error(`not an id: ${vm}`)
@@ -136,8 +137,11 @@ export class VmDirectory {
   async readBoot(): Promise<BootRecord | undefined> {
     return this.#read<BootRecord>('boot.json')
   }
+  /** One after the other: what was noted last is what stays. */
   async writeLive(record: LiveRecord): Promise<void> {
-    await this.#write('live.json', record)
+    const write = this.#writing.then(() => this.#write('live.json', record))
+    this.#writing = write.catch(() => {})
+    await write
   }
   async readLive(): Promise<LiveRecord | undefined> {
     return this.#read<LiveRecord>('live.json')

@@ -10,7 +10,8 @@ import { openRegular } from '../system/files.ts'
 import { lastLines, openLog, trimLog } from './log-file.ts'
 import { type ProcessId, startOf, waitGone } from './process.ts'
 
-const CONNECT_TIMEOUT_MS = 30_000
+/** Its end is noticed at once; a machine on which fifty guests boot at once may let it wait for long. */
+const CONNECT_TIMEOUT_MS = 120_000
 const KILL_TIMEOUT_MS = 30_000
 /** Mapped registers of devices; libvirt leaves as much (qemuDomainGetMemLockLimitBytes). */
 const LOCKED_BESIDE_MIB = 1024
@@ -95,6 +96,8 @@ export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
     const qmp = await connectQmp({
       path: sockets(plan.local.directory).monitor,
       connect_timeout_ms: CONNECT_TIMEOUT_MS,
+      // It listens long before it has made its machine, and only then speaks.
+      greeting_timeout_ms: CONNECT_TIMEOUT_MS,
       gone: exit,
       signal: options.signal,
     })
@@ -114,13 +117,11 @@ export async function spawnQemu(options: SpawnOptions): Promise<Spawned> {
     }
     if (isQmpError(error, 'aborted')) throw fail('cancelled', 'The start was cancelled.', { cause: error })
     if (how !== 'ended by SIGKILL') throw await lastWords(options.logs.qemu, `QEMU ended at once (${how})`, error)
-    throw fail(
-      'monitor_silent',
-      `QEMU was started and did not answer within ${CONNECT_TIMEOUT_MS / 1000} s; it was ended.`,
-      {
-        cause: error,
-      },
-    )
+    if (!isQmpError(error))
+      throw fail('qemu_failed', `QEMU could not be started: ${(error as Error).message}`, { cause: error })
+    throw fail('monitor_silent', `QEMU did not come up, and was ended: ${error.message}.`, {
+      cause: error,
+    })
   }
 }
 

@@ -169,7 +169,8 @@ export class RunningVm implements Running {
       // An event may come before whoever let it go on says so; or that daemon is dead.
       if (this.live.loading && seen.state === 'running') await this.noteLoaded()
       // It has read its saved RAM, perhaps all of it, and has not gone on from there.
-      const { state, paused_by } = this.isBeginning && seen.state === 'paused' ? { state: 'incoming' as const } : seen
+      const waits = this.isBeginning && seen.paused_by === 'qemu'
+      const { state, paused_by } = waits ? { state: 'incoming' as const } : seen
       if (state !== 'paused') this.#ioError = paused_by === 'io-error' ? this.#ioError : undefined
       return this.#tell({ state, ...(paused_by ? { paused_by } : {}), ...this.#reason(paused_by) })
     } catch (error) {
@@ -359,6 +360,7 @@ export class RunningVm implements Running {
   async noteItself(): Promise<void> {
     delete this.live.stranger
     await this.#o.directory.writeLive(this.live)
+    await this.refresh()
   }
 
   async noteFrozen(thaw_at_ms: number | undefined): Promise<void> {

@@ -26,6 +26,11 @@ function goingOn(live: Partial<LiveRecord>) {
     running,
     written,
     times: () => times,
+    async fall(to: string) {
+      status = to
+      hear({ event: 'STOP' })
+      await new Promise(setImmediate)
+    },
     /** QEMU lets the guest go on, and its event comes before anything that we say. */
     async resume() {
       status = 'running'
@@ -58,6 +63,10 @@ test('an instant clone that runs is a stranger until it has become itself', asyn
   await clone.resume()
   await clone.running.noteLoaded()
   expect([clone.running.last.state, clone.running.isBeginning, clone.written]).toEqual(['running', true, []])
+  // Its pool is full before it has become itself: that is no waiting for its RAM.
+  await clone.fall('io-error')
+  expect(clone.running.last).toMatchObject({ state: 'paused', paused_by: 'io-error' })
+  await clone.resume()
   await clone.running.noteItself()
   expect([clone.running.isBeginning, clone.times(), clone.written.length]).toEqual([false, 0, 1])
 })
