@@ -148,8 +148,8 @@ export interface Store {
 
 /** The longest JSON text of one value, bytes. */
 export const VALUE_BYTES_MAX = 1024 * 1024
-/** Checks or writes of one transaction. etcd allows 128 of each; one is kept for the idempotency token. */
-export const TXN_OPS_MAX = 127
+/** Checks or writes of one transaction. etcd allows 128 of each; two are kept for the idempotency token. */
+export const TXN_OPS_MAX = 126
 /** All values of one transaction together, bytes; etcd takes requests up to 1.5 MiB. */
 export const TXN_BYTES_MAX = 1280 * 1024
 export const LIST_LIMIT_MAX = 1000

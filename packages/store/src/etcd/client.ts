@@ -1,0 +1,174 @@
+/**
+ * The way to an etcd of one or more members. Sticks to a member that answers; one that fails or keeps silent is left alone for a
+ * while and another is asked. A call that writes must be safe to repeat: its answer may be lost after it was carried out.
+ */
+import {
+  type Client,
+  type ClientDuplexStream,
+  Metadata,
+  type ServiceError,
+  credentials,
+  status as code,
+} from '@grpc/grpc-js'
+import type { Clock } from '../clock.ts'
+import { sleep } from '../clock.ts'
+import { StoreError } from '../errors.ts'
+import { SERVICES, type ServiceName } from './wire.ts'
+
+/** One try at one member. */
+const TRY_MS = 1_000
+/** So long nobody asks a member that failed. */
+const PARKED_MS = 3_000
+const PAUSE_MS = 50
+/** etcd ends connections whose pings come more often than every 5 s (`--grpc-keepalive-min-time`). */
+const PING_MS = 5_500
+const PING_ANSWER_MS = 1_000
+
+export type Tls = { ca: Buffer; cert: Buffer; key: Buffer }
+export type EtcdClientOptions = {
+  /** HOST:PORT of the members' client addresses. */
+  endpoints: readonly string[]
+  /** Absent: plain, for tests on one machine. */
+  tls?: Tls
+  clock: Clock
+}
+type Member = { endpoint: string; clients: Map<ServiceName, Client>; parkedUntil_ms: number }
+export type Duplex<Q, R> = ClientDuplexStream<Q, R>
+type Unary = (
+  request: object,
+  metadata: Metadata,
+  options: { deadline: number },
+  done: (error: ServiceError | null, reply: unknown) => void,
+) => { cancel(): void }
+
+/** What another member may do better, or the same one a moment later. */
+const ELSEWHERE: ReadonlySet<number> = new Set([
+  code.UNAVAILABLE,
+  code.DEADLINE_EXCEEDED,
+  code.INTERNAL,
+  code.UNKNOWN,
+  code.CANCELLED,
+  code.ABORTED,
+])
+
+export class EtcdClient {
+  readonly #o: EtcdClientOptions
+  readonly #members: Member[]
+  #at = 0
+  #closed = false
+
+  constructor(options: EtcdClientOptions) {
+    if (options.endpoints.length === 0)
+      throw new StoreError({ kind: 'invalid', detail: 'no address of an etcd is given' })
+    this.#o = options
+    this.#members = options.endpoints.map((endpoint) => ({ endpoint, clients: new Map(), parkedUntil_ms: 0 }))
+  }
+
+  /**
+   * One call, tried at the members in turn until `deadline_ms` (monotonic). `tries` counts those whose answer was lost.
+   * @throws ServiceError when etcd refuses it; StoreError `timeout`, `closed`
+   */
+  async call<R>(
+    service: ServiceName,
+    method: string,
+    request: object,
+    deadline_ms: number,
+    tries: { lost: number } = { lost: 0 },
+  ): Promise<R> {
+    const { clock } = this.#o
+    let last: unknown
+    for (;;) {
+      if (this.#closed) throw closed()
+      const left = deadline_ms - clock.monotonic_ms()
+      if (left <= 0) {
+        throw new StoreError({
+          kind: 'timeout',
+          detail: `etcd (${this.#o.endpoints.join(', ')}) did not answer in time: ${(last as Error | undefined)?.message ?? 'no try was left'}`,
+          remedy: 'Is a majority of its members up? wadah cluster status',
+          effect: tries.lost > 0 ? 'unknown' : 'none',
+          retryable: true,
+          cause: last,
+        })
+      }
+      const member = this.#member()
+      try {
+        return (await this.#once(member, service, method, request, Math.min(TRY_MS, left))) as R
+      } catch (error) {
+        if (!ELSEWHERE.has((error as ServiceError).code)) throw error
+        last = error
+        // Whatever was not refused may have been carried out.
+        tries.lost += 1
+        this.#park(member)
+        if (this.#members.every((m) => m.parkedUntil_ms > clock.monotonic_ms())) await sleep(clock, PAUSE_MS)
+      }
+    }
+  }
+
+  /** A stream at the present member. Whoever reads it says by `park` that its member failed. */
+  stream<Q, R>(service: ServiceName, method: string): { stream: Duplex<Q, R>; failed: () => void } {
+    if (this.#closed) throw closed()
+    const member = this.#member()
+    const client = this.#client(member, service) as unknown as Record<string, (m: Metadata) => Duplex<Q, R>>
+    const metadata = new Metadata()
+    // A member that was cut off from the others ends it instead of keeping silent.
+    metadata.set('hasleader', 'true')
+    const stream = client[method]?.call(client, metadata) as Duplex<Q, R>
+    return { stream, failed: () => this.#park(member) }
+  }
+
+  close(): void {
+    this.#closed = true
+    for (const member of this.#members) for (const client of member.clients.values()) client.close()
+  }
+
+  #once(member: Member, service: ServiceName, method: string, request: object, timeout_ms: number): Promise<unknown> {
+    const client = this.#client(member, service) as unknown as Record<string, Unary>
+    return new Promise((resolve, reject) => {
+      client[method]?.call(client, request, new Metadata(), { deadline: Date.now() + timeout_ms }, (error, reply) => {
+        if (error) reject(error)
+        else resolve(reply)
+      })
+    })
+  }
+
+  /** The one that is asked now; when it is parked the next that is not, or the one that is parked for the shortest time. */
+  #member(): Member {
+    const now = this.#o.clock.monotonic_ms()
+    const n = this.#members.length
+    for (let i = 0; i < n; i += 1) {
+      const at = (this.#at + i) % n
+      const member = this.#members[at] as Member
+      if (member.parkedUntil_ms > now) continue
+      this.#at = at
+      return member
+    }
+    return this.#members.reduce((a, b) => (a.parkedUntil_ms <= b.parkedUntil_ms ? a : b))
+  }
+
+  #park(member: Member): void {
+    member.parkedUntil_ms = this.#o.clock.monotonic_ms() + PARKED_MS
+  }
+
+  #client(member: Member, service: ServiceName): Client {
+    const known = member.clients.get(service)
+    if (known) return known
+    const { tls } = this.#o
+    const made = new SERVICES[service](
+      member.endpoint,
+      tls ? credentials.createSsl(tls.ca, tls.key, tls.cert) : credentials.createInsecure(),
+      {
+        'grpc.keepalive_time_ms': PING_MS,
+        'grpc.keepalive_timeout_ms': PING_ANSWER_MS,
+        'grpc.max_receive_message_length': -1,
+        'grpc.initial_reconnect_backoff_ms': 100,
+        'grpc.max_reconnect_backoff_ms': 1_000,
+        // Addresses are of our own network: no proxy of the environment is asked.
+        'grpc.enable_http_proxy': 0,
+      },
+    )
+    member.clients.set(service, made)
+    return made
+  }
+}
+
+export const closed = () => new StoreError({ kind: 'closed', detail: 'the store was closed' })

@@ -1,0 +1,424 @@
+/**
+ * The record store in an etcd of its own: nothing else may write to it, for every one of its revisions is one of ours. Keys:
+ *   <prefix>/id           the store's id; its revision is our revision 0
+ *   <prefix>/r/<key>      records
+ *   <prefix>/t/<token>    what was committed with a token, bound to a lease that nobody keeps alive
+ * A transaction is one etcd transaction that also puts its token; so a try whose answer was lost can be repeated, and each revision
+ * of ours is seen by a watch of the whole.
+ */
+import { randomUUID } from 'node:crypto'
+import { type Clock, systemClock } from '../clock.ts'
+import { StoreError } from '../errors.ts'
+import {
+  type CallOptions,
+  type Change,
+  type Check,
+  type Committed,
+  type Compacted,
+  type Conflict,
+  type Kind,
+  keyOf,
+  type Lease,
+  type ListQuery,
+  type Page,
+  type Progress,
+  type Rec,
+  type Revision,
+  splitKey,
+  type Store,
+  type Write,
+} from '../store.ts'
+import {
+  checkKey,
+  checkLimit,
+  checkPrefix,
+  checkRevision,
+  checkTtl,
+  decodeCursor,
+  type EncodedCheck,
+  type EncodedTxn,
+  encodeCursor,
+  encodeTxn,
+} from '../validate.ts'
+import { closed, EtcdClient, type Tls } from './client.ts'
+import { isOutOfRange, translate } from './errors.ts'
+import { EtcdLeases } from './leases.ts'
+import { follow } from './watch.ts'
+import type { Compare, KeyValue, RangeReply, RequestOp, Txn, TxnReply } from './wire.ts'
+
+const TIMEOUT_MS = 30_000
+const TOKEN_AGE_S = 600
+const AFTER_ALL = '\u007f'
+
+export type EtcdOptions = {
+  /** HOST:PORT of the members. */
+  endpoints: readonly string[]
+  tls?: Tls
+  clock?: Clock
+  /** Where in etcd it lies. Default `/wadah`. */
+  prefix?: string
+  /** Tokens are remembered at least so long. */
+  tokenAge_s?: number
+}
+
+/** What stands under a token. `void`: whoever comes late with it must not commit any more. */
+type TokenValue = { hash: string; call: string; void?: true }
+
+/** Opens the store, making it where there is none. @throws StoreError `timeout`, `io`, `no_room` */
+export async function openEtcdStore(options: EtcdOptions): Promise<EtcdStore> {
+  const clock = options.clock ?? systemClock
+  const client = new EtcdClient({ endpoints: options.endpoints, clock, ...(options.tls ? { tls: options.tls } : {}) })
+  const prefix = options.prefix ?? '/wadah'
+  const key = Buffer.from(`${prefix}/id`)
+  try {
+    const txn: Txn = {
+      compare: [{ key, result: 'EQUAL', target: 'CREATE', create_revision: 0 }],
+      success: [{ request_put: { key, value: Buffer.from(randomUUID()) } }],
+      failure: [],
+    }
+    await client.call('KV', 'Txn', txn, clock.monotonic_ms() + TIMEOUT_MS)
+    const { kvs } = await client.call<RangeReply>('KV', 'Range', { key }, clock.monotonic_ms() + TIMEOUT_MS)
+    const [id] = kvs
+    if (!id) throw new StoreError({ kind: 'corrupt', detail: 'the store in etcd has no id' })
+    const base = Number(id.create_revision)
+    return new EtcdStore(client, clock, {
+      id: id.value.toString(),
+      base,
+      prefix,
+      tokenAge_s: options.tokenAge_s ?? TOKEN_AGE_S,
+    })
+  } catch (error) {
+    client.close()
+    throw translate(error)
+  }
+}
+
+export class EtcdStore implements Store {
+  readonly id: string
+  readonly #client: EtcdClient
+  readonly #clock: Clock
+  readonly #base: number
+  readonly #prefix: string
+  readonly #tokenAge_s: number
+  readonly #leases: EtcdLeases
+  readonly #ending = new AbortController()
+  /** Transactions are sent one after the other: they happen in the order in which they were asked for. */
+  #last: Promise<unknown> = Promise.resolve()
+  #tokenLease: { id: string; until_ms: number } | undefined
+  #closing: Promise<void> | undefined
+
+  constructor(client: EtcdClient, clock: Clock, o: { id: string; base: number; prefix: string; tokenAge_s: number }) {
+    this.id = o.id
+    this.#client = client
+    this.#clock = clock
+    this.#base = o.base
+    this.#prefix = o.prefix
+    this.#tokenAge_s = o.tokenAge_s
+    this.#leases = new EtcdLeases(client, clock)
+  }
+
+  async current(o?: CallOptions): Promise<Revision> {
+    const { header } = await this.#range({ key: this.#key('/id') }, this.#deadline(o))
+    return Number(header.revision) - this.#base
+  }
+
+  async get<T>(kind: Kind<T>, id: string, o?: CallOptions): Promise<Rec<T> | undefined> {
+    const key = checkKey(kind.name, id)
+    const { kvs } = await this.#range({ key: this.#record(key) }, this.#deadline(o))
+    return kvs[0] && typed(kind, this.#rec(kvs[0]))
+  }
+
+  async list<T>(kind: Kind<T>, q: ListQuery, o?: CallOptions): Promise<Page<T> | Compacted> {
+    const { prefix = '', ...rest } = q
+    const page = await this.range(keyOf(kind, prefix), rest, o)
+    return page.type === 'page' ? { ...page, items: page.items.map((rec) => typed(kind, rec)) } : page
+  }
+
+  async range(prefix: string, q: Omit<ListQuery, 'prefix'>, o?: CallOptions): Promise<Page<unknown> | Compacted> {
+    checkPrefix(prefix)
+    const limit = checkLimit(q.limit)
+    const place = q.cursor === undefined ? undefined : decodeCursor(q.cursor)
+    if (place && place.store !== this.id) return this.#compacted(o)
+    const at = place?.at ?? (q.at === undefined ? undefined : checkRevision(q.at))
+    // A key right after the last one of the page before, that no record has.
+    const from = place ? `${place.after}\0` : prefix
+    try {
+      const { kvs, more, header } = await this.#range(
+        {
+          key: this.#record(from),
+          range_end: this.#record(prefix + AFTER_ALL),
+          limit,
+          ...(at === undefined ? {} : { revision: at + this.#base }),
+        },
+        this.#deadline(o),
+      )
+      const items = kvs.map((kv) => this.#rec(kv))
+      const revision = at ?? Number(header.revision) - this.#base
+      const end = items.at(-1)
+      return {
+        type: 'page',
+        items,
+        revision,
+        ...(more && end
+          ? { cursor: encodeCursor({ store: this.id, at: revision, after: keyOf(end.kind, end.id) }) }
+          : {}),
+      }
+    } catch (error) {
+      if (isOutOfRange((error as StoreError).cause)) return this.#compacted(o)
+      throw error
+    }
+  }
+
+  async txn(
+    checks: readonly Check[],
+    writes: readonly Write[],
+    token: string,
+    o?: CallOptions,
+  ): Promise<Committed | Conflict> {
+    if (this.#closing) throw closed()
+    const encoded = encodeTxn(checks, writes, token)
+    for (const { lease } of encoded.writes) if (lease !== null) this.#leases.check(lease)
+    const deadline_ms = this.#deadline(o)
+    const done = this.#last.then(() => this.#commit(checks, encoded, deadline_ms))
+    this.#last = done.catch(() => undefined)
+    return await done
+  }
+
+  watch(prefix: string, after: Revision, signal: AbortSignal): AsyncGenerator<Change | Progress | Compacted, void> {
+    checkPrefix(prefix)
+    checkRevision(after)
+    return follow({
+      client: this.#client,
+      clock: this.#clock,
+      range: { key: this.#key('/'), range_end: this.#key('0') },
+      records: `${this.#prefix}/r/`,
+      base: this.#base,
+      prefix,
+      after,
+      signal,
+      ending: this.#ending.signal,
+      rec: (kv) => this.#rec(kv),
+    })
+  }
+
+  async lease(ttl_s: number): Promise<Lease> {
+    checkTtl(ttl_s)
+    if (this.#closing) throw closed()
+    try {
+      return await this.#leases.grant(ttl_s)
+    } catch (error) {
+      throw translate(error)
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#last.then(() => {
+      this.#ending.abort(closed())
+      this.#leases.close()
+      this.#client.close()
+    })
+    return this.#closing
+  }
+
+  // ---- transactions
+
+  async #commit(checks: readonly Check[], txn: EncodedTxn, deadline_ms: number): Promise<Committed | Conflict> {
+    const tokenKey = this.#key(`/t/${txn.token}`)
+    const value: TokenValue = { hash: txn.hash, call: randomUUID() }
+    const changes = txn.writes.length > 0
+    const lease = changes ? await this.#leaseOfTokens(deadline_ms) : ''
+    const puts = this.#requests(txn, { key: tokenKey, value: Buffer.from(JSON.stringify(value)), lease })
+    const tries = { lost: 0 }
+    // The token's key as it must be: absent, or what a fence of an earlier call left there.
+    let fence = 0
+    for (;;) {
+      const reply = await this.#txn(
+        {
+          compare: [
+            ...txn.checks.map((c) => this.#compare(c)),
+            { key: tokenKey, result: 'EQUAL', target: 'MOD', mod_revision: fence },
+          ],
+          success: puts,
+          failure: [{ request_range: { key: tokenKey } }, ...txn.checks.map((c) => this.#read(c.key))],
+        },
+        deadline_ms,
+        tries,
+      )
+      const now = Number(reply.header.revision) - this.#base
+      if (reply.succeeded) return { ok: true, revision: now, repeated: false }
+      const [seen, ...records] = reply.responses.map((r) => r.response_range?.kvs[0])
+      const known = seen && (JSON.parse(seen.value.toString()) as TokenValue)
+      if (seen && known && !known.void) return this.#committedBefore(seen, known, value)
+      if (seen && Number(seen.mod_revision) !== fence) {
+        fence = Number(seen.mod_revision)
+        continue
+      }
+      // A try whose answer was lost may still be on its way, and must not find that its checks hold after all.
+      if (tries.lost > 0 && changes) {
+        const came = await this.#fence(tokenKey, fence, { ...value, void: true }, lease, deadline_ms)
+        if (came) return this.#committedBefore(came, JSON.parse(came.value.toString()) as TokenValue, value)
+      }
+      const failed = txn.checks.flatMap((c, i) => {
+        const kv = records[i]
+        return holds(c, kv, this.#base) ? [] : [{ check: checks[i] as Check, current: kv && this.#rec(kv) }]
+      })
+      return { ok: false, revision: now, failed }
+    }
+  }
+
+  #committedBefore(seen: KeyValue, known: TokenValue, own: TokenValue): Committed {
+    if (known.hash !== own.hash)
+      throw new StoreError({ kind: 'token_reused', detail: 'the token was used before for another transaction' })
+    // By a try of this very call, perhaps, whose answer was lost.
+    return { ok: true, revision: Number(seen.mod_revision) - this.#base, repeated: known.call !== own.call }
+  }
+
+  /** Takes the token away from tries that are still on their way. What stands there, when one came before. */
+  async #fence(
+    key: Buffer,
+    mod_revision: number,
+    value: TokenValue,
+    lease: string,
+    deadline_ms: number,
+  ): Promise<KeyValue | undefined> {
+    const reply = await this.#txn(
+      {
+        compare: [{ key, result: 'EQUAL', target: 'MOD', mod_revision }],
+        success: [{ request_put: { key, value: Buffer.from(JSON.stringify(value)), lease } }],
+        failure: [{ request_range: { key } }],
+      },
+      deadline_ms,
+    )
+    if (reply.succeeded) return undefined
+    const kv = reply.responses[0]?.response_range?.kvs[0]
+    // A lost try of the fence itself may have been carried out.
+    return kv && !(JSON.parse(kv.value.toString()) as TokenValue).void ? kv : undefined
+  }
+
+  /** Deleting what is not there changes nothing: then the token is not put either, and there is no revision. */
+  #requests(txn: EncodedTxn, token: { key: Buffer; value: Buffer; lease: string }): RequestOp[] {
+    if (txn.writes.length === 0) return []
+    const ops = txn.writes.map(
+      ({ key, value, lease }): RequestOp =>
+        value === null
+          ? { request_delete_range: { key: this.#record(key) } }
+          : {
+              request_put: { key: this.#record(key), value: Buffer.from(value), ...(lease === null ? {} : { lease }) },
+            },
+    )
+    ops.push({ request_put: token })
+    if (txn.writes.some((w) => w.value !== null)) return ops
+    const compare = txn.writes.map(
+      ({ key }): Compare => ({ key: this.#record(key), result: 'EQUAL', target: 'CREATE', create_revision: 0 }),
+    )
+    return [{ request_txn: { compare, success: [], failure: ops } }]
+  }
+
+  #compare(check: EncodedCheck): Compare {
+    const key = this.#record(check.key)
+    switch (check.is) {
+      case 'absent':
+        return { key, result: 'EQUAL', target: 'CREATE', create_revision: 0 }
+      case 'exists':
+        return { key, result: 'GREATER', target: 'CREATE', create_revision: 0 }
+      case 'revision':
+        return { key, result: 'EQUAL', target: 'MOD', mod_revision: check.n + this.#base }
+      case 'version':
+        return { key, result: 'EQUAL', target: 'VERSION', version: check.n }
+    }
+  }
+
+  #read(key: string): RequestOp {
+    return { request_range: { key: this.#record(key) } }
+  }
+
+  /** One lease for the tokens of a while; it ends by itself, and they with it. */
+  async #leaseOfTokens(deadline_ms: number): Promise<string> {
+    const now = this.#clock.monotonic_ms()
+    if (this.#tokenLease && now < this.#tokenLease.until_ms) return this.#tokenLease.id
+    const half_s = Math.ceil(this.#tokenAge_s / 2)
+    const { ID: id } = await this.#call<{ ID: string }>(
+      'Lease',
+      'LeaseGrant',
+      { TTL: this.#tokenAge_s + half_s },
+      deadline_ms,
+    )
+    this.#tokenLease = { id, until_ms: now + half_s * 1000 }
+    return id
+  }
+
+  // ---- calls
+
+  #deadline(o: CallOptions = {}): number {
+    if (this.#closing) throw closed()
+    return this.#clock.monotonic_ms() + (o.timeout_ms ?? TIMEOUT_MS)
+  }
+
+  #txn(txn: Txn, deadline_ms: number, tries?: { lost: number }): Promise<TxnReply> {
+    return this.#call<TxnReply>('KV', 'Txn', txn, deadline_ms, tries)
+  }
+
+  #range(request: { key: Buffer; range_end?: Buffer; limit?: number; revision?: number }, deadline_ms: number) {
+    // A read can be repeated without a thought.
+    return this.#call<RangeReply>('KV', 'Range', request, deadline_ms)
+  }
+
+  async #call<R>(
+    service: 'KV' | 'Lease',
+    method: string,
+    request: object,
+    deadline_ms: number,
+    tries?: { lost: number },
+  ): Promise<R> {
+    try {
+      return await this.#client.call<R>(service, method, request, deadline_ms, tries)
+    } catch (error) {
+      throw translate(error)
+    }
+  }
+
+  async #compacted(o?: CallOptions): Promise<Compacted> {
+    const current = await this.current(o)
+    return { type: 'compacted', oldest: current, current }
+  }
+
+  #key(rest: string): Buffer {
+    return Buffer.from(this.#prefix + rest)
+  }
+
+  #record(key: string): Buffer {
+    return this.#key(`/r/${key}`)
+  }
+
+  #rec(kv: KeyValue): Rec<unknown> {
+    const key = kv.key.toString().slice(this.#prefix.length + 3)
+    try {
+      return {
+        ...splitKey(key),
+        value: JSON.parse(kv.value.toString()),
+        created: Number(kv.create_revision) - this.#base,
+        modified: Number(kv.mod_revision) - this.#base,
+        version: Number(kv.version),
+      }
+    } catch (cause) {
+      throw new StoreError({ kind: 'corrupt', detail: `the record ${key} in etcd is not JSON`, cause })
+    }
+  }
+}
+
+function holds(check: EncodedCheck, kv: KeyValue | undefined, base: number): boolean {
+  switch (check.is) {
+    case 'absent':
+      return kv === undefined
+    case 'exists':
+      return kv !== undefined
+    case 'revision':
+      return kv !== undefined && Number(kv.mod_revision) - base === check.n
+    case 'version':
+      return (kv === undefined ? 0 : Number(kv.version)) === check.n
+  }
+}
+
+function typed<T>(kind: Kind<T>, rec: Rec<unknown>): Rec<T> {
+  return kind.parse ? { ...rec, value: kind.parse(rec.value) } : (rec as Rec<T>)
+}

@@ -1,0 +1,116 @@
+/**
+ * One watch of the whole store, gone on with at another member from where it was. Its prefix is chosen here: what happened beside it
+ * tells how far the watch is complete. Only revisions of events are resumed from (progress requests of etcd 3.4 may run ahead of events).
+ */
+import type { Clock } from '../clock.ts'
+import { sleep } from '../clock.ts'
+import { StoreError } from '../errors.ts'
+import { type Change, type Compacted, type Progress, type Rec, type Revision, splitKey } from '../store.ts'
+import type { Duplex, EtcdClient } from './client.ts'
+import type { EtcdEvent, KeyValue, WatchReply } from './wire.ts'
+
+const AGAIN_MS = 200
+/** An answer to the request for a watch; until then nothing says that the member lives. */
+const CREATED_MS = 2_000
+
+export type FollowOptions = {
+  client: EtcdClient
+  clock: Clock
+  /** All keys of the store. */
+  range: { key: Buffer; range_end: Buffer }
+  /** What keys of records begin with. */
+  records: string
+  /** etcd's revision that is the store's revision 0. */
+  base: number
+  prefix: string
+  after: Revision
+  signal: AbortSignal
+  /** The store closes. */
+  ending: AbortSignal
+  rec: (kv: KeyValue) => Rec<unknown>
+}
+
+export async function* follow(o: FollowOptions): AsyncGenerator<Change | Progress | Compacted, void> {
+  let position = o.after
+  const stop = AbortSignal.any([o.signal, o.ending])
+  while (!o.signal.aborted) {
+    if (o.ending.aborted) throw o.ending.reason
+    const { stream, failed } = o.client.stream<object, WatchReply>('Watch', 'Watch')
+    const cancel = () => stream.cancel()
+    stop.addEventListener('abort', cancel, { once: true })
+    try {
+      for await (const item of items(stream, o, position)) {
+        if (o.signal.aborted) return
+        if (item.type === 'progress') position = item.revision
+        yield item
+        if (item.type === 'compacted') return
+      }
+    } catch (error) {
+      if (error instanceof StoreError) throw error
+    } finally {
+      stop.removeEventListener('abort', cancel)
+      stream.cancel()
+    }
+    if (stop.aborted) continue
+    failed()
+    await sleep(o.clock, AGAIN_MS, stop).catch(() => undefined)
+  }
+}
+
+/** What one stream brings. Ends or throws when it does. */
+async function* items(
+  stream: Duplex<object, WatchReply>,
+  o: FollowOptions,
+  after: Revision,
+): AsyncGenerator<Change | Progress | Compacted, void> {
+  // Taken before anything may fail: a stream's error without a listener would end the process.
+  stream.on('error', () => undefined)
+  const late = o.clock.timer(() => stream.cancel(), CREATED_MS)
+  let held: EtcdEvent[] = []
+  try {
+    stream.write({ create_request: { ...o.range, start_revision: after + o.base + 1, prev_kv: true, fragment: true } })
+    for await (const reply of stream as AsyncIterable<WatchReply>) {
+      const now = Number(reply.header.revision) - o.base
+      if (reply.created) late()
+      if (Number(reply.compact_revision) > 0 || (reply.created && now < after)) {
+        yield {
+          type: 'compacted',
+          oldest: Math.max(0, Number(reply.compact_revision) - o.base),
+          current: Math.max(0, now),
+        }
+        return
+      }
+      if (reply.canceled) return
+      // A revision may lie in two parts: only the last part says that it is whole.
+      const events = [...held, ...reply.events]
+      held = reply.fragment ? lastRevision(events) : []
+      const whole = events.slice(0, events.length - held.length)
+      yield* changes(whole, o)
+      const end = whole.at(-1)
+      if (end) yield { type: 'progress', revision: Number(end.kv.mod_revision) - o.base }
+      else if (reply.created && now === after) yield { type: 'progress', revision: now }
+    }
+  } finally {
+    late()
+  }
+}
+
+function lastRevision(events: readonly EtcdEvent[]): EtcdEvent[] {
+  const last = events.at(-1)?.kv.mod_revision
+  return events.filter((e) => e.kv.mod_revision === last)
+}
+
+function* changes(events: readonly EtcdEvent[], o: FollowOptions): Generator<Change> {
+  const begin = o.records + o.prefix
+  const seen = events.filter((e) => e.kv.key.toString().startsWith(begin))
+  for (const [i, { type, kv, prev_kv }] of seen.entries()) {
+    const base = {
+      revision: Number(kv.mod_revision) - o.base,
+      last: seen[i + 1]?.kv.mod_revision !== kv.mod_revision,
+      ...splitKey(kv.key.toString().slice(o.records.length)),
+      ...(prev_kv ? { before: o.rec(prev_kv) } : {}),
+    }
+    if (type === 'DELETE') yield { type: 'delete', ...base }
+    else yield { type: 'put', ...base, rec: o.rec(kv) }
+  }
+}
