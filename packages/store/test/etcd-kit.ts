@@ -43,7 +43,7 @@ export class Etcd {
     const cluster = this.#members.map((m, n) => `m${n}=http://${this.#host(n)}:${m.peer}`).join(',')
     const [client, peer] = [`http://${this.#host(i)}:${member.client}`, `http://${this.#host(i)}:${member.peer}`]
     const inside = this.#net ? ['ip', 'netns', 'exec', this.#net.ns(i)] : []
-    const [program = '', ...words] = [...inside, 'etcd']
+    const [program, ...words] = [...inside, 'etcd'] as [string, ...string[]]
     const child = spawn(
       program,
       [

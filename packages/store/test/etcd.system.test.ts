@@ -3,9 +3,10 @@ import { randomUUID } from 'node:crypto'
 import type { Clock } from '@wadah/store/clock'
 import { systemClock } from '@wadah/store/clock'
 import { EtcdClient } from '@wadah/store/etcd/client'
-import { type EtcdStore, openEtcdStore } from '@wadah/store/etcd/etcd-store'
+import { StoreError } from '@wadah/store/errors'
+import { type EtcdStore, openEtcdStore, openOver } from '@wadah/store/etcd/etcd-store'
 import type { RangeReply } from '@wadah/store/etcd/wire'
-import { absent, del, type Kind, put } from '@wadah/store/store'
+import { absent, del, exists, type Kind, put } from '@wadah/store/store'
 import { committed, storeConformance } from '@wadah/store/testing/conformance'
 import { changesUpTo } from '@wadah/store/testing/read'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -65,6 +66,93 @@ storeConformance('etcd', async () => {
       client.close()
     },
   }
+})
+
+/** Of the next transactions that write, the first try reaches etcd only when `arrive` is called, and nobody hears its answer. */
+class LateClient extends EtcdClient {
+  readonly #late: (() => Promise<unknown>)[] = []
+  late = 0
+  /** No try after it: the call ends at its deadline. */
+  silent = false
+  override async call<R>(...args: Parameters<EtcdClient['call']>): Promise<R> {
+    const [, method, request, , tries] = args
+    const writes = method === 'Txn' && JSON.stringify(request).includes('request_put')
+    if (!writes || this.late === 0) return await super.call<R>(...args)
+    this.late -= 1
+    const sent = structuredClone({ request })
+    this.#late.push(() => super.call('KV', 'Txn', revive(sent.request), performance.now() + 5_000))
+    if (tries) tries.lost += 1
+    if (this.silent) throw new StoreError({ kind: 'timeout', detail: 'no answer' })
+    return await super.call<R>(...args)
+  }
+  async arrive(): Promise<void> {
+    for (const send of this.#late.splice(0)) await send()
+  }
+}
+/** Buffers come out of a structured clone as plain arrays of bytes. */
+function revive(value: unknown): object {
+  if (value instanceof Uint8Array) return Buffer.from(value)
+  if (Array.isArray(value)) return value.map(revive)
+  if (typeof value !== 'object' || value === null) return value as object
+  return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, revive(v)]))
+}
+
+describe('a try whose answer was lost, and that arrives late', () => {
+  const thing: Kind<{ n: number }> = { name: 'thing' }
+  async function late() {
+    const client = new LateClient({ endpoints: alone.endpoints, clock: systemClock })
+    const store = await openOver(client, systemClock, { prefix: `/t${(made += 1)}` })
+    committed(await store.txn([], [put(thing, 'first', { n: 0 })], randomUUID()))
+    return { client, store }
+  }
+
+  test('after it was done: it is not done twice', async () => {
+    const { client, store } = await late()
+    client.late = 1
+    expect(committed(await store.txn([], [put(thing, 'a', { n: 1 })], 'one')).repeated).toBe(false)
+    committed(await store.txn([], [put(thing, 'a', { n: 2 })], 'two'))
+    await client.arrive()
+    expect((await store.get(thing, 'a'))?.value.n).toBe(2)
+    await store.close()
+  })
+
+  test('after "conflict" was said: it does not happen, though its checks hold by now', async () => {
+    const { client, store } = await late()
+    client.late = 1
+    expect((await store.txn([exists(thing, 'b')], [put(thing, 'a', { n: 1 })], 'one')).ok).toBe(false)
+    committed(await store.txn([], [put(thing, 'b', { n: 1 })], 'two'))
+    await client.arrive()
+    expect(await store.get(thing, 'a')).toBeUndefined()
+    // Judged anew, with the same token.
+    const anew = await store.txn([exists(thing, 'b')], [put(thing, 'a', { n: 1 })], 'one')
+    expect(committed(anew).repeated).toBe(false)
+    await store.close()
+  })
+
+  test('after its call ended without an answer: before what comes next, or not at all', async () => {
+    const { client, store } = await late()
+    client.late = 1
+    client.silent = true
+    const lost = store.txn([], [put(thing, 'a', { n: 1 })], 'one')
+    await expect(lost).rejects.toMatchObject({ kind: 'timeout', effect: 'unknown' })
+    committed(await store.txn([], [put(thing, 'a', { n: 2 })], 'two'))
+    await client.arrive()
+    expect((await store.get(thing, 'a'))?.value.n).toBe(2)
+    await store.close()
+  })
+
+  test('after its call was repeated and met a conflict: not at all', async () => {
+    const { client, store } = await late()
+    client.late = 1
+    client.silent = true
+    const ask = () => store.txn([exists(thing, 'b')], [put(thing, 'a', { n: 1 })], 'one')
+    await expect(ask()).rejects.toMatchObject({ effect: 'unknown' })
+    expect((await ask()).ok).toBe(false)
+    committed(await store.txn([], [put(thing, 'b', { n: 1 })], 'two'))
+    await client.arrive()
+    expect(await store.get(thing, 'a')).toBeUndefined()
+    await store.close()
+  })
 })
 
 describe('an etcd of three', () => {

@@ -15,8 +15,9 @@ import { sleep } from '../clock.ts'
 import { StoreError } from '../errors.ts'
 import { SERVICES, type ServiceName } from './wire.ts'
 
-/** One try at one member. */
+/** The first try at one member; later ones have twice as long: what is large takes its time. */
 const TRY_MS = 1_000
+const TRY_MOST_MS = 16_000
 /** So long nobody asks a member that failed. */
 const PARKED_MS = 3_000
 const PAUSE_MS = 50
@@ -77,7 +78,7 @@ export class EtcdClient {
   ): Promise<R> {
     const { clock } = this.#o
     let last: unknown
-    for (;;) {
+    for (let try_ms = TRY_MS; ; try_ms = Math.min(2 * try_ms, TRY_MOST_MS)) {
       if (this.#closed) throw closed()
       const left = deadline_ms - clock.monotonic_ms()
       if (left <= 0) {
@@ -92,7 +93,7 @@ export class EtcdClient {
       }
       const member = this.#member()
       try {
-        return (await this.#once(member, service, method, request, Math.min(TRY_MS, left))) as R
+        return (await this.#once(member, service, method, request, Math.min(try_ms, left))) as R
       } catch (error) {
         if (!ELSEWHERE.has((error as ServiceError).code)) throw error
         last = error

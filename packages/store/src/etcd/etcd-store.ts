@@ -63,11 +63,22 @@ export type EtcdOptions = {
 
 /** What stands under a token. `void`: whoever comes late with it must not commit any more. */
 type TokenValue = { hash: string; call: string; void?: true }
+const tokenValue = (kv: KeyValue): TokenValue => JSON.parse(kv.value.toString()) as TokenValue
+/** A transaction under way. `fence`: etcd's revision of what must stand under its token, 0 for nothing. */
+type Sent = { token: string; key: Buffer; fence: number; tries: { lost: number } }
 
 /** Opens the store, making it where there is none. @throws StoreError `timeout`, `io`, `no_room` */
-export async function openEtcdStore(options: EtcdOptions): Promise<EtcdStore> {
-  const clock = options.clock ?? systemClock
-  const client = new EtcdClient({ endpoints: options.endpoints, clock, ...(options.tls ? { tls: options.tls } : {}) })
+export function openEtcdStore(options: EtcdOptions): Promise<EtcdStore> {
+  const { endpoints, tls, clock = systemClock } = options
+  return openOver(new EtcdClient({ endpoints, clock, ...(tls ? { tls } : {}) }), clock, options)
+}
+
+/** The same by a client that is there already. */
+export async function openOver(
+  client: EtcdClient,
+  clock: Clock,
+  options: Pick<EtcdOptions, 'prefix' | 'tokenAge_s'>,
+): Promise<EtcdStore> {
   const prefix = options.prefix ?? '/wadah'
   const key = Buffer.from(`${prefix}/id`)
   try {
@@ -105,6 +116,8 @@ export class EtcdStore implements Store {
   /** Transactions are sent one after the other: they happen in the order in which they were asked for. */
   #last: Promise<unknown> = Promise.resolve()
   #tokenLease: { id: string; until_ms: number } | undefined
+  /** It ended without an answer, and may yet happen. */
+  #unsettled: Sent | undefined
   #closing: Promise<void> | undefined
 
   constructor(client: EtcdClient, clock: Clock, o: { id: string; base: number; prefix: string; tokenAge_s: number }) {
@@ -179,7 +192,16 @@ export class EtcdStore implements Store {
     const encoded = encodeTxn(checks, writes, token)
     for (const { lease } of encoded.writes) if (lease !== null) this.#leases.check(lease)
     const deadline_ms = this.#deadline(o)
-    const done = this.#last.then(() => this.#commit(checks, encoded, deadline_ms))
+    const done = this.#last.then(async () => {
+      try {
+        return await this.#commit(checks, encoded, deadline_ms)
+      } catch (error) {
+        // The lease of tokens itself may be gone: after a machine was suspended for a while.
+        if (!(error instanceof StoreError) || error.kind !== 'lease_lost' || !this.#tokenLease) throw error
+        this.#tokenLease = undefined
+        return await this.#commit(checks, encoded, deadline_ms)
+      }
+    })
     this.#last = done.catch(() => undefined)
     return await done
   }
@@ -198,6 +220,7 @@ export class EtcdStore implements Store {
       signal,
       ending: this.#ending.signal,
       rec: (kv) => this.#rec(kv),
+      current: () => this.current(),
     })
   }
 
@@ -223,40 +246,75 @@ export class EtcdStore implements Store {
   // ---- transactions
 
   async #commit(checks: readonly Check[], txn: EncodedTxn, deadline_ms: number): Promise<Committed | Conflict> {
-    const tokenKey = this.#key(`/t/${txn.token}`)
-    const value: TokenValue = { hash: txn.hash, call: randomUUID() }
+    const key = this.#key(`/t/${txn.token}`)
+    const call = randomUUID()
+    const again = this.#unsettled?.token === txn.token
+    if (this.#unsettled && !again) await this.#settle(this.#unsettled, deadline_ms)
+    // A try of an earlier call of it may be on its way.
+    const at: Sent = {
+      token: txn.token,
+      key,
+      fence: again ? (this.#unsettled?.fence ?? 0) : 0,
+      tries: { lost: again ? 1 : 0 },
+    }
+    try {
+      const done = await this.#tryCommit(checks, txn, { hash: txn.hash, call }, at, deadline_ms)
+      this.#unsettled = undefined
+      return done
+    } catch (error) {
+      if (at.tries.lost === 0 || !(error instanceof StoreError)) throw error
+      this.#unsettled = at
+      const { kind, message: detail, remedy, cause } = error
+      throw new StoreError({ kind, detail, effect: 'unknown', retryable: true, cause, ...(remedy ? { remedy } : {}) })
+    }
+  }
+
+  async #tryCommit(
+    checks: readonly Check[],
+    txn: EncodedTxn,
+    own: TokenValue,
+    at: Sent,
+    deadline_ms: number,
+  ): Promise<Committed | Conflict> {
     const changes = txn.writes.length > 0
-    const lease = changes ? await this.#leaseOfTokens(deadline_ms) : ''
-    const puts = this.#requests(txn, { key: tokenKey, value: Buffer.from(JSON.stringify(value)), lease })
-    const tries = { lost: 0 }
-    // The token's key as it must be: absent, or what a fence of an earlier call left there.
-    let fence = 0
+    // Deleting what is not there changes nothing, and makes no revision: looked at first.
+    let looks = changes && txn.writes.every((w) => w.value === null)
     for (;;) {
+      const compare = [
+        ...txn.checks.map((c) => this.#compare(c)),
+        { key: at.key, result: 'EQUAL', target: 'MOD', mod_revision: at.fence } as const,
+      ]
+      const success = looks
+        ? txn.writes.map((w) => this.#read(w.key))
+        : changes
+          ? await this.#writes(txn, own, at.key, deadline_ms)
+          : []
+      const failure = [{ request_range: { key: at.key } }, ...txn.checks.map((c) => this.#read(c.key))]
       const reply = await this.#txn(
-        {
-          compare: [
-            ...txn.checks.map((c) => this.#compare(c)),
-            { key: tokenKey, result: 'EQUAL', target: 'MOD', mod_revision: fence },
-          ],
-          success: puts,
-          failure: [{ request_range: { key: tokenKey } }, ...txn.checks.map((c) => this.#read(c.key))],
-        },
+        { compare, success, failure },
         deadline_ms,
-        tries,
+        looks || !changes ? undefined : at.tries,
       )
       const now = Number(reply.header.revision) - this.#base
-      if (reply.succeeded) return { ok: true, revision: now, repeated: false }
-      const [seen, ...records] = reply.responses.map((r) => r.response_range?.kvs[0])
-      const known = seen && (JSON.parse(seen.value.toString()) as TokenValue)
-      if (seen && known && !known.void) return this.#committedBefore(seen, known, value)
-      if (seen && Number(seen.mod_revision) !== fence) {
-        fence = Number(seen.mod_revision)
+      const read = reply.responses.map((r) => r.response_range?.kvs[0])
+      if (reply.succeeded) {
+        const nothing = looks && read.every((kv) => kv === undefined) && at.tries.lost === 0
+        if (nothing || !looks) return { ok: true, revision: now, repeated: false }
+        looks = false
+        continue
+      }
+      const [seen, ...records] = read
+      const known = seen && tokenValue(seen)
+      if (seen && known && !known.void) return this.#committedBefore(seen, known, own)
+      const stands = seen ? Number(seen.mod_revision) : 0
+      if (stands !== at.fence) {
+        at.fence = stands
         continue
       }
       // A try whose answer was lost may still be on its way, and must not find that its checks hold after all.
-      if (tries.lost > 0 && changes) {
-        const came = await this.#fence(tokenKey, fence, { ...value, void: true }, lease, deadline_ms)
-        if (came) return this.#committedBefore(came, JSON.parse(came.value.toString()) as TokenValue, value)
+      if (at.tries.lost > 0 && changes) {
+        const came = await this.#settle(at, deadline_ms)
+        if (came) return this.#committedBefore(came, tokenValue(came), own)
       }
       const failed = txn.checks.flatMap((c, i) => {
         const kv = records[i]
@@ -273,31 +331,26 @@ export class EtcdStore implements Store {
     return { ok: true, revision: Number(seen.mod_revision) - this.#base, repeated: known.call !== own.call }
   }
 
-  /** Takes the token away from tries that are still on their way. What stands there, when one came before. */
-  async #fence(
-    key: Buffer,
-    mod_revision: number,
-    value: TokenValue,
-    lease: string,
-    deadline_ms: number,
-  ): Promise<KeyValue | undefined> {
+  /** Takes the token away from tries that are still on their way; they can't commit any more. What one committed, when it came first. */
+  async #settle(at: Sent, deadline_ms: number): Promise<KeyValue | undefined> {
+    const value: TokenValue = { hash: '', call: '', void: true }
+    const lease = await this.#leaseOfTokens(deadline_ms)
     const reply = await this.#txn(
       {
-        compare: [{ key, result: 'EQUAL', target: 'MOD', mod_revision }],
-        success: [{ request_put: { key, value: Buffer.from(JSON.stringify(value)), lease } }],
-        failure: [{ request_range: { key } }],
+        compare: [{ key: at.key, result: 'EQUAL', target: 'MOD', mod_revision: at.fence }],
+        success: [{ request_put: { key: at.key, value: Buffer.from(JSON.stringify(value)), lease } }],
+        failure: [{ request_range: { key: at.key } }],
       },
       deadline_ms,
+      at.tries,
     )
-    if (reply.succeeded) return undefined
-    const kv = reply.responses[0]?.response_range?.kvs[0]
-    // A lost try of the fence itself may have been carried out.
-    return kv && !(JSON.parse(kv.value.toString()) as TokenValue).void ? kv : undefined
+    if (this.#unsettled?.token === at.token) this.#unsettled = undefined
+    const kv = reply.succeeded ? undefined : reply.responses[0]?.response_range?.kvs[0]
+    // A lost try of this may have been carried out.
+    return kv && !tokenValue(kv).void ? kv : undefined
   }
 
-  /** Deleting what is not there changes nothing: then the token is not put either, and there is no revision. */
-  #requests(txn: EncodedTxn, token: { key: Buffer; value: Buffer; lease: string }): RequestOp[] {
-    if (txn.writes.length === 0) return []
+  async #writes(txn: EncodedTxn, own: TokenValue, token: Buffer, deadline_ms: number): Promise<RequestOp[]> {
     const ops = txn.writes.map(
       ({ key, value, lease }): RequestOp =>
         value === null
@@ -306,12 +359,8 @@ export class EtcdStore implements Store {
               request_put: { key: this.#record(key), value: Buffer.from(value), ...(lease === null ? {} : { lease }) },
             },
     )
-    ops.push({ request_put: token })
-    if (txn.writes.some((w) => w.value !== null)) return ops
-    const compare = txn.writes.map(
-      ({ key }): Compare => ({ key: this.#record(key), result: 'EQUAL', target: 'CREATE', create_revision: 0 }),
-    )
-    return [{ request_txn: { compare, success: [], failure: ops } }]
+    const lease = await this.#leaseOfTokens(deadline_ms)
+    return [...ops, { request_put: { key: token, value: Buffer.from(JSON.stringify(own)), lease } }]
   }
 
   #compare(check: EncodedCheck): Compare {

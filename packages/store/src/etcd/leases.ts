@@ -5,7 +5,7 @@
 import type { Clock } from '../clock.ts'
 import { StoreError } from '../errors.ts'
 import type { Lease } from '../store.ts'
-import type { EtcdClient } from './client.ts'
+import { closed, type EtcdClient } from './client.ts'
 import { isNoLease } from './errors.ts'
 
 const CALL_MS = 10_000
@@ -17,6 +17,7 @@ export class EtcdLeases {
   readonly #client: EtcdClient
   readonly #clock: Clock
   readonly #held = new Map<string, Held>()
+  #closed = false
 
   constructor(client: EtcdClient, clock: Clock) {
     this.#client = client
@@ -26,6 +27,8 @@ export class EtcdLeases {
   async grant(ttl_s: number): Promise<Lease> {
     const sent_ms = this.#clock.monotonic_ms()
     const { ID: id } = await this.#client.call<{ ID: string }>('Lease', 'LeaseGrant', { TTL: ttl_s }, sent_ms + CALL_MS)
+    // It ends by itself.
+    if (this.#closed) throw closed()
     const held: Held = {
       ttl_ms: ttl_s * 1000,
       deadline_ms: sent_ms + ttl_s * 1000,
@@ -47,6 +50,7 @@ export class EtcdLeases {
 
   /** The store closes: holders can count on nothing any more. */
   close(): void {
+    this.#closed = true
     for (const [id, held] of this.#held) this.#drop(id, held)
   }
 

@@ -28,6 +28,8 @@ export type FollowOptions = {
   /** The store closes. */
   ending: AbortSignal
   rec: (kv: KeyValue) => Rec<unknown>
+  /** The store's revision now, by a majority. */
+  current: () => Promise<Revision>
 }
 
 export async function* follow(o: FollowOptions): AsyncGenerator<Change | Progress | Compacted, void> {
@@ -67,28 +69,35 @@ async function* items(
   stream.on('error', () => undefined)
   const late = o.clock.timer(() => stream.cancel(), CREATED_MS)
   let held: EtcdEvent[] = []
+  let reached = after + o.base
   try {
     stream.write({ create_request: { ...o.range, start_revision: after + o.base + 1, prev_kv: true, fragment: true } })
     for await (const reply of stream as AsyncIterable<WatchReply>) {
       const now = Number(reply.header.revision) - o.base
       if (reply.created) late()
+      // A member that lags behind knows less than a majority does; its word alone does not end a watch.
       if (Number(reply.compact_revision) > 0 || (reply.created && now < after)) {
-        yield {
-          type: 'compacted',
-          oldest: Math.max(0, Number(reply.compact_revision) - o.base),
-          current: Math.max(0, now),
+        const current = await o.current()
+        const forgotten = Number(reply.compact_revision) - o.base
+        if (forgotten > 0 || current < after) {
+          yield { type: 'compacted', oldest: Math.max(0, forgotten), current }
+          return
         }
-        return
       }
       if (reply.canceled) return
       // A revision may lie in two parts: only the last part says that it is whole.
-      const events = [...held, ...reply.events]
+      // Followers of some releases send again what was before (etcd #15520).
+      const news = reply.events.filter((e) => Number(e.kv.mod_revision) > reached)
+      const events = [...held, ...news]
       held = reply.fragment ? lastRevision(events) : []
       const whole = events.slice(0, events.length - held.length)
       yield* changes(whole, o)
       const end = whole.at(-1)
-      if (end) yield { type: 'progress', revision: Number(end.kv.mod_revision) - o.base }
-      else if (reply.created && now === after) yield { type: 'progress', revision: now }
+      if (end) {
+        reached = Number(end.kv.mod_revision)
+        yield { type: 'progress', revision: reached - o.base }
+      }
+      if (!end && reply.created && now === after) yield { type: 'progress', revision: now }
     }
   } finally {
     late()
