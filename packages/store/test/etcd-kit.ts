@@ -42,18 +42,16 @@ export class Etcd {
     if (!member) throw new Error(`no member ${i}`)
     const cluster = this.#members.map((m, n) => `m${n}=http://${this.#host(n)}:${m.peer}`).join(',')
     const [client, peer] = [`http://${this.#host(i)}:${member.client}`, `http://${this.#host(i)}:${member.peer}`]
-    const inside = this.#net ? ['ip', 'netns', 'exec', this.#net.ns(i)] : []
-    const [program, ...words] = [...inside, 'etcd'] as [string, ...string[]]
-    const child = spawn(
-      program,
-      [
-        ...words,
-        ...['--name', `m${i}`, '--data-dir', join(this.dir, `m${i}`)],
-        ...['--listen-client-urls', client, '--advertise-client-urls', client],
-        ...['--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer, '--initial-cluster', cluster],
-      ],
-      { stdio: ['ignore', 'pipe', 'pipe'], env: { PATH: process.env['PATH'], ETCD_UNSUPPORTED_ARCH: process.arch } },
-    )
+    const words = [
+      ...(this.#net ? ['ip', 'netns', 'exec', this.#net.ns(i)] : []),
+      ...['etcd', '--name', `m${i}`, '--data-dir', join(this.dir, `m${i}`)],
+      ...['--listen-client-urls', client, '--advertise-client-urls', client],
+      ...['--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer, '--initial-cluster', cluster],
+    ]
+    const child = spawn(words[0] as string, words.slice(1), {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { PATH: process.env['PATH'], ETCD_UNSUPPORTED_ARCH: process.arch },
+    })
     for (const stream of [child.stdout, child.stderr])
       stream.on('data', (text) => (this.said = `${this.said}${text}`.slice(-20_000)))
     child.on('error', (error) => (this.said += String(error)))

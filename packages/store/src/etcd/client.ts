@@ -15,9 +15,9 @@ import { sleep } from '../clock.ts'
 import { StoreError } from '../errors.ts'
 import { SERVICES, type ServiceName } from './wire.ts'
 
-/** The first try at one member; later ones have twice as long: what is large takes its time. */
+/** One try at one member. Each further try of a list has twice as long: what is large takes its time. */
 const TRY_MS = 1_000
-const TRY_MOST_MS = 16_000
+const LIST_TRY_MOST_MS = 16_000
 /** So long nobody asks a member that failed. */
 const PARKED_MS = 3_000
 const PAUSE_MS = 50
@@ -77,8 +77,9 @@ export class EtcdClient {
     tries: { lost: number } = { lost: 0 },
   ): Promise<R> {
     const { clock } = this.#o
+    const most_ms = method === 'Range' ? LIST_TRY_MOST_MS : TRY_MS
     let last: unknown
-    for (let try_ms = TRY_MS; ; try_ms = Math.min(2 * try_ms, TRY_MOST_MS)) {
+    for (let try_ms = TRY_MS; ; try_ms = Math.min(2 * try_ms, most_ms)) {
       if (this.#closed) throw closed()
       const left = deadline_ms - clock.monotonic_ms()
       if (left <= 0) {
