@@ -164,6 +164,11 @@ export function splitKey(key: string): { kind: string; id: string } {
   return { kind: key.slice(0, colon), id: key.slice(colon + 1) }
 }
 
+/** A record as its kind reads it. */
+export function typed<T>(kind: Kind<T>, rec: Rec<unknown>): Rec<T> {
+  return kind.parse ? { ...rec, value: kind.parse(rec.value) } : (rec as Rec<T>)
+}
+
 type Named = { readonly name: string }
 
 export const absent = (kind: Named, id: string): Check => ({ kind: kind.name, id, is: 'absent' })

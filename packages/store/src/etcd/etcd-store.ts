@@ -26,6 +26,7 @@ import {
   type Revision,
   splitKey,
   type Store,
+  typed,
   type Write,
 } from '../store.ts'
 import {
@@ -466,8 +467,4 @@ function holds(check: EncodedCheck, kv: KeyValue | undefined, base: number): boo
     case 'version':
       return (kv === undefined ? 0 : Number(kv.version)) === check.n
   }
-}
-
-function typed<T>(kind: Kind<T>, rec: Rec<unknown>): Rec<T> {
-  return kind.parse ? { ...rec, value: kind.parse(rec.value) } : (rec as Rec<T>)
 }

@@ -17,6 +17,7 @@ import {
   type Rec,
   type Revision,
   type Store,
+  typed,
   splitKey,
   type Write,
 } from '../store.ts'
@@ -277,8 +278,4 @@ export class SqliteStore implements Store {
       throw corrupt(this.#file, `the record ${row.key} is not JSON`, error)
     }
   }
-}
-
-function typed<T>(kind: Kind<T>, rec: Rec<unknown>): Rec<T> {
-  return kind.parse ? { ...rec, value: kind.parse(rec.value) } : (rec as Rec<T>)
 }
