@@ -118,7 +118,7 @@ export class Cgroups {
 
   /** Makes the group with its limits; done twice is done once. */
   async make(vm: string, limits: CgroupLimits): Promise<void> {
-    for (const base of this.#bases()) await mkdir(`${base}/${vm}`, { recursive: true })
+    await Promise.all(this.#bases().map((base) => mkdir(`${base}/${vm}`, { recursive: true })))
     await this.limit(vm, limits)
   }
 

@@ -406,7 +406,9 @@ export class RunningVm implements Running {
     } catch (error) {
       if (!isQmpError(error, 'closed')) this.#o.log(`${this.vm}: quit was not answered; ending process ${this.pid}`)
     }
-    if (!(await waitGone(this.live.qemu, QUIT_TIMEOUT_MS))) {
+    // The end of a child of ours is told; that of an adopted one is looked for now and then.
+    const told = this.gone.then(() => true)
+    if (!(await Promise.race([told, waitGone(this.live.qemu, QUIT_TIMEOUT_MS)]))) {
       signalProcess(this.live.qemu, 'SIGKILL')
       if (!(await waitGone(this.live.qemu, 30_000))) {
         throw fail(
