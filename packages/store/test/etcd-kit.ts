@@ -15,7 +15,7 @@ async function freePort(): Promise<number> {
 }
 
 export class Etcd {
-  readonly dir = mkdtempSync(join(tmpdir(), 'wadah-etcd-'))
+  dir = ''
   readonly #members: { client: number; peer: number; child?: ChildProcess | undefined }[] = []
   readonly #net: MemberNet | undefined
   said = ''
@@ -32,6 +32,7 @@ export class Etcd {
   }
 
   async start(count = 1): Promise<void> {
+    this.dir = mkdtempSync(join(tmpdir(), 'wadah-etcd-'))
     for (let i = 0; i < count; i += 1) this.#members.push({ client: await freePort(), peer: await freePort() })
     for (let i = 0; i < count; i += 1) this.run(i)
   }
@@ -76,6 +77,6 @@ export class Etcd {
 
   async stop(): Promise<void> {
     for (const i of this.#members.keys()) await this.kill(i)
-    rmSync(this.dir, { recursive: true, force: true })
+    if (this.dir !== '') rmSync(this.dir, { recursive: true, force: true })
   }
 }
