@@ -65,37 +65,16 @@ test('exported and imported: user, key, name, network and user-data are what was
   const key = join(dir, 'key')
   execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key])
   writeFileSync(join(dir, 'user-data'), USER_DATA)
-  const made = d.cli(
-    [
-      'vm',
-      'create',
-      'anna-web',
-      '--image',
-      'foreign',
-      '--memory',
-      '512M',
-      '--hostname',
-      'kedai',
-      '--seed-user',
-      'anna',
-    ].concat(['--ssh-key', `${key}.pub`, '--user-data', join(dir, 'user-data'), '--start']),
-  )
+  const asked = 'vm create anna-web --image foreign --memory 512M --hostname kedai --seed-user anna --start'.split(' ')
+  const made = d.cli([...asked, '--ssh-key', `${key}.pub`, '--user-data', join(dir, 'user-data')])
   expect(made).toMatchObject({ code: 0 })
   const address = (await d.vm('anna-web')).spec.nics[0]?.address ?? ''
   const ssh = (script: string) => {
-    const options = [
-      '-F',
-      'none',
-      '-o',
-      'IdentitiesOnly=yes',
-      '-o',
-      'BatchMode=yes',
-      '-o',
-      'StrictHostKeyChecking=no',
-      '-o',
+    const options = ['IdentitiesOnly=yes', 'BatchMode=yes', 'StrictHostKeyChecking=no', 'ConnectTimeout=5'].concat(
       `UserKnownHostsFile=${dir}/known`,
-    ]
-    return execFileSync('ssh', [...options, '-o', 'ConnectTimeout=5', '-i', key, `anna@${address}`, script], {
+    )
+    const words = ['-F', 'none', ...options.flatMap((o) => ['-o', o]), '-i', key, `anna@${address}`, script]
+    return execFileSync('ssh', words, {
       encoding: 'utf8',
       stdio: ['ignore', 'pipe', 'ignore'],
       timeout: 60_000,

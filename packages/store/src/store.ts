@@ -169,6 +169,17 @@ export function typed<T>(kind: Kind<T>, rec: Rec<unknown>): Rec<T> {
   return kind.parse ? { ...rec, value: kind.parse(rec.value) } : (rec as Rec<T>)
 }
 
+/** `list` of any back end: a range of one kind, each record as its kind reads it. */
+export async function listOf<T>(
+  store: Pick<Store, 'range'>,
+  kind: Kind<T>,
+  { prefix = '', ...rest }: ListQuery,
+  o?: CallOptions,
+): Promise<Page<T> | Compacted> {
+  const page = await store.range(keyOf(kind, prefix), rest, o)
+  return page.type === 'page' ? { ...page, items: page.items.map((rec) => typed(kind, rec)) } : page
+}
+
 type Named = { readonly name: string }
 
 export const absent = (kind: Named, id: string): Check => ({ kind: kind.name, id, is: 'absent' })

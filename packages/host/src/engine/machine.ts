@@ -57,7 +57,7 @@ import { HostWarm } from './warm/templates.ts'
 import { type Acceleration, accelerator } from './probe/accelerator.ts'
 import { isReplaced, processAt, processes, qemuOf, signalProcess, startOf, waitGone } from './process.ts'
 import { RoomWatch } from './room-watch.ts'
-import { RunningVm } from './running-vm.ts'
+import { RunningVm, type RunningOptions } from './running-vm.ts'
 import { screenshot } from './screenshot.ts'
 import { cryptSalt } from './sha512-crypt.ts'
 import { setThrottle, throttle } from './throttle.ts'
@@ -385,19 +385,7 @@ export class HostMachine implements Machine {
         started_at_ms: this.#o.now_ms(),
         ...(plan.local.incoming === undefined ? {} : plan.local.warm ? { stranger: true } : { loading: true }),
       }
-      const running = new RunningVm({
-        directory,
-        boot: plan.record,
-        live,
-        qmp,
-        exit,
-        now_ms: this.#o.now_ms,
-        observed: (o) => this.#observed(o),
-        released: (device) => this.#released(vm, device),
-        wentOn: () => this.#setClock(vm),
-        log: this.#o.log,
-      })
-      this.#adopt(running)
+      const running = this.#adopt({ directory, boot: plan.record, live, qmp, exit })
       await Promise.all([directory.writeLive(live), directory.dropSeed()])
       if (plan.local.incoming !== undefined && !plan.local.warm) await loaded(running, signal)
       await throttle(running, plan.local.disks)
@@ -431,7 +419,16 @@ export class HostMachine implements Machine {
       )
   }
 
-  #adopt(running: RunningVm): void {
+  #adopt(of: Pick<RunningOptions, 'directory' | 'boot' | 'live' | 'qmp' | 'exit'>): RunningVm {
+    const { vm } = of.live
+    const running = new RunningVm({
+      ...of,
+      now_ms: this.#o.now_ms,
+      observed: (o) => this.#observed(o),
+      released: (device) => this.#released(vm, device),
+      wentOn: () => this.#setClock(vm),
+      log: this.#o.log,
+    })
     this.#running.set(running.vm, running)
     void running.gone.then(async ({ reason }) => {
       if (this.#closed || this.#running.get(running.vm) !== running) return
@@ -457,6 +454,7 @@ export class HostMachine implements Machine {
         at_ms: this.#o.now_ms(),
       })
     })
+    return running
   }
 
   async #balloon(running: RunningVm, mib: number): Promise<void> {
@@ -483,18 +481,7 @@ export class HostMachine implements Machine {
     }
     const path = sockets(directory.live).monitor
     const qmp = await connectQmp({ path, connect_timeout_ms: 2_000, greeting_timeout_ms: 3_000 }).catch(() => undefined)
-    const running = new RunningVm({
-      directory,
-      boot,
-      live: found.live,
-      qmp,
-      now_ms: this.#o.now_ms,
-      observed: (o) => this.#observed(o),
-      released: (device) => this.#released(vm, device),
-      wentOn: () => this.#setClock(vm),
-      log: this.#o.log,
-    })
-    this.#adopt(running)
+    const running = this.#adopt({ directory, boot, live: found.live, qmp })
     await (qmp ? running.begin() : running.refresh())
     if (running.isGone) return undefined
     if (found.live.thaw_at_ms !== undefined) this.#guest(vm).thawAt(found.live.thaw_at_ms)

@@ -40,7 +40,7 @@ type Unary = (
   metadata: Metadata,
   options: { deadline: number },
   done: (error: ServiceError | null, reply: unknown) => void,
-) => { cancel(): void }
+) => void
 
 /** What another member may do better, or the same one a moment later. */
 const ELSEWHERE: ReadonlySet<number> = new Set([
@@ -86,7 +86,7 @@ export class EtcdClient {
         throw new StoreError({
           kind: 'timeout',
           detail: `etcd (${this.#o.endpoints.join(', ')}) did not answer in time: ${(last as Error | undefined)?.message ?? 'no try was left'}`,
-          remedy: 'Is a majority of its members up? wadah cluster status',
+          remedy: 'Is a majority of its members up? etcdctl endpoint status --cluster',
           effect: tries.lost > 0 ? 'unknown' : 'none',
           retryable: true,
           cause: last,
@@ -106,7 +106,7 @@ export class EtcdClient {
     }
   }
 
-  /** A stream at the present member. Whoever reads it says by `park` that its member failed. */
+  /** A stream at the present member. Whoever reads it says by `failed` that its member failed. */
   stream<Q, R>(service: ServiceName, method: string): { stream: Duplex<Q, R>; failed: () => void } {
     if (this.#closed) throw closed()
     const member = this.#member()

@@ -25,7 +25,7 @@ export function translate(error: unknown): unknown {
     return new StoreError({
       kind: 'no_room',
       detail: 'etcd has reached its quota and takes no more writes',
-      remedy: 'wadah cluster status',
+      remedy: 'etcdctl endpoint status --cluster',
       cause: error,
     })
   if (/too large|larger than max|too many operations/.test(error.details))

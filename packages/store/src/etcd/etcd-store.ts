@@ -19,6 +19,7 @@ import {
   type Kind,
   keyOf,
   type Lease,
+  listOf,
   type ListQuery,
   type Page,
   type Progress,
@@ -142,10 +143,8 @@ export class EtcdStore implements Store {
     return kvs[0] && typed(kind, this.#rec(kvs[0]))
   }
 
-  async list<T>(kind: Kind<T>, q: ListQuery, o?: CallOptions): Promise<Page<T> | Compacted> {
-    const { prefix = '', ...rest } = q
-    const page = await this.range(keyOf(kind, prefix), rest, o)
-    return page.type === 'page' ? { ...page, items: page.items.map((rec) => typed(kind, rec)) } : page
+  list<T>(kind: Kind<T>, q: ListQuery, o?: CallOptions): Promise<Page<T> | Compacted> {
+    return listOf(this, kind, q, o)
   }
 
   async range(prefix: string, q: Omit<ListQuery, 'prefix'>, o?: CallOptions): Promise<Page<unknown> | Compacted> {

@@ -85,9 +85,9 @@ async function* items(
         }
       }
       if (reply.canceled) return
-      // A revision may lie in two parts: only the last part says that it is whole.
       // Followers of some releases send again what was before (etcd #15520).
       const news = reply.events.filter((e) => Number(e.kv.mod_revision) > reached)
+      // A revision may lie in two parts: only the last part says that it is whole.
       const events = [...held, ...news]
       held = reply.fragment ? lastRevision(events) : []
       const whole = events.slice(0, events.length - held.length)

@@ -9,8 +9,8 @@ import {
   type Compacted,
   type Conflict,
   type Kind,
-  keyOf,
   type Lease,
+  listOf,
   type ListQuery,
   type Page,
   type Progress,
@@ -127,10 +127,8 @@ export class SqliteStore implements Store {
     return row && typed(kind, this.#rec(row))
   }
 
-  async list<T>(kind: Kind<T>, q: ListQuery, o?: CallOptions): Promise<Page<T> | Compacted> {
-    const { prefix = '', ...rest } = q
-    const page = await this.range(keyOf(kind, prefix), rest, o)
-    return page.type === 'page' ? { ...page, items: page.items.map((rec) => typed(kind, rec)) } : page
+  list<T>(kind: Kind<T>, q: ListQuery, o?: CallOptions): Promise<Page<T> | Compacted> {
+    return listOf(this, kind, q, o)
   }
 
   async range(prefix: string, q: Omit<ListQuery, 'prefix'>, o: CallOptions = {}): Promise<Page<unknown> | Compacted> {
