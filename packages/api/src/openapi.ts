@@ -19,6 +19,7 @@ const TAGS: Record<string, string> = {
   access: 'Logging in, and who changed what.',
   tokens: 'API tokens for programs.',
   system: 'This host, its events, and this document.',
+  cluster: 'Many hosts that work as one: who is in it, who may join.',
 }
 
 const DESCRIPTION = `One daemon per host; every error is problem+json (RFC 9457) with a stable \`code\`.

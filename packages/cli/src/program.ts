@@ -19,11 +19,13 @@ export const GROUPS: readonly Group[] = [
   { name: 'job', summary: 'cmd.job', heading: 'help.work', load: () => import('./commands/job.ts') },
   { name: 'events', summary: 'cmd.events', heading: 'help.work', load: () => import('./commands/events.ts') },
   { name: 'host', summary: 'cmd.host', heading: 'help.work', load: () => import('./commands/host.ts') },
+  { name: 'cluster', summary: 'cmd.cluster', heading: 'help.work', load: () => import('./commands/cluster.ts') },
   { name: 'store', summary: 'cmd.store', heading: 'help.daemon', load: () => import('./commands/store.ts') },
   { name: 'up', summary: 'cmd.up', heading: 'help.daemon', load: () => import('./commands/up.ts') },
   { name: 'down', summary: 'cmd.down', heading: 'help.daemon', load: () => import('./commands/down.ts') },
   { name: 'init', summary: 'cmd.init', heading: 'help.daemon', load: () => import('./commands/init.ts') },
   { name: 'demo', summary: 'cmd.demo', heading: 'help.daemon', load: () => import('./commands/demo.ts') },
+  { name: 'lab', summary: 'cmd.lab', heading: 'help.daemon', load: () => import('./commands/lab.ts') },
   { name: 'login', summary: 'cmd.login', heading: 'help.access', load: () => import('./commands/login.ts') },
   {
     name: 'setup-link',

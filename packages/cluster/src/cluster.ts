@@ -19,6 +19,8 @@ import { JobEngine } from './jobs/engine.ts'
 import { Jobs } from './jobs/service.ts'
 import { FirewallGroups } from './networks/firewall-groups.ts'
 import { NetworkStore, networkSync, newNetwork } from './networks/service.ts'
+import { type Membership, Clusters } from './members/service.ts'
+import { stayAlive } from './members/alive.ts'
 import { Pending } from './pending.ts'
 import { hostKind, indexKeys, indexKind, networkKind, poolKind, vmKind } from './records.ts'
 import type { Services } from './services.ts'
@@ -29,7 +31,8 @@ import { keepSchedules } from './snapshots/schedule.ts'
 import { SnapshotStore } from './snapshots/service.ts'
 import { Storage } from './storage/service.ts'
 import { Transfers, sweepImports } from './transfers.ts'
-import { DEFAULT_NETWORK, DEFAULT_POOL } from './vms/create.ts'
+import { DEFAULT_POOL } from './storage/find-pool.ts'
+import { DEFAULT_NETWORK } from './vms/create.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
 import { resizeVolumeJob } from './storage/resize.ts'
 import { adoptAll, keepStatuses, sweepTaps } from './vms/keeper.ts'
@@ -49,6 +52,8 @@ export type ClusterOptions = {
   lanes: { start: number; build: number; create: number }
   log: (line: string) => void
   onUnforeseen: (error: unknown, where: string) => void
+  /** In a cluster: which host this is, and what is known of the store. */
+  member?: { hostId: string; membership: Membership; cpuFlags: () => Promise<string[]> }
 }
 
 export type Cluster = {
@@ -67,7 +72,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     clock: o.clock,
     onTrouble: (error) => o.onUnforeseen(error, 'the view of the store'),
   })
-  const hostId = await ownHost(o, view)
+  const hostId = o.member?.hostId ?? (await ownHost(o, view))
   const facts = await o.machine.facts()
   const base: Omit<Deps, 'syncNetworks'> = {
     store: o.store,
@@ -136,6 +141,15 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   const followed = followNetworks(deps, ending.signal)
   const snapshots = new SnapshotStore(deps, engine, pending)
   const unschedule = keepSchedules(deps, snapshots)
+  const { member } = o
+  const alive = member
+    ? stayAlive(
+        deps,
+        o.version,
+        async () => ({ facts: await o.machine.facts(), cpu_flags: await member.cpuFlags() }),
+        ending.signal,
+      )
+    : undefined
   return {
     services: {
       vms,
@@ -147,7 +161,8 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       networks: new NetworkStore(deps),
       firewallGroups: new FirewallGroups(deps),
       jobs: new Jobs(view, engine),
-      host: new HostView(deps, engine, hostname(), o.version),
+      host: new HostView(deps, engine, view.get(hostKind, hostId)?.value.name ?? hostname(), o.version),
+      cluster: new Clusters(deps, o.member?.membership),
     },
     view,
     hostId,
@@ -158,6 +173,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       unschedule()
       await engine.stop()
       ending.abort()
+      await alive
       await view.close()
     },
   }
@@ -168,7 +184,12 @@ async function ownHost(o: ClusterOptions, view: CachedView): Promise<string> {
   const there = view.list(hostKind)[0]
   if (there) return there.id
   const id = newId('host', o.randomBytes)
-  const record = { schema: 1 as const, id, name: hostname(), created_at: new Date(o.clock.now_ms()).toISOString() }
+  const record = {
+    schema: 1 as const,
+    id,
+    name: o.config.host_name ?? hostname(),
+    created_at: new Date(o.clock.now_ms()).toISOString(),
+  }
   await commit(
     { store: o.store, view, randomBytes: o.randomBytes },
     [absent(hostKind, id)],
@@ -182,9 +203,12 @@ async function firstThings(o: ClusterOptions, deps: Deps): Promise<void> {
   const { view } = deps
   const created_at = new Date(deps.clock.now_ms()).toISOString()
   const named = { schema: 1 as const, project: 'default', created_at }
-  const own = view.list(poolKind).find((p) => p.value.path === o.defaultPoolPath)
+  const own = view.list(poolKind).find((p) => p.value.path === o.defaultPoolPath && p.value.host === deps.hostId)
   if (own) await deps.machine.volumes.openPool({ id: own.id, path: own.value.path, direct_io: own.value.direct_io })
-  else if (!view.get(indexKind, indexKeys.name('pool', 'default', DEFAULT_POOL))) {
+  else {
+    // Of a cluster only one host's can have that name.
+    const taken = view.get(indexKind, indexKeys.name('pool', 'default', DEFAULT_POOL)) !== undefined
+    const name = taken ? `${DEFAULT_POOL}-${nameOf(deps)}` : DEFAULT_POOL
     const id = newId('pool', deps.randomBytes)
     const { direct_io } = await deps.machine.volumes.openPool({ id, path: o.defaultPoolPath, direct_io: true })
     await commit(
@@ -194,14 +218,14 @@ async function firstThings(o: ClusterOptions, deps: Deps): Promise<void> {
         put(poolKind, id, {
           ...named,
           id,
-          name: DEFAULT_POOL,
+          name,
           kind: 'dir',
           path: o.defaultPoolPath,
           overcommit: 2,
           direct_io,
           host: deps.hostId,
         }),
-        put(indexKind, indexKeys.name('pool', 'default', DEFAULT_POOL), { schema: 1, holder: id }),
+        put(indexKind, indexKeys.name('pool', 'default', name), { schema: 1, holder: id }),
       ],
     )
   }
@@ -223,6 +247,8 @@ async function firstThings(o: ClusterOptions, deps: Deps): Promise<void> {
     )
   }
 }
+
+const nameOf = ({ view, hostId }: Deps) => view.get(hostKind, hostId)?.value.name ?? hostId
 
 /** A VM that came, went or changed its NICs, by whatever way: names and ports follow. Merged, and beside what jobs ask for themselves. */
 function followNetworks(deps: Deps, signal: AbortSignal): () => void {

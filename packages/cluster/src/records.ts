@@ -66,6 +66,8 @@ export type PoolRecord = Named & {
   overcommit: number
   direct_io: boolean
   host: string
+  /** Every host has it at the same path: `host` is only who made it. */
+  shared?: boolean
   /** It is being deleted: nothing new may be put there. */
   closing?: boolean
 }
@@ -129,6 +131,8 @@ export type ImageRecord = Named &
   > & {
     /** A job builds it, or its files are not uploaded yet. */
     ready: boolean
+    /** Of one without volumes (kernel, iso): where its files are. Absent in records of a single host. */
+    host?: string
     has_initrd: boolean
     has_kernel: boolean
     /** Its template, booted and kept; `volume`: what that wrote to its disk. */
@@ -164,7 +168,16 @@ export type HostRecord = {
   created_at: string
   /** The boot that VMs were last started with, as seen by this store: a copy that was put back has seen none. */
   boot?: { id: string; store: string }
+  /** In a cluster: where the others reach it. */
+  address?: string
+  ports?: HostPorts
+  /** Nothing new comes to it. */
+  maintenance?: boolean
+  /** It runs a member of etcd, or is to. */
+  member?: boolean
 }
+/** Of one host: peers, etcd's clients, etcd's members among each other. */
+export type HostPorts = { peer: number; etcd_client: number; etcd_peer: number }
 export const hostKind: Kind<HostRecord> = { name: 'host' }
 
 /** `<what>/<key>` → who holds it: written in the same transaction as the holder, so two can never have the same. */

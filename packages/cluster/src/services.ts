@@ -1,4 +1,5 @@
 /** What routes call: one function for each thing the API can do. Types only; the implementations lie beside. */
+import type { Cluster, ClusterHost, JoinToken, JoinTokenCreate } from '@wadah/api/schema/cluster'
 import type { HostDevices } from '@wadah/api/schema/devices'
 import type { Subject } from '@wadah/api/schema/access'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
@@ -184,7 +185,16 @@ export interface HostService {
   stopGuests(caller: Caller, body: { timeout_s?: number; total_s?: number }): Promise<Job>
 }
 
+export interface ClusterService {
+  get(): Promise<Cluster>
+  host(caller: Caller, ref: string): ClusterHost
+  edit(caller: Caller, ref: string, body: { maintenance: boolean }): Promise<ClusterHost>
+  token(caller: Caller, body: JoinTokenCreate): Promise<JoinToken>
+  remove(caller: Caller, ref: string): Promise<void>
+}
+
 export type Services = {
+  cluster: ClusterService
   vms: VmService
   snapshots: SnapshotService
   storage: StorageService

@@ -35,7 +35,8 @@ import { poolDefinition } from './resolve.ts'
 import type { Caller, TransferService } from './services.ts'
 import { changeVolume, exportVolumes, uploadVolume, vmsOf } from './storage/transfer-jobs.ts'
 import { submit } from './submit.ts'
-import { DEFAULT_POOL, admitVolumes, checkName, poolClosing, refuseRole, workerOn } from './vms/create.ts'
+import { findPool } from './storage/find-pool.ts'
+import { admitVolumes, checkName, poolClosing, refuseRole, workerOn } from './vms/create.ts'
 
 /** More disks than an import can have. */
 const MOST_DISKS = 16
@@ -53,7 +54,7 @@ export class Transfers implements TransferService {
   }
 
   #pool(caller: Caller, ref: string | undefined): Rec<PoolRecord> {
-    const pool = find(this.#deps, 'pool', poolKind, caller.project, ref ?? DEFAULT_POOL, '/pool')
+    const pool = findPool(this.#deps, caller.project, ref, '/pool')
     if (pool.value.closing) throw poolClosing(pool.value)
     return pool
   }
@@ -420,6 +421,8 @@ export async function sweepImports(deps: Deps): Promise<void> {
       }),
   )
   for (const { value: pool } of deps.view.list(poolKind)) {
+    // What lies in a shared one may be another host's.
+    if (pool.host !== deps.hostId || pool.shared) continue
     for (const id of await deps.machine.imports.list(poolDefinition(pool)))
       if (!needed.has(id)) await deps.machine.imports.clean(poolDefinition(pool), id)
   }

@@ -28,11 +28,15 @@ export type DaemonConfig = {
   import_allow_private: boolean
   import_allow_hosts: string[]
   import_max_gib: number
+  /** What this host is called, where its own host name is not it. */
+  host_name?: string
   purge: boolean
   /** systemd waits to be told that it is ready. */
   notify: boolean
   /** A copy of the store to put in place. */
   restore?: string
+  /** Makes a cluster of this host, or takes it into one (the token comes on stdin). */
+  cluster?: { act: 'init' | 'join'; address: string; port: number; name?: string }
 }
 
 export const HELP = `wadahd: the daemon of Wadah
@@ -44,12 +48,19 @@ export const HELP = `wadahd: the daemon of Wadah
   --config FILE        TOML; default: /etc/wadah/wadahd.toml where there is one
   --purge              end this instance's VMs and remove everything of it, then exit
   --restore FILE       put a copy of the store in place (made by: wadah store backup), then exit
+  --cluster-init       make a cluster of this host, then exit; VMs run on (wadah cluster init)
+  --cluster-join       take this host into a cluster, then exit; the token comes on stdin (wadah cluster join)
+  --address ADDR       for these two: where the other hosts reach this one
+  --cluster-port PORT  for these two: the first of three ports in a row (default: 7444)
+  --name NAME          for --cluster-join: what the host is called
   --help               this text
 
   Settings of the file: ${'pool_dirs, recipe_dirs, cache, mirror, names, qemu, uid_base, uid_count, memory_overcommit,'}
   publish_address, log_level, starts_at_once, builds_at_once, import_allow_private, import_allow_hosts,
-  import_max_gib. See docs/daemon.md.
+  import_max_gib, host_name. See docs/daemon.md.
 `
+
+const DEFAULT_CLUSTER_PORT = 7444
 
 type Setting = { [key: string]: unknown }
 const SETTINGS: Record<string, (value: unknown) => boolean> = {
@@ -70,6 +81,7 @@ const SETTINGS: Record<string, (value: unknown) => boolean> = {
   import_allow_hosts: (v) =>
     Array.isArray(v) && v.every((x) => typeof x === 'string' && /^[0-9A-Za-z.:/_-]{1,255}$/.test(x)),
   import_max_gib: (v) => isWhole(v, 1, 1024 * 1024),
+  host_name: (v) => typeof v === 'string' && /^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/.test(v),
 }
 function isPath(v: unknown): v is string {
   return typeof v === 'string' && v.startsWith('/')
@@ -103,6 +115,11 @@ const OPTIONS = {
   config: { type: 'string' },
   purge: { type: 'boolean', default: false },
   restore: { type: 'string' },
+  'cluster-init': { type: 'boolean', default: false },
+  'cluster-join': { type: 'boolean', default: false },
+  address: { type: 'string' },
+  'cluster-port': { type: 'string' },
+  name: { type: 'string' },
   help: { type: 'boolean', default: false },
 } as const
 
@@ -126,7 +143,9 @@ export function servedBy(argv: readonly string[]): string | undefined {
   const at = argv.findIndex((a) => /(^|\/)wadahd(\.mjs)?$|daemon\/dist\/main\.js$/.test(a))
   if (at < 0) return undefined
   const { values } = parseArgs({ args: argv.slice(at + 1), strict: false, options: OPTIONS })
-  if (values.purge === true || values.restore !== undefined || values.help === true) return undefined
+  const { purge, restore, help } = values
+  if (purge === true || restore !== undefined || help === true) return undefined
+  if (values['cluster-init'] === true || values['cluster-join'] === true) return undefined
   const { instance, data } = values
   return dataOf(typeof instance === 'string' ? instance : 'default', typeof data === 'string' ? data : undefined)
 }
@@ -184,9 +203,39 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
     import_allow_private: file['import_allow_private'] === true,
     import_allow_hosts: (file['import_allow_hosts'] as string[] | undefined) ?? [],
     import_max_gib: number('import_max_gib', 64 * 1024),
+    ...(file['host_name'] === undefined ? {} : { host_name: file['host_name'] as string }),
     purge: values.purge,
     notify: process.env['NOTIFY_SOCKET'] !== undefined,
     ...(values.restore === undefined ? {} : { restore: values.restore }),
+    ...(values['cluster-init'] || values['cluster-join'] ? { cluster: clusterOptions(values) } : {}),
+  }
+}
+
+function clusterOptions(values: {
+  'cluster-init': boolean
+  address?: string | undefined
+  'cluster-port'?: string | undefined
+  name?: string | undefined
+}): NonNullable<DaemonConfig['cluster']> {
+  const port = Number(values['cluster-port'] ?? DEFAULT_CLUSTER_PORT)
+  if (!isWhole(port, 1, 65_533))
+    throw fail(
+      'invalid',
+      `--cluster-port ${values['cluster-port']}: a port from 1 to 65533 is wanted; the next two are used too.`,
+    )
+  if (values.address === undefined)
+    throw fail('invalid', '--address is missing: the address of this host that the others reach it at.', {
+      field: '/address',
+      remedy: 'ip -brief address',
+    })
+  const { name } = values
+  if (name !== undefined && !/^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/.test(name))
+    throw fail('invalid', `--name ${name}: a host name is wanted.`, { field: '/name' })
+  return {
+    act: values['cluster-init'] ? 'init' : 'join',
+    address: values.address,
+    port,
+    ...(name === undefined ? {} : { name }),
   }
 }
 

@@ -17,8 +17,16 @@ import { Confinement } from '@wadah/host/system/confine'
 import { syncDir } from '@wadah/host/system/files'
 import type { NetworkState } from '@wadah/ports/networks'
 import { systemClock } from '@wadah/store/clock'
-import { openSqliteStore } from '@wadah/store/sqlite/sqlite-store'
-import type { Change } from '@wadah/store/store'
+import { openSqliteStore, type SqliteStore } from '@wadah/store/sqlite/sqlite-store'
+import type { Change, Store } from '@wadah/store/store'
+import { readIdentity } from './cluster/identity.ts'
+import { initCluster } from './cluster/init.ts'
+import { joinCluster } from './cluster/join.ts'
+import { ClusterRuntime } from './cluster/runtime.ts'
+import { cpuFacts } from '@wadah/host/engine/facts'
+import { passOnTo } from './peers/forward.ts'
+import { textOf } from './peers/client.ts'
+import { whereOf } from './peers/where.ts'
 import type { MapEvent } from './http/events.ts'
 import { startServer } from './http/listen.ts'
 import { createLog } from './http/log.ts'
@@ -27,6 +35,7 @@ import { backupStream, dropOldCopies } from './backup.ts'
 import { purge } from './purge.ts'
 import { restore } from './restore.ts'
 import { VERSION } from './version.ts'
+import { workerUrl } from './worker-url.ts'
 
 /** `specOf`: generation of a VM; a status says of which spec it is. */
 const mapEvent =
@@ -66,7 +75,10 @@ async function main(config: DaemonConfig): Promise<void> {
   for (const folder of [join(config.data, 'pools'), config.data, dirname(config.data)]) await syncDir(folder)
   await mkdir(dirname(config.socket), { recursive: true, mode: 0o755 })
 
-  const store = await openSqliteStore({ file: join(config.data, 'store.db'), ...workerUrl() })
+  const identity = await readIdentity(config.data)
+  const runtime = identity && (await ClusterRuntime.open(config, identity, line))
+  const single = runtime ? undefined : await openSqliteStore({ file: join(config.data, 'store.db'), ...workerUrl() })
+  const store = (runtime?.store ?? single) as Store
   await dropOldCopies(config.data)
   // The machine looks after its networks from the start; their records are there once the cluster is.
   const news: { record?: (states: NetworkState[]) => void } = {}
@@ -116,6 +128,15 @@ async function main(config: DaemonConfig): Promise<void> {
     lanes: { start: 8, build: config.builds_at_once, create: 16 },
     log: line,
     onUnforeseen,
+    ...(identity && runtime
+      ? {
+          member: {
+            hostId: identity.host,
+            membership: runtime.membership,
+            cpuFlags: async () => [...(await cpuFacts()).flags].toSorted(),
+          },
+        }
+      : {}),
   })
   news.record = (states) => {
     recordStates(cluster.deps, states).catch((error: unknown) => onUnforeseen(error, 'networks'))
@@ -131,7 +152,8 @@ async function main(config: DaemonConfig): Promise<void> {
     version: VERSION,
     auditFile: join(config.data, 'audit.log'),
     names: config.names,
-    backup: () => backupStream(store, config.data),
+    backup: () => backupStream(runtime ?? (single as SqliteStore), config.data),
+    ...(identity && runtime ? { passOn: passOnTo(runtime.peers, identity.host, whereOf(cluster)) } : {}),
     listen: {
       host: config.listen.host,
       port: config.listen.port,
@@ -139,6 +161,7 @@ async function main(config: DaemonConfig): Promise<void> {
       socket: { path: config.socket, group: 'wadah' },
     },
   })
+  if (runtime) await runtime.serve(cluster, server, { asked: {}, opened: {} })
   await announce(config, cluster.view, server)
   // Last of all: who finds this file finds the others too.
   const pidFile = join(dirname(config.socket), 'wadahd.pid')
@@ -154,6 +177,7 @@ async function main(config: DaemonConfig): Promise<void> {
     log.info({ signal }, 'ending; VMs run on')
     void (async () => {
       await server.stop()
+      await runtime?.stop()
       await cluster.stop()
       networks.close()
       await machine.close()
@@ -167,6 +191,20 @@ async function main(config: DaemonConfig): Promise<void> {
   }
   process.on('SIGTERM', () => end('SIGTERM'))
   process.on('SIGINT', () => end('SIGINT'))
+}
+
+async function changeCluster(config: DaemonConfig, o: NonNullable<DaemonConfig['cluster']>): Promise<void> {
+  // Timers and threads of the store let a process end that only waits for them.
+  const alive = setInterval(() => undefined, 60_000)
+  try {
+    const done =
+      o.act === 'init'
+        ? await initCluster(config, o)
+        : await joinCluster(config, o, await textOf(process.stdin, 65_536))
+    process.stdout.write(`${JSON.stringify(done)}\n`)
+  } finally {
+    clearInterval(alive)
+  }
 }
 
 /** As long as there is no administrator, the one-time link lies where only root can read it. */
@@ -199,16 +237,12 @@ function notifyReady(): Promise<void> {
   )
 }
 
-/** In the bundle the store's worker lies beside it. */
-function workerUrl(): { workerUrl?: URL } {
-  return import.meta.url.endsWith('/wadahd.mjs') ? { workerUrl: new URL('./store-worker.mjs', import.meta.url) } : {}
-}
-
 try {
   const config = await readConfig(process.argv.slice(2))
   if (!config) process.stdout.write(HELP)
   else if (config.purge) await purge(config)
   else if (config.restore !== undefined) await restore(config, config.restore)
+  else if (config.cluster) await changeCluster(config, config.cluster)
   else await main(config)
 } catch (error) {
   const fault = toFault(error)

@@ -7,7 +7,9 @@ import { Cgroups } from '@wadah/host/engine/cgroup'
 import { VmDirectory } from '@wadah/host/engine/directory'
 import { processes, signalProcess, waitGone } from '@wadah/host/engine/process'
 import { endTpm, tpmsWithin } from '@wadah/host/engine/tpm'
+import { removeMember } from '@wadah/host/etcd/member'
 import { createNetworks } from '@wadah/host/network/networks'
+import { etcdDir } from './cluster/identity.ts'
 import { type DaemonConfig, runOf, servedBy } from './config.ts'
 
 /** Ends QEMUs (found by their pid file inside our folder) and their TPMs, networks, control groups; then removes the folders. */
@@ -28,6 +30,7 @@ export async function purge(config: DaemonConfig): Promise<void> {
     if (!(await waitGone(qemu, 30_000))) throw fail('timeout', `QEMU (process ${qemu.pid}) does not end.`)
   }
   for (const tpm of await tpmsWithin(own)) await endTpm(tpm, 0)
+  await removeMember(etcdDir(config.data))
   if (process.getuid?.() === 0) {
     const networks = createNetworks({ instance: config.instance, dataDir: config.data, watch_ms: 0 })
     if ((await networks.support()).nat) await networks.removeAll()

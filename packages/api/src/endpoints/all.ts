@@ -5,6 +5,7 @@ import { access, jobs, networks, system, tokens } from './system.ts'
 import { snapshots } from './snapshots.ts'
 import { firewallGroups } from './firewall.ts'
 import { vms } from './vms.ts'
+import { cluster } from './cluster.ts'
 
 export const endpoints = {
   vms,
@@ -18,6 +19,7 @@ export const endpoints = {
   access,
   tokens,
   system,
+  cluster,
 } as const
 
 /** Every endpoint, in the order of the document. */

@@ -210,12 +210,22 @@ export const tokens = {
   }),
 } as const
 
+/** In a cluster: another host than the one that is asked. */
+const hostField = Type.Optional(
+  Type.String({
+    minLength: 1,
+    maxLength: 253,
+    description: 'name or id of a host of the cluster; the one that is asked unless said',
+  }),
+)
+const ofHost = Closed({ host: hostField })
 export const system = {
   host: endpoint({
     ...get,
     id: 'system.host',
     path: '/v1/host',
     tag: 'system',
+    query: ofHost,
     summary: 'This host: what it can do, what needs attention',
     response: HostSchema,
   }),
@@ -224,6 +234,7 @@ export const system = {
     id: 'system.check',
     path: '/v1/host/check',
     tag: 'system',
+    query: ofHost,
     summary:
       'Look at this host anew: what it can do, what it lacks and how to get it, and which VMs run an outdated QEMU',
     response: HostCheckSchema,
@@ -233,6 +244,7 @@ export const system = {
     id: 'system.devices',
     path: '/v1/host/devices',
     tag: 'system',
+    query: ofHost,
     summary: 'PCI and USB devices of this host: what they are used for, and whether a VM can be given them',
     response: HostDevicesSchema,
   }),
@@ -245,7 +257,7 @@ export const system = {
       'Shut down every guest before the host ends; they are still wanted, so those that start with the host come back',
     needs: 'full',
     answer: 'job',
-    query: Closed({ wait: Type.Optional(Type.Integer({ minimum: 0, maximum: 600 })) }),
+    query: Closed({ wait: Type.Optional(Type.Integer({ minimum: 0, maximum: 600 })), host: hostField }),
     body: Closed(
       {
         timeout_s: Type.Optional(

@@ -69,7 +69,8 @@ export async function startDaemon(cli: Cli, instance: Instance, options: StartOp
     await mkdir(instance.data, { recursive: true, mode: 0o711 })
     const log = await open(instance.logFile, 'a', 0o600)
     try {
-      const child = spawn(program, daemonArguments(instance, options), {
+      const [file = program, ...args] = [...(instance.enter ?? []), program, ...daemonArguments(instance, options)]
+      const child = spawn(file, args, {
         detached: true,
         stdio: ['ignore', log.fd, log.fd],
         cwd: '/',
@@ -172,6 +173,7 @@ export async function stopDaemon(cli: Cli, instance: Instance): Promise<'stopped
 /** Lets the daemon's own program remove by force what the instance left on this machine. Returns what it said. */
 export async function purge(cli: Cli, instance: Instance): Promise<{ ok: boolean; detail: string }> {
   const args = [...daemonArguments(instance, {}), '--purge']
-  const ran = await runProgram(daemonProgram(cli), args, { timeout_ms: 120_000 })
+  const [file = '', ...rest] = [...(instance.enter ?? []), daemonProgram(cli), ...args]
+  const ran = await runProgram(file, rest, { timeout_ms: 120_000 })
   return { ok: ran.code === 0, detail: `${ran.stdout}\n${ran.stderr}`.trim() }
 }

@@ -2,7 +2,16 @@
 import { fail } from '@wadah/api/fault'
 import { nameProblem } from '@wadah/api/ids'
 
-export type Instance = { name: string; data: string; run: string; socket: string; pidFile: string; logFile: string }
+export type Instance = {
+  name: string
+  data: string
+  run: string
+  socket: string
+  pidFile: string
+  logFile: string
+  /** What the daemon's program is started by: a host of a lab has a network of its own. */
+  enter?: string[]
+}
 
 /**
  * `default` lies in /var/lib/wadah and /run/wadah, `X` in /var/lib/wadah-X and /run/wadah-X; for anybody but root in the user's

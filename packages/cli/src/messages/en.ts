@@ -2,6 +2,7 @@ import { life } from './en-life.ts'
 import { snapshots } from './en-snapshots.ts'
 import { net } from './en-net.ts'
 import { warm } from './en-warm.ts'
+import { cluster } from './en-cluster.ts'
 
 /** English words of the CLI. `{name}` is filled in; the other catalogues have the same keys and the same parameters. */
 export const en = {
@@ -483,6 +484,7 @@ export const en = {
   ...snapshots,
   ...net,
   ...warm,
+  ...cluster,
 } as const
 
 export type MessageKey = keyof typeof en

@@ -4,6 +4,7 @@ import { life } from './id-life.ts'
 import { snapshots } from './id-snapshots.ts'
 import { net } from './id-net.ts'
 import { warm } from './id-warm.ts'
+import { cluster } from './id-cluster.ts'
 
 export const id: Record<MessageKey, string> = {
   'help.program': 'Wadah: server virtual di mesin ini atau di mesin jauh',
@@ -486,4 +487,5 @@ export const id: Record<MessageKey, string> = {
   ...snapshots,
   ...net,
   ...warm,
+  ...cluster,
 }

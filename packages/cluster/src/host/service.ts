@@ -6,7 +6,7 @@ import type { Deps } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { human } from '@wadah/api/admit'
 import { toFault } from '@wadah/api/fault'
-import { networkKind, poolKind, statusKind, vmKind } from '../records.ts'
+import { networkKind, placementKind, poolKind, statusKind, vmKind } from '../records.ts'
 import { poolDefinition } from '../resolve.ts'
 import { viewHostDevices } from '../vms/hostdevs.ts'
 import { stopAllGuests } from './power.ts'
@@ -58,6 +58,7 @@ export class HostView implements HostService {
     let promised = 0
     const attention = [...facts.attention]
     for (const { id, value: vm } of view.list(vmKind)) {
+      if (view.get(placementKind, id)?.value.host !== hostId) continue
       const status = view.get(statusKind, id)?.value
       const live = status !== undefined && status.state !== 'stopped' && status.state !== 'absent'
       if (live) promised += vm.spec.memory_mib

@@ -15,14 +15,14 @@ import {
   imageLayers,
   indexKeys,
   indexKind,
-  poolKind,
   snapshotKind,
   vmKind,
   volumeKind,
 } from '../records.ts'
 import type { Caller, IfGeneration, ImageService, ListQuery, PageOf } from '../services.ts'
 import { submit } from '../submit.ts'
-import { DEFAULT_POOL, checkName, poolClosing, readerOf } from '../vms/create.ts'
+import { findPool } from '../storage/find-pool.ts'
+import { checkName, poolClosing, readerOf } from '../vms/create.ts'
 import { buildImage, deleteImage } from './jobs.ts'
 
 export class ImageStore implements ImageService {
@@ -125,6 +125,7 @@ export class ImageStore implements ImageService {
       ready: false,
       has_kernel: false,
       has_initrd: false,
+      host: deps.hostId,
       ...more,
     }
   }
@@ -133,7 +134,7 @@ export class ImageStore implements ImageService {
     const deps = this.#deps
     const name = body.name ?? body.recipe
     checkName(deps, 'image', caller.project, name)
-    const pool = find(deps, 'pool', poolKind, caller.project, body.pool ?? DEFAULT_POOL, '/pool')
+    const pool = findPool(deps, caller.project, body.pool, '/pool')
     if (pool.value.closing) throw poolClosing(pool.value)
     await deps.machine.images.checkRecipe(body.recipe)
     const image = this.#record(caller, name, 'disk', { recipe: body.recipe })

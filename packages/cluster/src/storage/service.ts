@@ -24,7 +24,8 @@ import {
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, StorageService } from '../services.ts'
 import { submit } from '../submit.ts'
-import { DEFAULT_POOL, admitVolumes, checkName, promisedBytes, refuseRole, workerOn } from '../vms/create.ts'
+import { findPool } from './find-pool.ts'
+import { admitVolumes, checkName, promisedBytes, refuseRole, workerOn } from '../vms/create.ts'
 import { deleteVolumeJob, makeVolumeJob } from './jobs.ts'
 import { resizeVolumeJob } from './resize.ts'
 
@@ -187,7 +188,7 @@ export class Storage implements StorageService {
   async createVolume(caller: Caller, body: VolumeCreate): Promise<Job> {
     const deps = this.#deps
     checkName(deps, 'volume', caller.project, body.name)
-    const pool = find(deps, 'pool', poolKind, caller.project, body.pool ?? DEFAULT_POOL, '/pool')
+    const pool = findPool(deps, caller.project, body.pool, '/pool')
     const volume = this.#fresh(caller, body.name, {
       pool: pool.id,
       format: body.format ?? 'qcow2',

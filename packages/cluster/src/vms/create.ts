@@ -31,13 +31,14 @@ import {
 import { claimKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
 import { poolDefinition } from '../resolve.ts'
+import { findPool } from '../storage/find-pool.ts'
 import { checkInstant, checkInstantNetwork } from '../warm/admit.ts'
-import { freeAddress, freeMac, freeUid, inSubnet } from './allocate.ts'
+import { freeAddress, freeMac, inSubnet } from './allocate.ts'
 import { checkBootOrder, checkFirmware, checkTpm, planCdroms } from './drives.ts'
 import { hostdevKey, judgeHostdevs } from './hostdevs.ts'
+import { newUid } from './uids.ts'
 import { healthTarget } from './view.ts'
 
-export const DEFAULT_POOL = 'default'
 export const DEFAULT_NETWORK = 'default'
 const MIB = 1024 * 1024
 
@@ -127,11 +128,7 @@ export async function planCreate(
   const firewall = body.firewall === undefined ? undefined : planFirewall(deps, project, body.firewall, undefined)
   refuseUserNics(deps, firewall, nics)
   if (warm) checkInstantNetwork(deps.view.get(networkKind, nics[0]?.network ?? '')?.value)
-  const uid = freeUid(
-    (n) => deps.view.get(indexKind, indexKeys.uid(n)) !== undefined || pending.has(indexKeys.uid(n)),
-    deps.config.uid_base,
-    deps.config.uid_count,
-  )
+  const uid = newUid(deps, pending)
   const spec: VmSpec = {
     cpus: warm?.cpus ?? body.cpus ?? made.cpus ?? 1,
     memory_mib: smallMemory,
@@ -405,8 +402,7 @@ export async function planDisks(
 ): Promise<DiskPlan[]> {
   const taken = there.map((d) => d.name)
   const plans: DiskPlan[] = []
-  const pool = (ref: string | undefined, field: string) =>
-    find(deps, 'pool', poolKind, project, ref ?? body.pool ?? DEFAULT_POOL, field).value
+  const pool = (ref: string | undefined, field: string) => findPool(deps, project, ref ?? body.pool, field).value
   const make = (
     name: string,
     poolId: string,

@@ -32,7 +32,8 @@ import { chainOf, launchRequest } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../services.ts'
 import { makeVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
-import { freeMac, freeUid } from './allocate.ts'
+import { freeMac } from './allocate.ts'
+import { newUid } from './uids.ts'
 import { allow, jobOn, vmTarget } from './allow.ts'
 import {
   type CreatePlan,
@@ -325,7 +326,7 @@ export class Vms implements VmService {
     const used = (key: string) => deps.view.get(indexKind, key) !== undefined || this.#pending.has(key)
     // A device of the host is in one VM only.
     const { hostdevs: _h, ...spec } = source.value.spec
-    const uid = freeUid((n) => used(indexKeys.uid(n)), deps.config.uid_base, deps.config.uid_count)
+    const uid = newUid(deps, this.#pending)
     const nics: typeof spec.nics = []
     for (const nic of spec.nics) {
       const network = find(deps, 'network', networkKind, project, nic.network).value

@@ -3,7 +3,7 @@ import { put, unchanged } from '@wadah/store/store'
 import { type Deps, caughtUp } from '../context.ts'
 import { systemCaller } from '../host/children.ts'
 import type { JobEngine } from '../jobs/engine.ts'
-import { volumeKind } from '../records.ts'
+import { placementKind, volumeKind } from '../records.ts'
 import type { Caller } from '../services.ts'
 import { deleteVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
@@ -16,7 +16,14 @@ const DISK_TIMEOUT_MS = 600_000
  * waited for. Ends when all are gone, or tells why one is not; the next start tries again.
  */
 export async function sweepAdded(deps: Deps, engine: JobEngine<Deps>): Promise<void> {
-  const marked = deps.view.list(volumeKind).filter(({ value }) => value.added_to !== undefined)
+  // The edits of other hosts' VMs are theirs, and may be under way.
+  const marked = deps.view
+    .list(volumeKind)
+    .filter(
+      ({ value: v }) =>
+        v.added_to !== undefined &&
+        (deps.view.get(placementKind, v.added_to)?.value.host ?? deps.hostId) === deps.hostId,
+    )
   await Promise.all(
     marked.map(async ({ id }) => {
       const job = workerOn(deps, id)

@@ -18,7 +18,8 @@ import {
 import type { Pending } from '../pending.ts'
 import type { Caller } from '../services.ts'
 import { submit } from '../submit.ts'
-import { freeMac, freeUid } from '../vms/allocate.ts'
+import { freeMac } from '../vms/allocate.ts'
+import { newUid } from '../vms/uids.ts'
 import { admitVolumes, checkMemory, volumeName } from '../vms/create.ts'
 import { checkWarmable } from './admit.ts'
 import { type WarmParams, clonesOf, inUse, unwarmImage, warmImage } from './jobs.ts'
@@ -50,7 +51,7 @@ export class WarmImages {
       })
     checkMemory(deps, memory_mib)
     const used = (key: string) => view.get(indexKind, key) !== undefined || this.#pending.has(key)
-    const uid = freeUid((n) => used(indexKeys.uid(n)), deps.config.uid_base, deps.config.uid_count)
+    const uid = newUid(deps, this.#pending)
     const vm = newId('vm', deps.randomBytes)
     const base = image.volume === undefined ? undefined : view.get(volumeKind, image.volume)
     const volume = base && this.#layer(image, base.value)

@@ -9,7 +9,8 @@ import type { AuditLog } from './audit.ts'
 import { crossSiteProblem, hostProblem } from './guard.ts'
 import { COOKIE } from './routes/access.ts'
 import { Sources } from './sources.ts'
-import { overSocket } from './types.ts'
+import { overPeer, overSocket } from './types.ts'
+import { passedSubject } from './passed.ts'
 
 export type HookOptions = {
   access: AccessStore
@@ -33,15 +34,22 @@ export function addHooks(app: FastifyInstance, o: HookOptions): void {
 
   app.addHook('onRequest', async (request, reply) => {
     reply.header('cache-control', 'no-store').header('x-request-id', request.id)
+    const peer = overPeer.get(request.raw.socket)
     const local = overSocket.has(request.raw.socket)
-    request.source = local ? 'local' : sourceKey(request.ip ?? '')
-    if (!local) {
+    request.source = peer === undefined ? (local ? 'local' : sourceKey(request.ip ?? '')) : `host ${peer}`
+    if (!local && peer === undefined) {
       enter(sources, request, reply)
       const wrong = hostProblem(request.headers.host, o.names, request.raw.socket.localAddress)
       if (wrong) throw wrong
     }
     const { endpoint } = request.routeOptions.config
     if (!endpoint) return
+    if (peer !== undefined) {
+      // Who it is was proved to the host that passes it on; what they may do is looked at here as well.
+      request.identity = { subject: passedSubject(request.headers) }
+      authorize(request.identity.subject, endpoint, { project: o.project })
+      return
+    }
     const secret = request.cookies[COOKIE]
     const { authorization } = request.headers
     if (endpoint.needs !== 'none') request.identity = identify(o.access, authorization, secret, local)

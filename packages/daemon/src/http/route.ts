@@ -39,7 +39,13 @@ export function bind<
   return { endpoint, handler: handler as Binding['handler'] }
 }
 
-export type RouteOptions = { jobs: JobService; replies: Replies; project: string }
+export type RouteOptions = {
+  jobs: JobService
+  replies: Replies
+  project: string
+  /** Passes the request on to the host that must carry it out; false: it is this one. */
+  passOn?: (endpoint: Endpoint, request: FastifyRequest, reply: FastifyReply) => Promise<boolean>
+}
 
 const BODY_LIMIT_BYTES = 1024 * 1024
 /** Without a login nobody needs to send more. */
@@ -52,6 +58,7 @@ const NOT_KEPT = new Set([
   'tokens.create',
   'vms.console',
   'system.backup',
+  'cluster.token',
 ])
 const NO_FIELDS = { type: 'object', properties: {}, additionalProperties: false }
 
@@ -76,6 +83,7 @@ export function register(app: FastifyInstance, { endpoint, handler }: Binding, o
     validatorCompiler: ({ schema, httpPart }) =>
       validator(schema as object, httpPart === 'body' ? 'body' : httpPart === 'params' ? 'params' : 'query') as never,
     handler: async (request, reply) => {
+      if (o.passOn && (await o.passOn(endpoint, request, reply))) return reply
       const context = makeContext(endpoint, request, reply, o.project)
       const key = endpoint.method === 'GET' ? undefined : parseKey(request.headers['idempotency-key'])
       if (key === undefined) return deliver(await answer(endpoint, handler, context, o), reply)

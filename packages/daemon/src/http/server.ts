@@ -19,8 +19,9 @@ import { addHooks } from './hooks.ts'
 import { Replies } from './idempotency.ts'
 import { ASSETS } from './pages/pages.ts'
 import { notFound, sendProblem } from './problems.ts'
-import { register } from './route.ts'
+import { register, type RouteOptions } from './route.ts'
 import { accessRoutes } from './routes/access.ts'
+import { clusterRoutes } from './routes/cluster.ts'
 import { imageRoutes } from './routes/images.ts'
 import { jobRoutes } from './routes/jobs.ts'
 import { firewallRoutes } from './routes/firewall.ts'
@@ -52,6 +53,8 @@ export type ServerOptions = {
   limits?: Partial<Limits>
   /** A copy of the store. */
   backup: () => AsyncIterable<Uint8Array>
+  /** In a cluster: what belongs to another host goes there. */
+  passOn?: RouteOptions['passOn']
 }
 
 export type Limits = {
@@ -167,9 +170,11 @@ export async function buildServer(o: ServerOptions): Promise<Built> {
     jobRoutes(services),
     accessRoutes({ access, limiter, audit, setupUrl: (code) => `${publicUrl}/setup#${code}` }),
     tokenRoutes(access),
+    clusterRoutes(services),
     systemRoutes(services, o.version, events, o.backup),
   ].flat()
-  for (const binding of bindings) register(app, binding, { jobs: services.jobs, replies, project: PROJECT })
+  const routing = { jobs: services.jobs, replies, project: PROJECT, ...(o.passOn ? { passOn: o.passOn } : {}) }
+  for (const binding of bindings) register(app, binding, routing)
   for (const [url, { type, text }] of Object.entries(ASSETS)) {
     app.get(url, (_, reply) => reply.header('content-type', type).send(text))
   }

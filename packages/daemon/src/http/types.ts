@@ -17,3 +17,6 @@ declare module 'fastify' {
 
 /** Set on every connection that came over the UNIX socket. Whoever may open that file is trusted as root is. */
 export const overSocket = new WeakSet<object>()
+
+/** Connections of other hosts of the cluster, with the host's id: they pass on what was asked of them, and by whom. */
+export const overPeer = new WeakMap<object, string>()

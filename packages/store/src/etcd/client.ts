@@ -25,7 +25,8 @@ const PAUSE_MS = 50
 const PING_MS = 5_500
 const PING_ANSWER_MS = 1_000
 
-export type Tls = { ca: Buffer; cert: Buffer; key: Buffer }
+/** `server_name`: of all members alike; an address can't be sent as one (RFC 6066, 3). */
+export type Tls = { ca: Buffer; cert: Buffer; key: Buffer; server_name?: string }
 export type EtcdClientOptions = {
   /** HOST:PORT of the members' client addresses. */
   endpoints: readonly string[]
@@ -54,7 +55,7 @@ const ELSEWHERE: ReadonlySet<number> = new Set([
 
 export class EtcdClient {
   readonly #o: EtcdClientOptions
-  readonly #members: Member[]
+  #members: Member[]
   #at = 0
   #closed = false
 
@@ -63,6 +64,41 @@ export class EtcdClient {
       throw new StoreError({ kind: 'invalid', detail: 'no address of an etcd is given' })
     this.#o = options
     this.#members = options.endpoints.map((endpoint) => ({ endpoint, clients: new Map(), parkedUntil_ms: 0 }))
+  }
+
+  get endpoints(): readonly string[] {
+    return this.#members.map((m) => m.endpoint)
+  }
+
+  /** From now on these are asked; calls and streams under way at others end as if those had failed. */
+  setEndpoints(endpoints: readonly string[]): void {
+    if (endpoints.length === 0 || this.#closed) return
+    const present = this.#members[this.#at]?.endpoint
+    const before = new Map(this.#members.map((m) => [m.endpoint, m]))
+    this.#members = endpoints.map(
+      (endpoint) => before.get(endpoint) ?? { endpoint, clients: new Map(), parkedUntil_ms: 0 },
+    )
+    this.#at = Math.max(0, endpoints.indexOf(present ?? ''))
+    for (const [endpoint, { clients }] of before)
+      if (!endpoints.includes(endpoint)) for (const client of clients.values()) client.close()
+  }
+
+  /** One call at this member and no other. @throws ServiceError */
+  async callAt<R>(
+    endpoint: string,
+    service: ServiceName,
+    method: string,
+    request: object,
+    timeout_ms: number,
+  ): Promise<R> {
+    if (this.#closed) throw closed()
+    const known = this.#members.find((m) => m.endpoint === endpoint)
+    const member = known ?? { endpoint, clients: new Map(), parkedUntil_ms: 0 }
+    try {
+      return (await this.#once(member, service, method, request, timeout_ms)) as R
+    } finally {
+      if (!known) for (const client of member.clients.values()) client.close()
+    }
   }
 
   /**
@@ -85,7 +121,7 @@ export class EtcdClient {
       if (left <= 0) {
         throw new StoreError({
           kind: 'timeout',
-          detail: `etcd (${this.#o.endpoints.join(', ')}) did not answer in time: ${(last as Error | undefined)?.message ?? 'no try was left'}`,
+          detail: `etcd (${this.endpoints.join(', ')}) did not answer in time: ${(last as Error | undefined)?.message ?? 'no try was left'}`,
           remedy: 'Is a majority of its members up? etcdctl endpoint status --cluster',
           effect: tries.lost > 0 ? 'unknown' : 'none',
           retryable: true,
@@ -164,6 +200,9 @@ export class EtcdClient {
         'grpc.max_receive_message_length': -1,
         'grpc.initial_reconnect_backoff_ms': 100,
         'grpc.max_reconnect_backoff_ms': 1_000,
+        ...(tls?.server_name === undefined
+          ? {}
+          : { 'grpc.ssl_target_name_override': tls.server_name, 'grpc.default_authority': tls.server_name }),
         // Addresses are of our own network: no proxy of the environment is asked.
         'grpc.enable_http_proxy': 0,
       },

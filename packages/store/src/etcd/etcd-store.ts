@@ -132,6 +132,11 @@ export class EtcdStore implements Store {
     this.#leases = new EtcdLeases(client, clock)
   }
 
+  /** The way to its members, for those who look after them. */
+  get client(): EtcdClient {
+    return this.#client
+  }
+
   async current(o?: CallOptions): Promise<Revision> {
     const { header } = await this.#range({ key: this.#key('/id') }, this.#deadline(o))
     return Number(header.revision) - this.#base

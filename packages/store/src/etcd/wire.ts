@@ -37,6 +37,17 @@ const DESCRIPTION = {
       nested: {
         KV: { methods: { Range: unary('Range'), Txn: unary('Txn'), Compact: unary('Compaction') } },
         Watch: { methods: { Watch: both('Watch') } },
+        Cluster: {
+          methods: {
+            MemberAdd: unary('MemberAdd'),
+            MemberRemove: unary('MemberRemove'),
+            MemberList: unary('MemberList'),
+            MemberPromote: unary('MemberPromote'),
+          },
+        },
+        Maintenance: {
+          methods: { Alarm: unary('Alarm'), Status: unary('Status'), Defragment: unary('Defragment') },
+        },
         Lease: {
           methods: {
             LeaseGrant: unary('LeaseGrant'),
@@ -140,6 +151,41 @@ const DESCRIPTION = {
         LeaseLeasesRequest: message({}),
         LeaseLeasesResponse: message({ header: ['ResponseHeader', 1], leases: ['LeaseStatus', 2, 'repeated'] }),
         LeaseStatus: message({ ID: ['int64', 1] }),
+        Member: message({
+          ID: ['uint64', 1],
+          name: ['string', 2],
+          peerURLs: ['string', 3, 'repeated'],
+          clientURLs: ['string', 4, 'repeated'],
+          isLearner: ['bool', 5],
+        }),
+        MemberAddRequest: message({ peerURLs: ['string', 1, 'repeated'], isLearner: ['bool', 2] }),
+        MemberAddResponse: message({ member: ['Member', 2], members: ['Member', 3, 'repeated'] }),
+        MemberRemoveRequest: message({ ID: ['uint64', 1] }),
+        MemberRemoveResponse: message({ members: ['Member', 2, 'repeated'] }),
+        MemberListRequest: message({}),
+        MemberListResponse: message({ members: ['Member', 2, 'repeated'] }),
+        MemberPromoteRequest: message({ ID: ['uint64', 1] }),
+        MemberPromoteResponse: message({ members: ['Member', 2, 'repeated'] }),
+        StatusRequest: message({}),
+        StatusResponse: message({
+          header: ['ResponseHeader', 1],
+          version: ['string', 2],
+          dbSize: ['int64', 3],
+          leader: ['uint64', 4],
+          raftIndex: ['uint64', 5],
+          raftAppliedIndex: ['uint64', 7],
+          dbSizeInUse: ['int64', 9],
+          isLearner: ['bool', 10],
+        }),
+        DefragmentRequest: message({}),
+        DefragmentResponse: message({}),
+        AlarmRequest: {
+          ...message({ action: ['AlarmAction', 1], memberID: ['uint64', 2], alarm: ['AlarmType', 3] }),
+          nested: { AlarmAction: { values: { GET: 0, ACTIVATE: 1, DEACTIVATE: 2 } } },
+        },
+        AlarmType: { values: { NONE: 0, NOSPACE: 1, CORRUPT: 2 } },
+        AlarmMember: message({ memberID: ['uint64', 1], alarm: ['AlarmType', 2] }),
+        AlarmResponse: message({ alarms: ['AlarmMember', 2, 'repeated'] }),
       },
     },
   },
@@ -157,10 +203,28 @@ const loaded = loadPackageDefinition(
   }),
 )
 const service = (name: string) => (loaded['etcdserverpb'] as GrpcObject)[name] as ServiceClientConstructor
-export const SERVICES = { KV: service('KV'), Watch: service('Watch'), Lease: service('Lease') } as const
+export const SERVICES = {
+  KV: service('KV'),
+  Watch: service('Watch'),
+  Lease: service('Lease'),
+  Cluster: service('Cluster'),
+  Maintenance: service('Maintenance'),
+} as const
 export type ServiceName = keyof typeof SERVICES
 
-export type Header = { revision: string }
+export type Header = { revision: string; member_id: string }
+export type Member = { ID: string; name: string; peerURLs: string[]; clientURLs: string[]; isLearner: boolean }
+export type StatusReply = {
+  header: Header
+  version: string
+  dbSize: string
+  leader: string
+  raftIndex: string
+  raftAppliedIndex: string
+  dbSizeInUse: string
+  isLearner: boolean
+}
+export type AlarmType = 'NONE' | 'NOSPACE' | 'CORRUPT'
 export type KeyValue = {
   key: Buffer
   value: Buffer

@@ -11,9 +11,10 @@ export const check: Register = (group, cli) => {
   group
     .command('check')
     .description(t('cmd.host.check'))
-    .action(async () => {
+    .option('--host <host>', t('opt.host'))
+    .action(async (o: { host?: string }) => {
       const api = await cli.api()
-      const found = await api.call(endpoints.system.check)
+      const found = await api.call(endpoints.system.check, { query: { host: o.host } })
       cli.exit = found.ok ? EXIT.ok : EXIT.host_lacks
       if (cli.out.isJson) return cli.out.json(found)
       const shown = cli.options.quiet ? found.items.filter((i) => i.state !== 'ok') : found.items

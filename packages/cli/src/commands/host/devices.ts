@@ -7,9 +7,10 @@ export const devices: Register = (group, cli) => {
   group
     .command('devices')
     .description(t('cmd.host.devices'))
-    .action(async () => {
+    .option('--host <host>', t('opt.host'))
+    .action(async (o: { host?: string }) => {
       const api = await cli.api()
-      const found = await api.call(endpoints.system.devices)
+      const found = await api.call(endpoints.system.devices, { query: { host: o.host } })
       if (cli.out.isJson) return cli.out.json(found)
       const free = (d: { free: boolean; why_not?: string }) => (d.free ? t('word.yes') : (d.why_not ?? t('word.no')))
       await out.table(

@@ -8,10 +8,11 @@ export const show: Register = (group, cli) => {
   group
     .command('show')
     .description(cli.t('cmd.host.show'))
-    .action(async () => {
+    .option('--host <host>', cli.t('opt.host'))
+    .action(async (o: { host?: string }) => {
       const { t, out } = cli
       const api = await cli.api()
-      const h = await api.call(endpoints.system.host)
+      const h = await api.call(endpoints.system.host, { query: { host: o.host } })
       if (out.isJson) return out.json(h)
       const mib = (n: number) => formatBytes(n * 2 ** 20)
       await out.fields([

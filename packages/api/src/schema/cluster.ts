@@ -1,0 +1,74 @@
+/** Many hosts. */
+import Type from 'typebox'
+import { IdSchema, NameSchema } from '../ids.ts'
+import { Closed } from './common.ts'
+
+export const ClusterHostSchema = Type.Object(
+  {
+    id: IdSchema,
+    name: Type.String(),
+    address: Type.Optional(
+      Type.String({ description: 'where the other hosts reach it; absent on a host that is alone' }),
+    ),
+    state: Type.Enum(['up', 'down', 'maintenance'] as const, {
+      description: 'down: it has given no sign of life for ten seconds. Its VMs may well run',
+    }),
+    member: Type.Boolean({ description: 'it keeps a copy of the store (a member of etcd)' }),
+    vms: Type.Integer({ description: 'VMs placed here' }),
+    running: Type.Integer(),
+    version: Type.Optional(Type.String({ description: 'of wadahd' })),
+    qemu_version: Type.Optional(Type.String()),
+    accelerator: Type.Optional(Type.Enum(['kvm', 'tcg'] as const)),
+    cpu_model: Type.Optional(Type.String()),
+    cpus: Type.Optional(Type.Integer()),
+    memory_mib: Type.Optional(Type.Integer()),
+    memory_free_mib: Type.Optional(Type.Integer()),
+    promised_memory_mib: Type.Integer({ description: 'sum of the RAM of the VMs that run here' }),
+  },
+  { title: 'ClusterHost' },
+)
+export type ClusterHost = Type.Static<typeof ClusterHostSchema>
+
+export const ClusterSchema = Type.Object(
+  {
+    id: Type.Optional(Type.String({ description: 'absent: this host is alone' })),
+    level: Type.Integer({ description: 'what hosts may write; raised when all can read it' }),
+    this_host: IdSchema,
+    hosts: Type.Array(ClusterHostSchema),
+    store: Type.Object({
+      kind: Type.Enum(['sqlite', 'etcd'] as const),
+      members: Type.Array(
+        Type.Object({
+          host: Type.Optional(IdSchema),
+          endpoint: Type.String(),
+          state: Type.Enum(['leader', 'follower', 'learner', 'silent'] as const),
+          version: Type.Optional(Type.String()),
+          size_bytes: Type.Optional(Type.Integer()),
+        }),
+      ),
+    }),
+  },
+  { title: 'Cluster' },
+)
+export type Cluster = Type.Static<typeof ClusterSchema>
+
+export const JoinTokenCreateSchema = Closed(
+  {
+    ttl_s: Type.Optional(
+      Type.Integer({ minimum: 60, maximum: 86_400, default: 3600, description: 'seconds until it ends' }),
+    ),
+  },
+  { title: 'JoinTokenCreate' },
+)
+export type JoinTokenCreate = Type.Static<typeof JoinTokenCreateSchema>
+export const JoinTokenSchema = Type.Object(
+  {
+    token: Type.String({ description: 'for one host, once: wadah cluster join reads it' }),
+    expires_at: Type.String(),
+  },
+  { title: 'JoinToken' },
+)
+export type JoinToken = Type.Static<typeof JoinTokenSchema>
+
+export const HostEditSchema = Closed({ maintenance: Type.Boolean() }, { title: 'HostEdit' })
+export const HostRefSchema = Type.Union([NameSchema, IdSchema, Type.String({ minLength: 1, maxLength: 253 })])

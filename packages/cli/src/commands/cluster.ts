@@ -1,0 +1,14 @@
+import type { Register } from '../program.ts'
+import { init } from './cluster/init.ts'
+import { join } from './cluster/join.ts'
+import { remove } from './cluster/remove.ts'
+import { show } from './cluster/show.ts'
+import { token } from './cluster/token.ts'
+
+export const register: Register = (group, cli) => {
+  show(group, cli)
+  init(group, cli)
+  token(group, cli)
+  join(group, cli)
+  remove(group, cli)
+}

@@ -1,0 +1,34 @@
+import { instanceOf } from '../../local/instance.ts'
+import { offline } from '../../local/offline.ts'
+import type { Register } from '../../program.ts'
+
+type Options = { instance: string; data?: string; address: string; port?: string }
+type Initiated = { cluster: string; host: string; address: string; records: number; kept?: string }
+const INIT_MS = 180_000
+
+/** Makes a cluster of one of this host; its VMs run on. */
+export const init: Register = (group, cli) => {
+  const { t } = cli
+  group
+    .command('init')
+    .description(t('cmd.cluster.init'))
+    .requiredOption('--address <address>', t('opt.cluster.address'))
+    .option('--port <port>', t('opt.cluster.port'))
+    .option('--instance <name>', t('opt.up.instance'), 'default')
+    .option('--data <dir>', t('opt.up.data'))
+    .action(async (o: Options) => {
+      const uid = process.getuid?.() ?? 0
+      const instance = instanceOf(o.instance, { uid, env: cli.io.env, data: o.data, socket: cli.options.socket })
+      const args = [
+        '--cluster-init',
+        '--address',
+        o.address,
+        ...(o.port === undefined ? [] : ['--cluster-port', o.port]),
+      ]
+      const done = await offline<Initiated>(cli, instance, args, { timeout_ms: INIT_MS })
+      if (cli.out.isJson) return cli.out.json(done)
+      cli.out.line(t('cluster.made', { records: done.records, address: done.address }))
+      if (done.kept !== undefined) cli.out.note(t('store.kept', { file: done.kept }))
+      cli.out.note(t('cluster.next'))
+    })
+}

@@ -1,0 +1,91 @@
+/** The lab's wires: a bridge of its own, a namespace and a pair of virtual Ethernet ports for each host. */
+import { fail } from '@wadah/api/fault'
+import { runProgram } from '../local/process.ts'
+import { bridgeOf, gatewayOf, HOST_BRIDGE, type LabHost, type LabState, SUBNET_BITS } from './plan.ts'
+
+const TOOL_MS = 20_000
+
+export async function tool(program: string, ...argv: string[]): Promise<string> {
+  const ran = await runProgram(program, argv, { timeout_ms: TOOL_MS })
+  if (ran.code === 0) return ran.stdout
+  throw fail('tool_failed', `${program} ${argv.join(' ')}: ${ran.stderr.trim() || `exit code ${ran.code}`}`, {
+    remedy: 'wadah lab down; then again (needs root, iproute2 and nftables)',
+    effect: 'partial',
+  })
+}
+const quietly = (program: string, ...argv: string[]) => tool(program, ...argv).catch(() => '')
+const ip = (...argv: string[]) => tool('ip', ...argv)
+
+export async function makeNet(lab: LabState): Promise<void> {
+  const bridge = bridgeOf(lab.name)
+  await ip('link', 'add', bridge, 'type', 'bridge', 'forward_delay', '0')
+  await ip('addr', 'add', `${gatewayOf()}/${SUBNET_BITS}`, 'dev', bridge)
+  await ip('link', 'set', bridge, 'up')
+  await tool('nft', 'add', 'table', 'bridge', bridge)
+  await tool('nft', 'add', 'chain', 'bridge', bridge, 'f', '{ type filter hook forward priority 0; }')
+  for (const host of lab.hosts) await makeHost(lab, host)
+}
+
+async function makeHost(lab: LabState, { namespace, port, address }: LabHost): Promise<void> {
+  const inside = (...argv: string[]) => ip('-n', namespace, ...argv)
+  await ip('netns', 'add', namespace)
+  await ip('link', 'add', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', namespace)
+  await ip('link', 'set', port, 'master', bridgeOf(lab.name), 'up')
+  await inside('link', 'set', 'lo', 'up')
+  await inside('link', 'add', HOST_BRIDGE, 'type', 'bridge', 'forward_delay', '0')
+  await inside('link', 'set', 'eth0', 'master', HOST_BRIDGE, 'up')
+  await inside('addr', 'add', `${address}/${SUBNET_BITS}`, 'dev', HOST_BRIDGE)
+  await inside('link', 'set', HOST_BRIDGE, 'up')
+  await inside('route', 'add', 'default', 'via', gatewayOf())
+  const { rate, delay } = lab.link
+  const netem = [...(delay === undefined ? [] : ['delay', delay]), ...(rate === undefined ? [] : ['rate', rate])]
+  if (netem.length === 0) return
+  // What goes out of the host and what comes in: each half of the way there and back.
+  await tool('tc', 'qdisc', 'add', 'dev', port, 'root', 'netem', ...netem)
+  await tool(
+    'nsenter',
+    `--net=/run/netns/${namespace}`,
+    '--',
+    'tc',
+    'qdisc',
+    'add',
+    'dev',
+    'eth0',
+    'root',
+    'netem',
+    ...netem,
+  )
+}
+
+/** Exactly these pairs can't hear each other any more; nobody is told. */
+export async function setCuts(lab: LabState): Promise<void> {
+  const table = bridgeOf(lab.name)
+  await tool('nft', 'flush', 'chain', 'bridge', table, 'f')
+  for (const [a, b] of lab.cuts) {
+    const [one, two] = [a, b].map((name) => lab.hosts.find((h) => h.name === name)?.port)
+    if (one === undefined || two === undefined) continue
+    for (const [from, to] of [
+      [one, two],
+      [two, one],
+    ] as const)
+      await tool('nft', 'add', 'rule', 'bridge', table, 'f', 'iifname', from, 'oifname', to, 'drop')
+  }
+}
+
+export async function dropNet(lab: Pick<LabState, 'name' | 'hosts'>): Promise<void> {
+  for (const host of lab.hosts) {
+    await quietly('ip', 'netns', 'del', host.namespace)
+    await quietly('ip', 'link', 'del', host.port)
+  }
+  await quietly('nft', 'delete', 'table', 'bridge', bridgeOf(lab.name))
+  await quietly('ip', 'link', 'del', bridgeOf(lab.name))
+}
+
+/** Every process of the host: the daemon, QEMUs, etcd, dnsmasq. */
+export async function pidsOf(host: LabHost): Promise<number[]> {
+  const text = await quietly('ip', 'netns', 'pids', host.namespace)
+  return text
+    .split('\n')
+    .map(Number)
+    .filter((pid) => pid > 1)
+}

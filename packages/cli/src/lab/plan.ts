@@ -1,0 +1,81 @@
+/** A lab as data: hosts of one machine, what they are called, where they are. Pure. */
+import { fail } from '@wadah/api/fault'
+
+export type LabHost = {
+  name: string
+  index: number
+  instance: string
+  namespace: string
+  address: string
+  port: string
+}
+export type LabState = {
+  schema: 1
+  name: string
+  hosts: LabHost[]
+  /** Cut pairs of hosts, by their names, in order. */
+  cuts: [string, string][]
+  link: { rate?: string; delay?: string }
+  cpus: number
+  memory_mib: number
+}
+
+export const LAB_HOSTS_MOST = 9
+const NAME = /^[a-z][a-z0-9]{0,5}$/
+const RATE = /^\d{1,5}(\.\d{1,3})?(kbit|mbit|gbit)$/
+const DELAY = /^\d{1,5}(\.\d{1,3})?(us|ms|s)$/
+
+export const bridgeOf = (lab: string) => `w${lab}br`
+export const gatewayOf = () => '10.90.0.1'
+export const SUBNET_BITS = 24
+/** Addresses for guests on the lab's bridge. */
+export const DHCP_RANGE = '10.90.0.100,10.90.0.199'
+/** In every host, with the way to the others in it: networks of the kind `bridge` use it. */
+export const HOST_BRIDGE = 'lan0'
+
+/** @throws WadahError `invalid` */
+export function planLab(o: {
+  name: string
+  hosts: number
+  rate?: string | undefined
+  delay?: string | undefined
+  machine: { cpus: number; memory_mib: number }
+}): LabState {
+  if (!NAME.test(o.name))
+    throw fail('invalid', `--lab ${o.name}: small letters and digits, at most six`, { field: '--lab' })
+  if (!Number.isInteger(o.hosts) || o.hosts < 1 || o.hosts > LAB_HOSTS_MOST)
+    throw fail('invalid', `--hosts ${o.hosts}: from 1 to ${LAB_HOSTS_MOST}`, { field: '--hosts' })
+  if (o.rate !== undefined && !RATE.test(o.rate))
+    throw fail('invalid', `--link ${o.rate}: a rate is wanted, such as 1gbit or 100mbit`, { field: '--link' })
+  if (o.delay !== undefined && !DELAY.test(o.delay))
+    throw fail('invalid', `--delay ${o.delay}: a time is wanted, such as 0.2ms`, { field: '--delay' })
+  const hosts = Array.from({ length: o.hosts }, (_, i): LabHost => {
+    const index = i + 1
+    return {
+      name: `${o.name}${index}`,
+      index,
+      instance: `${o.name}${index}`,
+      namespace: `w${o.name}${index}`,
+      address: `10.90.0.${10 + index}`,
+      port: `w${o.name}p${index}`,
+    }
+  })
+  return {
+    schema: 1,
+    name: o.name,
+    hosts,
+    cuts: [],
+    link: { ...(o.rate === undefined ? {} : { rate: o.rate }), ...(o.delay === undefined ? {} : { delay: o.delay }) },
+    // Its fair share, but never less than what a daemon and a guest need to get on.
+    cpus: Math.max(1, Math.round((10 * o.machine.cpus) / o.hosts) / 10),
+    memory_mib: Math.max(1024, Math.floor((o.machine.memory_mib * 0.9) / o.hosts)),
+  }
+}
+
+export function hostOf(lab: LabState, name: string): LabHost {
+  const found = lab.hosts.find((h) => h.name === name)
+  if (found) return found
+  throw fail('not_found', `The lab has no host "${name}"; it has ${lab.hosts.map((h) => h.name).join(', ')}.`, {
+    remedy: 'wadah lab status',
+  })
+}

@@ -1,0 +1,70 @@
+/** A host says that it is there, and what it has. As long as its lease lives, it is. */
+import type { HostFacts } from '@wadah/ports/machine'
+import { sleep } from '@wadah/store/clock'
+import type { Lease } from '@wadah/store/store'
+import { del, put } from '@wadah/store/store'
+import { commit, type Deps } from '../context.ts'
+import { type AliveRecord, aliveKind, type FactsRecord, factsKind } from './records.ts'
+
+/** Short enough that a dead host is known soon, long enough for an election of etcd on an old disk. */
+export const ALIVE_S = 10
+const FACTS_MS = 30_000
+const RETRY_MS = 1_000
+const STEP_MIB = 256
+
+export type OwnFacts = () => Promise<{ facts: HostFacts; cpu_flags: string[] }>
+
+/** Runs until `signal` aborts; a lease that was lost is taken anew. VMs are not touched by it. */
+export async function stayAlive(deps: Deps, version: string, facts: OwnFacts, signal: AbortSignal): Promise<void> {
+  void keepFacts(deps, version, facts, signal)
+  while (!signal.aborted) {
+    let lease: Lease | undefined
+    try {
+      lease = await deps.store.lease(ALIVE_S)
+      const alive: AliveRecord = { schema: 1, host: deps.hostId, since_ms: deps.clock.now_ms() }
+      await commit(deps, [], [put(aliveKind, deps.hostId, alive, lease)])
+      await new Promise<void>((resolve) => {
+        const over = AbortSignal.any([signal, (lease as Lease).lost])
+        if (over.aborted) resolve()
+        else over.addEventListener('abort', () => resolve(), { once: true })
+      })
+      if (!signal.aborted) deps.log('the lease of this host was lost; VMs run on, and another is taken')
+    } catch (error) {
+      if (!signal.aborted) deps.log(`the store does not take this host's sign of life: ${(error as Error).message}`)
+      await sleep(deps.clock, RETRY_MS, signal).catch(() => undefined)
+    } finally {
+      // At an orderly end the others need not wait for it to run out.
+      await lease?.revoke().catch(() => undefined)
+    }
+  }
+}
+
+async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      const { facts, cpu_flags } = await own()
+      const next = factsRecord(facts, cpu_flags, version, deps.clock.now_ms())
+      if (!sameFacts(deps.view.get(factsKind, deps.hostId)?.value, next))
+        await commit(deps, [], [put(factsKind, deps.hostId, next)])
+    } catch (error) {
+      if (!signal.aborted) deps.log(`facts of this host: ${(error as Error).message}`)
+    }
+    await sleep(deps.clock, FACTS_MS, signal).catch(() => undefined)
+  }
+}
+
+function factsRecord(f: HostFacts, cpu_flags: string[], version: string, at_ms: number): FactsRecord {
+  const { cpu_model, cpus, memory_mib, memory_free_mib, accelerator, qemu_version, firmware, tpm } = f
+  const kept = { cpu_model, cpus, memory_mib, memory_free_mib, accelerator, qemu_version, firmware, tpm }
+  return { schema: 1, version, cpu_flags, ...kept, at_ms }
+}
+
+/** Pure: free memory that differs by little is no news, and nothing is written for it. */
+export function sameFacts(before: FactsRecord | undefined, now: FactsRecord): boolean {
+  if (!before) return false
+  const { at_ms: _a, memory_free_mib: free, ...rest } = now
+  const { at_ms: _b, memory_free_mib: was, ...had } = before
+  return Math.abs(free - was) < STEP_MIB && JSON.stringify(rest) === JSON.stringify(had)
+}
+
+export const forgetFacts = (host: string) => [del(factsKind, host), del(aliveKind, host)]

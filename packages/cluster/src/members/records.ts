@@ -1,0 +1,55 @@
+/** What the store keeps of the cluster itself. None of it is on a single host. */
+import type { Kind } from '@wadah/store/store'
+
+export type ClusterRecord = {
+  schema: 1
+  id: string
+  created_at: string
+  /** What hosts may write: raised when every one of them can read it. */
+  level: number
+  /** Given by the administrator: no host runs a member then. */
+  endpoints?: string[]
+}
+export const clusterKind: Kind<ClusterRecord> = { name: 'cluster' }
+export const CLUSTER = 'cluster'
+
+type Pair = { key: string; cert: string }
+/** The keys that sign for hosts, for etcd and for moves of VMs. Every host of the cluster can read them. */
+export type AuthoritiesRecord = { schema: 1; hosts: Pair; etcd: Pair; moves: Pair }
+export const authoritiesKind: Kind<AuthoritiesRecord> = { name: 'cluster/authorities' }
+
+/** `hash`: SHA-256 of the secret; the secret itself is nowhere. */
+export type JoinTokenRecord = {
+  schema: 1
+  id: string
+  hash: string
+  created_by: string
+  expires_ms: number
+  /** The one host that came with it. */
+  used_by?: string
+}
+export const joinTokenKind: Kind<JoinTokenRecord> = { name: 'cluster/join-token' }
+
+/** Bound to a lease that its host keeps: there as long as the host is. */
+export type AliveRecord = { schema: 1; host: string; since_ms: number }
+export const aliveKind: Kind<AliveRecord> = { name: 'host/alive' }
+
+/** What a host can do and has, as it last said itself. */
+export type FactsRecord = {
+  schema: 1
+  version: string
+  cpu_model: string
+  cpu_flags: string[]
+  cpus: number
+  memory_mib: number
+  memory_free_mib: number
+  accelerator: 'kvm' | 'tcg'
+  qemu_version: string
+  firmware: string[]
+  tpm: boolean
+  at_ms: number
+}
+export const factsKind: Kind<FactsRecord> = { name: 'host/facts' }
+
+/** What this release writes; a host that can't read the cluster's level must not join it. */
+export const LEVEL = 1

@@ -1,0 +1,255 @@
+/**
+ * A host that has VMs joins: what it has and what the cluster has must become one without two of the same. Pure: said before
+ * anything is written. What nobody relies on is settled (renamed, merged, given another number); what somebody does is refused, with
+ * what to change.
+ */
+import { hasEnded, jobKind, type JobRecord } from '../jobs/record.ts'
+import {
+  groupKind,
+  hostKind,
+  type HostRecord,
+  imageKind,
+  indexKeys,
+  indexKind,
+  type IndexRecord,
+  networkKind,
+  type NetworkRecord,
+  poolKind,
+  type PoolRecord,
+  secretKind,
+  snapshotKind,
+  type SnapshotRecord,
+  statusKind,
+  type StatusRecord,
+  placementKind,
+  vmKind,
+  type VmRecord,
+  volumeKind,
+} from '../records.ts'
+import { freeUid, inSubnet, toNumber } from '../vms/allocate.ts'
+
+export type Raw = { kind: string; id: string; value: unknown }
+export type Settled = {
+  /** Each says what is in the way and the command that changes it; nothing may be written while there is one. */
+  refused: { what: string; remedy: string }[]
+  /** What was settled, for the one who lets it join. */
+  changes: string[]
+  /** Index records first: they must be new. */
+  index: Raw[]
+  records: Raw[]
+}
+export type Uids = { base: number; count: number; from: number }
+
+const USER = 'access/user'
+const TOKEN = 'access/token'
+/** Carried over as they are, beside those that are settled below. */
+const AS_IT_IS = [placementKind.name, statusKind.name, secretKind.name, volumeKind.name, TOKEN]
+/** Of these nobody relies on the name: others refer to them by their ids. */
+const RENAMED = {
+  pool: poolKind.name,
+  image: imageKind.name,
+  'firewall-group': groupKind.name,
+  volume: volumeKind.name,
+}
+
+type Named = { name: string; project: string }
+
+export function settle(host: HostRecord, joining: readonly Raw[], there: readonly Raw[], uids: Uids): Settled {
+  const refused: Settled['refused'] = []
+  const changes: string[] = []
+  const of = <T>(all: readonly Raw[], kind: string) =>
+    all.filter((r) => r.kind === kind) as { kind: string; id: string; value: T }[]
+  const held = new Set(of<IndexRecord>(there, indexKind.name).map((r) => r.id))
+  const own = new Map(of<IndexRecord>(joining, indexKind.name).map((r) => [r.id, r.value.holder]))
+  /** Index keys of the joining host that become others, or none. */
+  const moved = new Map<string, string | undefined>()
+
+  for (const { value: job } of of<JobRecord>(joining, jobKind.name))
+    if (!hasEnded(job))
+      refused.push({ what: `the job ${job.id} (${job.name}) is under way`, remedy: `wadah job wait ${job.id}` })
+
+  // ---- names that may change
+  const renamed = new Map<string, string>()
+  for (const [noun, kind] of Object.entries(RENAMED) as [keyof typeof RENAMED, string][]) {
+    for (const { id, value } of of<Named>(joining, kind)) {
+      const key = indexKeys.name(noun, value.project, value.name)
+      if (!held.has(key) || own.get(key) !== id) continue
+      const name = freeName(`${value.name}-${host.name}`, (n) => {
+        const k = indexKeys.name(noun, value.project, n)
+        return held.has(k) || own.has(k)
+      })
+      renamed.set(id, name)
+      moved.set(key, indexKeys.name(noun, value.project, name))
+      if (noun !== 'volume') changes.push(`${noun} "${value.name}" of ${host.name} is called "${name}" from now on`)
+    }
+  }
+
+  // ---- networks: alike ones become one, unused ones go, others keep apart
+  const vms = of<VmRecord>(joining, vmKind.name)
+  const used = new Set(vms.flatMap(({ value }) => value.spec.nics.map((n) => n.network)))
+  const into = new Map<string, string>()
+  const theirs = of<NetworkRecord>(there, networkKind.name)
+  for (const { id, value: n } of of<NetworkRecord>(joining, networkKind.name)) {
+    const key = indexKeys.name('network', n.project, n.name)
+    const alike = theirs.find(({ value: t }) => isAlike(t, n))
+    const overlap = theirs.find(({ value: t }) => t.kind === 'nat' && n.kind === 'nat' && overlaps(t, n))
+    if (alike) {
+      into.set(id, alike.id)
+      moved.set(key, undefined)
+      if (alike.value.name !== n.name)
+        changes.push(`network "${n.name}" of ${host.name} is the cluster's "${alike.value.name}" from now on`)
+    } else if (!used.has(id) && (held.has(key) || overlap)) {
+      into.set(id, '')
+      moved.set(key, undefined)
+      changes.push(`network "${n.name}" of ${host.name}, which no VM uses, is left out`)
+    } else if (overlap) {
+      refused.push({
+        what: `network "${n.name}" (${n.subnet ?? ''}) and the cluster's "${overlap.value.name}" (${overlap.value.subnet ?? ''}) have addresses in common`,
+        remedy: `give its VMs NICs on another network: wadah network create NAME --kind nat --subnet …`,
+      })
+    } else if (held.has(key)) {
+      const name = freeName(`${n.name}-${host.name}`, (x) => held.has(indexKeys.name('network', n.project, x)))
+      renamed.set(id, name)
+      moved.set(key, indexKeys.name('network', n.project, name))
+      changes.push(`network "${n.name}" of ${host.name} is called "${name}" from now on`)
+    }
+  }
+  for (const key of own.keys()) {
+    const [, network = '', address = ''] = /^address\/([^/]+)\/(.+)$/.exec(key) ?? []
+    const to = into.get(network)
+    if (to === undefined) continue
+    moved.set(key, to === '' ? undefined : indexKeys.address(to, address))
+  }
+
+  // ---- VMs
+  const taken = (uid: number) => held.has(indexKeys.uid(uid)) || given.has(uid)
+  const given = new Set<number>()
+  const uidOf = new Map<string, number>()
+  const live = (vm: string) => {
+    const state = of<StatusRecord>(joining, statusKind.name).find((s) => s.id === vm)?.value.state
+    return state !== undefined && state !== 'stopped' && state !== 'absent'
+  }
+  for (const { value: vm } of vms) if (!held.has(indexKeys.uid(vm.spec.uid))) given.add(vm.spec.uid)
+  for (const { id, value: vm } of vms) {
+    const key = indexKeys.uid(vm.spec.uid)
+    if (!held.has(key)) continue
+    if (live(id)) {
+      refused.push({
+        what: `VM "${vm.name}" runs as the user id ${vm.spec.uid}, which a VM of the cluster has`,
+        remedy: `wadah vm shutdown ${vm.name}; it gets another when ${host.name} joins, and can be started then`,
+      })
+      continue
+    }
+    const uid = freeUid((n) => taken(n) || own.has(indexKeys.uid(n)), uids.base, uids.count, uids.from)
+    given.add(uid)
+    uidOf.set(id, uid)
+    moved.set(key, indexKeys.uid(uid))
+  }
+  const nameOf = new Map(vms.map(({ id, value }) => [id, value.name]))
+  for (const [key, holder] of own) {
+    const now = moved.has(key) ? moved.get(key) : key
+    if (now === undefined || !held.has(now)) continue
+    const [what, ...rest] = now.split('/')
+    const vm = nameOf.get(holder)
+    if (what === 'name' && rest[0] === 'vm')
+      refused.push({
+        what: `a VM called "${rest.at(-1)}" is in the cluster already`,
+        remedy: `wadah vm edit ${rest.at(-1)} --name ${rest.at(-1)}-${host.name}`,
+      })
+    else if (what === 'mac' || what === 'address')
+      refused.push({
+        what: `the ${what === 'mac' ? 'MAC address' : 'address'} ${rest.at(-1)} of VM "${vm ?? holder}" is in use in the cluster`,
+        remedy: `wadah vm edit ${vm ?? holder} --remove-nic …; then --add-nic …`,
+      })
+  }
+
+  // ---- people
+  const users = new Set(of<{ name?: string }>(there, USER).map((r) => r.value.name ?? r.id))
+  const tokens = new Set(of<{ name?: string }>(there, TOKEN).map((r) => r.value.name ?? r.id))
+
+  const records: Raw[] = []
+  for (const { kind, id, value } of joining) {
+    const name = renamed.get(id)
+    switch (kind) {
+      case vmKind.name: {
+        const vm = value as VmRecord
+        const nics = vm.spec.nics.map((n) => ({ ...n, network: into.get(n.network) || n.network }))
+        records.push({ kind, id, value: { ...vm, spec: { ...vm.spec, nics, uid: uidOf.get(id) ?? vm.spec.uid } } })
+        break
+      }
+      case snapshotKind.name: {
+        const s = value as SnapshotRecord
+        const nics = s.spec.nics.map((n) => ({ ...n, network: into.get(n.network) || n.network }))
+        const uid = uidOf.get(s.vm) ?? s.spec.uid
+        records.push({ kind, id, value: { ...s, spec: { ...s.spec, nics, uid } } })
+        break
+      }
+      case networkKind.name:
+        if (!into.has(id))
+          records.push({ kind, id, value: name === undefined ? value : { ...(value as object), name } })
+        break
+      case poolKind.name: {
+        const pool = value as PoolRecord
+        records.push({ kind, id, value: { ...pool, ...(name === undefined ? {} : { name }), host: host.id } })
+        break
+      }
+      case imageKind.name:
+        records.push({
+          kind,
+          id,
+          value: { ...(value as object), ...(name === undefined ? {} : { name }), host: host.id },
+        })
+        break
+      case groupKind.name:
+      case volumeKind.name:
+        records.push({ kind, id, value: name === undefined ? value : { ...(value as object), name } })
+        break
+      case USER: {
+        const user = (value as { name?: string }).name ?? id
+        if (users.has(user)) changes.push(`the user "${user}" of ${host.name} is the cluster's "${user}" from now on`)
+        else records.push({ kind, id, value })
+        break
+      }
+      case TOKEN: {
+        const token = (value as { name?: string }).name ?? id
+        if (tokens.has(token)) changes.push(`the token "${token}" of ${host.name} ends`)
+        else records.push({ kind, id, value })
+        break
+      }
+      case hostKind.name:
+        break
+      default:
+        if (AS_IT_IS.includes(kind)) records.push({ kind, id, value })
+    }
+  }
+  const index = [...own].flatMap(([key, holder]): Raw[] => {
+    const now = moved.has(key) ? moved.get(key) : key
+    return now === undefined
+      ? []
+      : [{ kind: indexKind.name, id: now, value: { schema: 1, holder } satisfies IndexRecord }]
+  })
+  return { refused, changes, index, records }
+}
+
+function freeName(wanted: string, taken: (name: string) => boolean): string {
+  const base = wanted.slice(0, 60)
+  for (let i = 1; ; i += 1) {
+    const name = i === 1 ? base : `${base}-${i}`
+    if (!taken(name)) return name
+  }
+}
+
+/** The same to a guest: a VM that moves from one to the other sees no difference. */
+function isAlike(a: NetworkRecord, b: NetworkRecord): boolean {
+  if (a.kind !== b.kind) return false
+  if (a.kind === 'user') return a.name === b.name
+  if (a.kind === 'nat') return a.subnet === b.subnet && a.gateway === b.gateway && a.name === b.name
+  return a.bridge === b.bridge && a.vlan === b.vlan && a.name === b.name
+}
+
+function overlaps(a: NetworkRecord, b: NetworkRecord): boolean {
+  const [x = '', y = ''] = [a.subnet, b.subnet]
+  if (x === '' || y === '') return false
+  const first = (subnet: string) => toNumber(subnet.split('/')[0] ?? '')
+  return first(x) === first(y) || inSubnet(x.split('/')[0] ?? '', y) || inSubnet(y.split('/')[0] ?? '', x)
+}

@@ -1,0 +1,295 @@
+/** A host of a cluster at work: its member of etcd, the store, the way to the other hosts, certificates, and who does the chores. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fail } from '@wadah/api/fault'
+import type { Cluster as ClusterView } from '@wadah/api/schema/cluster'
+import type { Cluster } from '@wadah/cluster/cluster'
+import { type Deps, commit } from '@wadah/cluster/context'
+import { aliveKind, type AuthoritiesRecord, authoritiesKind, CLUSTER } from '@wadah/cluster/members/records'
+import type { Membership } from '@wadah/cluster/members/service'
+import { nextMember } from '@wadah/cluster/members/voters'
+import { type HostRecord, hostKind } from '@wadah/cluster/records'
+import { ensureMember, superviseMember } from '@wadah/host/etcd/member'
+import { systemClock } from '@wadah/store/clock'
+import { copyStore } from '@wadah/store/copy'
+import { EtcdAdmin, type EtcdMember } from '@wadah/store/etcd/admin'
+import type { EtcdStore } from '@wadah/store/etcd/etcd-store'
+import { Upkeep } from '@wadah/store/etcd/upkeep'
+import { openSqliteStore } from '@wadah/store/sqlite/sqlite-store'
+import { put, unchanged } from '@wadah/store/store'
+import type { DaemonConfig } from '../config.ts'
+import type { Built } from '../http/server.ts'
+import { PeerClient } from '../peers/client.ts'
+import { admitHost, endToken } from '../peers/join-server.ts'
+import { type PeerHandlers, PeerServer } from '../peers/listen.ts'
+import { VERSION } from '../version.ts'
+import { workerUrl } from '../worker-url.ts'
+import { type Certificates, type Identity, readCertificates, writeCertificates, writeIdentity } from './identity.ts'
+import { at, certify, etcdUid, memberPlan, namesOf, openStore } from './parts.ts'
+import { fingerprintOf, nearsItsEnd } from './pki.ts'
+
+/** After a whole site lost its power the others may take long to come back. */
+const STORE_MS = 24 * 3_600_000
+const CHORES_MS = 5_000
+const UPKEEP_MS = 60_000
+const RENEWAL_MS = 3_600_000
+const PROMOTE_MS = 120_000
+
+export class ClusterRuntime {
+  readonly store: EtcdStore
+  readonly peers: PeerClient
+  readonly #config: DaemonConfig
+  readonly #log: (line: string) => void
+  readonly #ending = new AbortController()
+  readonly #admin: EtcdAdmin
+  readonly #upkeep: Upkeep
+  #identity: Identity
+  #certificates: Certificates
+  #deps: Deps | undefined
+  #server: PeerServer | undefined
+
+  private constructor(o: {
+    config: DaemonConfig
+    identity: Identity
+    certificates: Certificates
+    store: EtcdStore
+    ending: AbortController
+    log: (line: string) => void
+  }) {
+    this.#config = o.config
+    this.#identity = o.identity
+    this.#certificates = o.certificates
+    this.store = o.store
+    this.#log = o.log
+    this.#ending = o.ending
+    this.#admin = new EtcdAdmin(o.store.client, systemClock)
+    this.#upkeep = new Upkeep({ admin: this.#admin, clock: systemClock, endpoints: () => o.store.client.endpoints })
+    this.peers = new PeerClient({
+      certificates: () => this.#certificates,
+      host: (id) => this.#deps?.view.get(hostKind, id)?.value,
+    })
+  }
+
+  /** Starts this host's member where it has one, and waits for the store. */
+  static async open(config: DaemonConfig, identity: Identity, log: (line: string) => void): Promise<ClusterRuntime> {
+    const certificates = await readCertificates(config.data)
+    const ending = new AbortController()
+    // As it is by then: it may become a member later.
+    const now: { runtime?: ClusterRuntime } = {}
+    const plan = () => memberPlan(config, now.runtime?.identity ?? identity)
+    const first = plan()
+    if (first) await ensureMember(first, ending.signal)
+    void superviseMember(plan, log, ending.signal)
+    const { endpoints } = identity
+    const store = await openStore({ endpoints, certificates, data: config.data, timeout_ms: STORE_MS }, log)
+    now.runtime = new ClusterRuntime({ config, identity, certificates, store, ending, log })
+    return now.runtime
+  }
+
+  get identity(): Identity {
+    return this.#identity
+  }
+
+  readonly membership: Membership = {
+    fingerprint: () => fingerprintOf(this.#certificates.hosts_ca),
+    stores: () => this.#stores(),
+    dropMember: (host) => this.#dropMember(host),
+  }
+
+  /** A copy of the store in the form a single host has it, as of one moment. */
+  async backup(file: string): Promise<void> {
+    const to = await openSqliteStore({ file, ...workerUrl() })
+    try {
+      await copyStore(this.store, to)
+    } finally {
+      await to.close()
+    }
+  }
+
+  /** Once everything is there: lets the others in, and begins with the chores. */
+  async serve(cluster: Cluster, built: Built, more: Pick<PeerHandlers, 'asked' | 'opened'>): Promise<void> {
+    const { deps } = cluster
+    this.#deps = deps
+    const handlers: PeerHandlers = {
+      join: (body) =>
+        admitHost(
+          { deps, version: VERSION, authorities: () => this.#authorities(), endpoints: () => [...this.#endpoints()] },
+          body,
+        ),
+      asked: more.asked,
+      opened: more.opened,
+      api: (request, response) => built.app.routing(request, response),
+      isHost: (id) => deps.view.get(hostKind, id) !== undefined,
+      log: this.#log,
+    }
+    this.#server = new PeerServer(this.#certificates, handlers)
+    await this.#server.listen(this.#identity.address, this.#identity.ports.peer)
+    deps.view.subscribe((changes) => {
+      if (changes.some((c) => c.kind === hostKind.name)) this.#follow()
+    })
+    this.#follow()
+    void this.#repeat(CHORES_MS, 'chores', () => this.#chores())
+    void this.#repeat(RENEWAL_MS, 'certificates', () => this.#renew())
+  }
+
+  async stop(): Promise<void> {
+    this.#ending.abort()
+    await this.#server?.close()
+    this.peers.close()
+  }
+
+  /** Addresses of etcd's members, from the records of their hosts. */
+  #endpoints(): readonly string[] {
+    const hosts = this.#deps?.view.list(hostKind) ?? []
+    const found = hosts.flatMap(({ value: h }) =>
+      h.member === true && h.address !== undefined && h.ports ? [at(h.address, h.ports.etcd_client)] : [],
+    )
+    return found.length > 0 ? found.toSorted() : this.#identity.endpoints
+  }
+
+  #follow(): void {
+    const endpoints = [...this.#endpoints()]
+    const known = [...this.store.client.endpoints].toSorted()
+    if (JSON.stringify(endpoints) === JSON.stringify(known)) return
+    // Its own first: no way is shorter.
+    const own = at(this.#identity.address, this.#identity.ports.etcd_client)
+    this.store.client.setEndpoints(endpoints.toSorted((a, b) => Number(b === own) - Number(a === own)))
+    this.#keep({ ...this.#identity, endpoints }).catch((error: unknown) =>
+      this.#log(`the addresses of the store could not be written down: ${(error as Error).message}`),
+    )
+  }
+
+  async #keep(identity: Identity): Promise<void> {
+    this.#identity = identity
+    await writeIdentity(this.#config.data, identity)
+  }
+
+  async #repeat(pause_ms: number, what: string, work: () => Promise<void>): Promise<void> {
+    const { signal } = this.#ending
+    while (!signal.aborted) {
+      try {
+        await work()
+      } catch (error) {
+        if (!signal.aborted) this.#log(`${what}: ${(error as Error).message}`)
+      }
+      await sleep(pause_ms, undefined, { signal }).catch(() => undefined)
+    }
+  }
+
+  #lastUpkeep_ms = 0
+
+  async #chores(): Promise<void> {
+    const deps = this.#deps as Deps
+    const { view, hostId } = deps
+    const own = view.get(hostKind, hostId)
+    if (own?.value.member && !this.#identity.member) await this.#becomeMember()
+    await endToken(deps, hostId)
+    // What one of them does for all: the first of those that are there. Two at once do no harm, only work twice.
+    const first = view
+      .list(hostKind)
+      .map((h) => h.id)
+      .filter((id) => view.get(aliveKind, id))
+      .toSorted()[0]
+    if (first !== hostId) return
+    await this.#appoint(deps)
+    const now = systemClock.monotonic_ms()
+    if (now - this.#lastUpkeep_ms < UPKEEP_MS) return
+    this.#lastUpkeep_ms = now
+    const done = await this.#upkeep.round()
+    for (const member of done.corrupt)
+      this.#log(`etcd's member ${member} says that its data are corrupt: take it out and let it join anew`)
+    for (const member of done.full)
+      this.#log(`etcd's member ${member} is full, and stays so: the store has more than 2 GiB of records`)
+    if (done.disarmed.length > 0) this.#log('the store was full; its history was dropped, and it takes writes again')
+  }
+
+  /** As many members as the number of hosts calls for; one after the other. */
+  async #appoint(deps: Deps): Promise<void> {
+    const hosts = deps.view.list(hostKind)
+    const members = await this.#admin.members()
+    const settled = members.every((m) => !m.learner && m.name !== '')
+    const pending = hosts.some((h) => h.value.member && !members.some((m) => m.name === h.id))
+    if (!settled || pending) return
+    const next = nextMember(
+      hosts.map((h) => h.value),
+      (id) => deps.view.get(aliveKind, id) !== undefined,
+    )
+    const rec = next && deps.view.get(hostKind, next.id)
+    if (!rec) return
+    await commit(deps, [unchanged(rec)], [put(hostKind, rec.id, { ...rec.value, member: true })])
+    this.#log(`${rec.value.name} is to keep a copy of the store`)
+  }
+
+  async #becomeMember(): Promise<void> {
+    const { address, ports, host } = this.#identity
+    const url = `https://${at(address, ports.etcd_peer)}`
+    const mine = await this.#admin.addLearner(url)
+    const members = (await this.#admin.members()).filter((m) => m.name !== '' && m.id !== mine.id)
+    const initial_cluster = [...members.map((m) => `${m.name}=${m.peer_urls[0] ?? ''}`), `${host}=${url}`].join(',')
+    await this.#keep({ ...this.#identity, member: { name: host, initial_cluster, initial_state: 'existing' } })
+    const plan = memberPlan(this.#config, this.#identity)
+    if (plan) await ensureMember(plan, this.#ending.signal)
+    await this.#admin.promote(mine.id, PROMOTE_MS)
+    this.#log('this host keeps a copy of the store')
+  }
+
+  async #dropMember(host: HostRecord): Promise<void> {
+    const members = await this.#admin.members()
+    const its = members.filter((m) => m.name === host.id || isAt(m, host))
+    if (its.length > 0 && members.length === its.length)
+      throw fail('in_use', `${host.name} keeps the only copy of the store.`, { remedy: 'let another host join first' })
+    for (const m of its) await this.#admin.remove(m.id)
+  }
+
+  async #stores(): Promise<ClusterView['store']> {
+    const members = await this.#admin.members().catch((): EtcdMember[] => [])
+    const shown = await Promise.all(
+      members.map(async (m) => {
+        const endpoint = (m.client_urls[0] ?? m.peer_urls[0] ?? '').replace('https://', '')
+        const s = m.client_urls[0] === undefined ? undefined : await this.#admin.status(endpoint)
+        const state = !s
+          ? ('silent' as const)
+          : m.learner
+            ? ('learner' as const)
+            : s.leader
+              ? ('leader' as const)
+              : ('follower' as const)
+        return {
+          ...(this.#deps?.view.get(hostKind, m.name) ? { host: m.name } : {}),
+          endpoint,
+          state,
+          ...(s ? { version: s.version, size_bytes: s.size_bytes } : {}),
+        }
+      }),
+    )
+    return { kind: 'etcd', members: shown }
+  }
+
+  async #authorities(): Promise<AuthoritiesRecord> {
+    const rec = await this.store.get(authoritiesKind, CLUSTER)
+    if (!rec) throw fail('internal', 'the keys of the cluster are not in its store')
+    return rec.value
+  }
+
+  /** Its own certificates, before they end. etcd reads its files at each handshake; peers get the new ones from the next on. */
+  async #renew(): Promise<void> {
+    const { host, address } = this.#identity
+    const names = namesOf({ id: host, address })
+    const c = this.#certificates
+    const now_ms = Date.now()
+    if (
+      ![c.host.cert, c.etcd_member.cert].some((cert) => nearsItsEnd(cert, names, now_ms)) &&
+      !nearsItsEnd(c.etcd_client.cert, [host], now_ms)
+    )
+      return
+    const next = await certify(await this.#authorities(), { id: host, address }, now_ms)
+    await writeCertificates(this.#config.data, next, etcdUid(this.#config))
+    this.#certificates = next
+    this.#server?.renew(next)
+    this.#log('the certificates of this host were renewed')
+  }
+}
+
+const isAt = (m: EtcdMember, host: HostRecord) =>
+  host.address !== undefined &&
+  host.ports !== undefined &&
+  m.peer_urls.includes(`https://${at(host.address, host.ports.etcd_peer)}`)

@@ -1,0 +1,15 @@
+import { endpoints } from '@wadah/api/endpoints/all'
+import type { Services } from '@wadah/cluster/services'
+import { type Binding, bind } from '../route.ts'
+
+const e = endpoints.cluster
+
+export function clusterRoutes({ cluster }: Services): Binding[] {
+  return [
+    bind(e.get, () => cluster.get()),
+    bind(e.token, ({ caller, body }) => cluster.token(caller, body)),
+    bind(e.host, ({ caller, params }) => cluster.host(caller, params.host)),
+    bind(e.edit, ({ caller, params, body }) => cluster.edit(caller, params.host, body)),
+    bind(e.remove, ({ caller, params }) => cluster.remove(caller, params.host)),
+  ]
+}

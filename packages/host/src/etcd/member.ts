@@ -1,0 +1,155 @@
+/**
+ * A member of etcd on this machine: a process of its own user that outlives the daemon. It is known by its command line, which
+ * names a folder that is only ours.
+ */
+import { spawn } from 'node:child_process'
+import { chmod, chown, mkdir, open, readdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fail } from '@wadah/api/fault'
+import { type Process, processes, signalProcess, waitGone } from '../engine/process.ts'
+import { missingProgram } from '../system/run.ts'
+
+export type MemberPlan = {
+  /** `data`, and its log; certificates lie in `tls`. */
+  directory: string
+  tls: string
+  name: string
+  address: string
+  client_port: number
+  peer_port: number
+  /** `name=url,…` of all members, this one among them. */
+  initial_cluster: string
+  /** `existing`: it joins members that are there. */
+  initial_state: 'new' | 'existing'
+  /** The same for all members of one cluster and no other's. */
+  token: string
+  quota_bytes: number
+  /** Its user; null: the daemon's own. */
+  uid: number | null
+  /** It begins a cluster of its own with the data it has: after the loss of a majority, once. */
+  force_new_cluster?: boolean
+}
+
+const ENDS_MS = 10_000
+
+/** Pure: the command line. Election and heartbeat are for hosts of one site on old disks (https://etcd.io/docs/v3.4/tuning/). */
+export function memberArguments(p: MemberPlan): string[] {
+  const own = (port: number) => `https://${p.address.includes(':') ? `[${p.address}]` : p.address}:${port}`
+  return [
+    ...['--name', p.name, '--data-dir', join(p.directory, 'data')],
+    ...['--listen-client-urls', own(p.client_port), '--advertise-client-urls', own(p.client_port)],
+    ...['--listen-peer-urls', own(p.peer_port), '--initial-advertise-peer-urls', own(p.peer_port)],
+    ...['--initial-cluster', p.initial_cluster, '--initial-cluster-state', p.initial_state],
+    ...['--initial-cluster-token', p.token],
+    ...['--cert-file', join(p.tls, 'etcd-member.crt'), '--key-file', join(p.tls, 'etcd-member.key')],
+    ...['--trusted-ca-file', join(p.tls, 'etcd-ca.crt'), '--client-cert-auth'],
+    ...['--peer-cert-file', join(p.tls, 'etcd-member.crt'), '--peer-key-file', join(p.tls, 'etcd-member.key')],
+    ...['--peer-trusted-ca-file', join(p.tls, 'etcd-ca.crt'), '--peer-client-cert-auth'],
+    ...['--quota-backend-bytes', String(p.quota_bytes), '--heartbeat-interval', '200', '--election-timeout', '2000'],
+    // What is asked for without TLS is answered to everybody: nothing is.
+    ...['--enable-v2=false', '--logger', 'zap', '--log-level', 'warn', '--log-outputs', 'stderr'],
+    ...(p.force_new_cluster ? ['--force-new-cluster'] : []),
+  ]
+}
+
+/** The member of this folder, when it runs. */
+export async function findMember(directory: string): Promise<Process | undefined> {
+  const data = join(directory, 'data')
+  const [found] = await processes(
+    (argv) => argv[argv.indexOf('--data-dir') + 1] === data && (argv[0] ?? '').endsWith('etcd'),
+  )
+  return found
+}
+
+/** Makes it run; one that runs already is left alone. @throws WadahError `host_lacks`, `tool_failed` */
+export async function ensureMember(p: MemberPlan, signal: AbortSignal): Promise<{ pid: number; started: boolean }> {
+  const there = await findMember(p.directory)
+  if (there) return { pid: there.pid, started: false }
+  signal.throwIfAborted()
+  const data = join(p.directory, 'data')
+  await mkdir(data, { recursive: true, mode: 0o700 })
+  if (p.uid !== null) {
+    await chmod(p.directory, 0o711)
+    for (const path of await tree(data)) await chown(path, p.uid, p.uid)
+    for (const file of ['etcd-member.key', 'etcd-member.crt', 'etcd-ca.crt'])
+      await chown(join(p.tls, file), p.uid, p.uid)
+  }
+  await using log = await open(join(p.directory, 'etcd.log'), 'a', 0o600)
+  const child = spawn('etcd', memberArguments(p), {
+    detached: true,
+    stdio: ['ignore', log.fd, log.fd],
+    cwd: '/',
+    env: { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', GOMAXPROCS: '2' },
+    ...(p.uid === null ? {} : { uid: p.uid, gid: p.uid }),
+  })
+  await new Promise<void>((resolve, reject) => {
+    child.once('spawn', resolve)
+    child.once('error', (error: NodeJS.ErrnoException) =>
+      reject(
+        error.code === 'ENOENT'
+          ? missingProgram('etcd')
+          : fail('tool_failed', `etcd could not be started: ${error.message}`, { cause: error }),
+      ),
+    )
+  })
+  child.unref()
+  return { pid: child.pid as number, started: true }
+}
+
+/** Ends it in order; one that does not go is killed: what it acknowledged is on its disk. */
+export async function stopMember(directory: string): Promise<void> {
+  const there = await findMember(directory)
+  if (!there) return
+  signalProcess(there, 'SIGTERM')
+  if (await waitGone(there, ENDS_MS)) return
+  signalProcess(there, 'SIGKILL')
+  if (!(await waitGone(there, ENDS_MS)))
+    throw fail('tool_failed', `etcd (pid ${there.pid}) does not end.`, { effect: 'unknown' })
+}
+
+/** Ends it and removes what it kept. */
+export async function removeMember(directory: string): Promise<void> {
+  await stopMember(directory)
+  await rm(join(directory, 'data'), { recursive: true, force: true })
+}
+
+/** The last lines it said, for a fault that has to say why it does not come up. */
+export async function memberLog(directory: string): Promise<string> {
+  const file = await open(join(directory, 'etcd.log'), 'r').catch(() => undefined)
+  if (!file) return ''
+  try {
+    const { size } = await file.stat()
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(4096), 0, 4096, Math.max(0, size - 4096))
+    return buffer.toString('utf8', 0, bytesRead).trimEnd().split('\n').slice(-3).join('\n')
+  } finally {
+    await file.close()
+  }
+}
+
+/** Looks after it until `signal` aborts: one that ended is started again, more slowly each time it ends soon. */
+export async function superviseMember(
+  plan: () => MemberPlan | undefined,
+  log: (line: string) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  let pause_ms = 1_000
+  while (!signal.aborted) {
+    const wanted = plan()
+    try {
+      const done = wanted && (await ensureMember(wanted, signal))
+      if (done?.started) log(`etcd was started (pid ${done.pid})`)
+      pause_ms = done?.started ? Math.min(pause_ms * 2, 30_000) : 1_000
+    } catch (error) {
+      if (signal.aborted) return
+      log(`etcd: ${(error as Error).message}`)
+      pause_ms = Math.min(pause_ms * 2, 30_000)
+    }
+    await sleep(pause_ms, undefined, { signal }).catch(() => undefined)
+  }
+}
+
+async function tree(path: string): Promise<string[]> {
+  const entries = await readdir(path, { recursive: true })
+  return [path, ...entries.map((name) => join(path, name))]
+}
