@@ -38,6 +38,10 @@ export type Deps = {
   log: (line: string) => void
   /** Brings bridges, names and published ports in line with the records. */
   syncNetworks: () => Promise<void>
+  /** In a cluster: a question to another host, by path. */
+  askHost?: <T>(host: string, path: string, body: unknown, timeout_ms: number) => Promise<T>
+  /** In a cluster: gets the files of an image that another host has. */
+  haveImage?: (image: string) => Promise<void>
   /** Jobs of VMs that jobs of the host ask for; there once the services are. */
   children?: Children
 }

@@ -68,6 +68,8 @@ export type PoolRecord = Named & {
   host: string
   /** Every host has it at the same path: `host` is only who made it. */
   shared?: boolean
+  /** What a host finds in it that has the right one. */
+  mark?: string
   /** It is being deleted: nothing new may be put there. */
   closing?: boolean
 }

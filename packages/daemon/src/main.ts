@@ -6,6 +6,8 @@ import { dirname, join } from 'node:path'
 import { toFault } from '@wadah/api/fault'
 import { openCluster } from '@wadah/cluster/cluster'
 import { recordStates } from '@wadah/cluster/networks/service'
+import { answerFacts, FACTS_PATH } from '@wadah/cluster/storage/pool-facts'
+import { answerPool, POOL_PATH } from '@wadah/cluster/storage/shared'
 import { resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
 import type { JobRecord } from '@wadah/cluster/jobs/record'
 import { HostMachine } from '@wadah/host/engine/machine'
@@ -26,6 +28,7 @@ import { ClusterRuntime } from './cluster/runtime.ts'
 import { cpuFacts } from '@wadah/host/engine/facts'
 import { passOnTo } from './peers/forward.ts'
 import { textOf } from './peers/client.ts'
+import { consoles, imageFetcher, openedHere } from './peers/streams.ts'
 import { whereOf } from './peers/where.ts'
 import type { MapEvent } from './http/events.ts'
 import { startServer } from './http/listen.ts'
@@ -153,7 +156,12 @@ async function main(config: DaemonConfig): Promise<void> {
     auditFile: join(config.data, 'audit.log'),
     names: config.names,
     backup: () => backupStream(runtime ?? (single as SqliteStore), config.data),
-    ...(identity && runtime ? { passOn: passOnTo(runtime.peers, identity.host, whereOf(cluster)) } : {}),
+    ...(identity && runtime
+      ? {
+          passOn: passOnTo(runtime.peers, identity.host, whereOf(cluster)),
+          consoles: consoles(cluster.deps, runtime.peers, cluster.services.vms),
+        }
+      : {}),
     listen: {
       host: config.listen.host,
       port: config.listen.port,
@@ -161,7 +169,17 @@ async function main(config: DaemonConfig): Promise<void> {
       socket: { path: config.socket, group: 'wadah' },
     },
   })
-  if (runtime) await runtime.serve(cluster, server, { asked: {}, opened: {} })
+  if (runtime) {
+    cluster.deps.askHost = (host, path, body, timeout_ms) => runtime.peers.ask(host, path, body, { timeout_ms })
+    cluster.deps.haveImage = imageFetcher(cluster.deps, runtime.peers)
+    await runtime.serve(cluster, server, {
+      asked: {
+        [POOL_PATH]: (body) => answerPool(cluster.deps, body),
+        [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
+      },
+      opened: openedHere(cluster.deps, cluster.services.vms),
+    })
+  }
   await announce(config, cluster.view, server)
   // Last of all: who finds this file finds the others too.
   const pidFile = join(dirname(config.socket), 'wadahd.pid')

@@ -13,7 +13,19 @@ export type Progress = (done_bytes: number, total_bytes: number) => void
 export type VolumeWork = { signal: AbortSignal; progress?: Progress; log?: (line: string) => void }
 
 /** Every call is idempotent: done twice is done once. Paths are made here from ids alone. */
+/** Marks in a pool's own folder, and the locks that QEMU takes: to find out whether several hosts mean the same pool. */
+export interface SharedPools {
+  mark(pool: PoolDefinition, name: string, text: string): Promise<void>
+  read(pool: PoolDefinition, name: string): Promise<string | undefined>
+  unmark(pool: PoolDefinition, name: string): Promise<void>
+  /** Holds a lock on a mark until the returned function is called, for a minute at most. */
+  hold(pool: PoolDefinition, name: string): Promise<() => Promise<void>>
+  /** Whether nobody, on whatever host, holds a lock on it. */
+  isFree(pool: PoolDefinition, name: string): Promise<boolean>
+}
+
 export interface Volumes {
+  readonly shared: SharedPools
   /** Whether a folder may become a pool: an existing folder inside an allowed one, no link in the way, writable. Makes what the pool needs inside. */
   openPool(pool: PoolDefinition): Promise<PoolFacts>
   facts(pool: PoolDefinition): Promise<PoolFacts>

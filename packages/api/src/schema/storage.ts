@@ -22,6 +22,12 @@ export const PoolCreateSchema = Closed(
         description: 'promised bytes ÷ capacity that is still accepted',
       }),
     ),
+    shared: Type.Optional(
+      Type.Boolean({
+        default: false,
+        description: 'every host of the cluster has it at this path; tried on all of them before it is taken',
+      }),
+    ),
   },
   { title: 'PoolCreate' },
 )
@@ -40,6 +46,9 @@ export const PoolSchema = Type.Object(
       description: 'whether the file system takes O_DIRECT; without it the host page cache is used',
     }),
     file_system: Type.String(),
+    shared: Type.Boolean({ description: 'every host of the cluster has it' }),
+    host: Type.Optional(Type.String({ description: 'the host it is on; absent when it is shared' })),
+    unreachable: Type.Optional(Type.String({ description: 'why its host could not be asked; the sizes are then 0' })),
   },
   { title: 'Pool' },
 )

@@ -194,6 +194,13 @@ export const VmCreateSchema = Closed(
     autostart: Type.Optional(autostart),
     snapshot_schedule: Type.Optional(SnapshotScheduleSchema),
     image: Type.Optional(RefSchema),
+    host: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 253,
+        description: 'in a cluster: the host it is to run on; the one with most room that can, unless said',
+      }),
+    ),
     clone: Type.Optional(Type.Union([Type.Literal('linked'), Type.Literal('full')], { default: 'linked' })),
     pool: Type.Optional(RefSchema),
     disk_mib: Type.Optional(

@@ -62,7 +62,7 @@ export type Draft = {
 }
 
 /** Only these mean anything when it is made: nothing can be compared later. */
-const AT_CREATION = new Set(['name', 'clone', 'pool', 'seed'])
+const AT_CREATION = new Set(['name', 'clone', 'pool', 'host', 'seed'])
 /** Taken over by a running VM at its next start. */
 const AT_START = new Set(['cpus', 'cmdline', 'firmware', 'tpm', 'serial_ports', 'boot_order'])
 /** Mappings whose edit takes single keys; others are sent as a whole. */

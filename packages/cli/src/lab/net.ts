@@ -1,4 +1,5 @@
 /** The lab's wires: a bridge of its own, a namespace and a pair of virtual Ethernet ports for each host. */
+import { writeFile } from 'node:fs/promises'
 import { fail } from '@wadah/api/fault'
 import { runProgram } from '../local/process.ts'
 import { bridgeOf, gatewayOf, HOST_BRIDGE, type LabHost, type LabState, SUBNET_BITS } from './plan.ts'
@@ -23,6 +24,12 @@ export async function makeNet(lab: LabState): Promise<void> {
   await ip('link', 'set', bridge, 'up')
   await tool('nft', 'add', 'table', 'bridge', bridge)
   await tool('nft', 'add', 'chain', 'bridge', bridge, 'f', '{ type filter hook forward priority 0; }')
+  // Hosts fetch packages for images, as any host does.
+  await writeFile('/proc/sys/net/ipv4/ip_forward', '1')
+  await tool('nft', 'add', 'table', 'ip', bridge)
+  await tool('nft', 'add', 'chain', 'ip', bridge, 'out', '{ type nat hook postrouting priority srcnat; }')
+  const net = `${gatewayOf()}/${SUBNET_BITS}`
+  await tool('nft', 'add', 'rule', 'ip', bridge, 'out', 'ip', 'saddr', net, 'oifname', '!=', bridge, 'masquerade')
   for (const host of lab.hosts) await makeHost(lab, host)
 }
 
@@ -77,7 +84,7 @@ export async function dropNet(lab: Pick<LabState, 'name' | 'hosts'>): Promise<vo
     await quietly('ip', 'netns', 'del', host.namespace)
     await quietly('ip', 'link', 'del', host.port)
   }
-  await quietly('nft', 'delete', 'table', 'bridge', bridgeOf(lab.name))
+  for (const family of ['bridge', 'ip']) await quietly('nft', 'delete', 'table', family, bridgeOf(lab.name))
   await quietly('ip', 'link', 'del', bridgeOf(lab.name))
 }
 

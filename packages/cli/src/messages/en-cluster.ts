@@ -46,4 +46,6 @@ export const cluster = {
   'lab.down': 'The lab is gone',
   'lab.none': 'There is no such lab',
   'lab.processes': 'PROCESSES',
+  'opt.pool.shared': 'every host of the cluster has it at this path; tried on all of them',
+  'opt.create.host': 'in a cluster: the host it is to run on',
 } as const

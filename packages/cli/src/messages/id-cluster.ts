@@ -49,4 +49,6 @@ export const cluster: Record<keyof typeof en, string> = {
   'lab.down': 'Lab sudah dihapus',
   'lab.none': 'Tidak ada lab seperti itu',
   'lab.processes': 'PROSES',
+  'opt.pool.shared': 'setiap host klaster memilikinya di jalur ini; dicoba di semuanya',
+  'opt.create.host': 'dalam klaster: host tempat ia berjalan',
 }

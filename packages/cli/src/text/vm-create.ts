@@ -20,6 +20,7 @@ export type CreateOptions = StartOptions &
     disk?: string
     addDisk?: string[]
     pool?: string
+    host?: string
     network?: string[]
     publish?: string[]
     address?: string
@@ -70,6 +71,7 @@ export function buildCreate(
   const clone = oneOf(o.clone, '--clone', ['linked', 'full'] as const)
   if (clone) body.clone = clone
   if (o.pool !== undefined) body.pool = o.pool
+  if (o.host !== undefined) body.host = o.host
   if (o.disk !== undefined) body.disk_mib = parseMib(o.disk, '--disk')
   if (o.cpus !== undefined) body.cpus = parseInteger(o.cpus, '--cpus', 1, 256)
   if (o.memory !== undefined) body.memory_mib = parseMib(o.memory, '--memory')

@@ -4,6 +4,9 @@ import { sleep } from '@wadah/store/clock'
 import type { Lease } from '@wadah/store/store'
 import { del, put } from '@wadah/store/store'
 import { commit, type Deps } from '../context.ts'
+import { networkKind, poolKind } from '../records.ts'
+import { networkDefinition, poolDefinition } from '../resolve.ts'
+import { seesShared } from '../storage/shared.ts'
 import { type AliveRecord, aliveKind, type FactsRecord, factsKind } from './records.ts'
 
 /** Short enough that a dead host is known soon, long enough for an election of etcd on an old disk. */
@@ -43,7 +46,7 @@ async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: Abo
   while (!signal.aborted) {
     try {
       const { facts, cpu_flags } = await own()
-      const next = factsRecord(facts, cpu_flags, version, deps.clock.now_ms())
+      const next = factsRecord(facts, cpu_flags, version, await reachedBy(deps), deps.clock.now_ms())
       if (!sameFacts(deps.view.get(factsKind, deps.hostId)?.value, next))
         await commit(deps, [], [put(factsKind, deps.hostId, next)])
     } catch (error) {
@@ -53,10 +56,34 @@ async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: Abo
   }
 }
 
-function factsRecord(f: HostFacts, cpu_flags: string[], version: string, at_ms: number): FactsRecord {
+function factsRecord(
+  f: HostFacts,
+  cpu_flags: string[],
+  version: string,
+  reached: Pick<FactsRecord, 'pools' | 'networks'>,
+  at_ms: number,
+): FactsRecord {
   const { cpu_model, cpus, memory_mib, memory_free_mib, accelerator, qemu_version, firmware, tpm } = f
   const kept = { cpu_model, cpus, memory_mib, memory_free_mib, accelerator, qemu_version, firmware, tpm }
-  return { schema: 1, version, cpu_flags, ...kept, at_ms }
+  return { schema: 1, version, cpu_flags, ...kept, ...reached, at_ms }
+}
+
+async function reachedBy(deps: Deps): Promise<Pick<FactsRecord, 'pools' | 'networks'>> {
+  const pools = await Promise.all(
+    deps.view.list(poolKind).map(async ({ id, value: p }) => {
+      const there = p.shared
+        ? p.mark !== undefined && (await seesShared(deps, poolDefinition(p), p.mark))
+        : p.host === deps.hostId
+      return there ? [id] : []
+    }),
+  )
+  const networks = await Promise.all(
+    deps.view.list(networkKind).map(async ({ id, value: n }) => {
+      const wrong = n.kind === 'bridge' ? await deps.machine.networks.judge(networkDefinition(n) as never) : undefined
+      return wrong === undefined ? [id] : []
+    }),
+  )
+  return { pools: pools.flat().toSorted(), networks: networks.flat().toSorted() }
 }
 
 /** Pure: free memory that differs by little is no news, and nothing is written for it. */

@@ -47,6 +47,9 @@ export type FactsRecord = {
   qemu_version: string
   firmware: string[]
   tpm: boolean
+  /** Ids of the pools it reaches and of the networks it can give VMs. */
+  pools: string[]
+  networks: string[]
   at_ms: number
 }
 export const factsKind: Kind<FactsRecord> = { name: 'host/facts' }

@@ -14,6 +14,7 @@ import {
   type PoolRecord,
   type VolumeRecord,
   imageKind,
+  hostKind,
   indexKeys,
   indexKind,
   poolKind,
@@ -24,6 +25,8 @@ import {
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, PageOf, StorageService } from '../services.ts'
 import { submit } from '../submit.ts'
+import { factsOf } from './pool-facts.ts'
+import { checkShared } from './shared.ts'
 import { findPool } from './find-pool.ts'
 import { admitVolumes, checkName, promisedBytes, refuseRole, workerOn } from '../vms/create.ts'
 import { deleteVolumeJob, makeVolumeJob } from './jobs.ts'
@@ -55,9 +58,7 @@ export class Storage implements StorageService {
 
   async #viewPool(rec: Rec<PoolRecord>): Promise<Pool> {
     const { value: p } = rec
-    const facts = await this.#deps.machine.volumes
-      .facts(poolDefinition(p))
-      .catch(() => ({ capacity_bytes: 0, free_bytes: 0, direct_io: p.direct_io, file_system: 'not mounted' }))
+    const facts = await factsOf(this.#deps, p)
     return {
       id: p.id,
       name: p.name,
@@ -68,6 +69,8 @@ export class Storage implements StorageService {
       path: p.path,
       overcommit: p.overcommit,
       promised_bytes: promisedBytes(this.#deps, p.id),
+      shared: p.shared === true,
+      ...(p.shared ? {} : { host: this.#deps.view.get(hostKind, p.host)?.value.name ?? p.host }),
       ...facts,
     }
   }
@@ -86,10 +89,15 @@ export class Storage implements StorageService {
   async #createPool(caller: Caller, body: PoolCreate): Promise<Pool> {
     const deps = this.#deps
     const path = posix.normalize(body.path).replace(/\/+$/, '') || '/'
-    const twin = deps.view.list(poolKind).find((p) => p.value.path === path)
+    const shared = body.shared === true && deps.askHost !== undefined
+    // The same path on another host is another folder, unless it is shared.
+    const twin = deps.view
+      .list(poolKind)
+      .find((p) => p.value.path === path && (shared || p.value.shared === true || p.value.host === deps.hostId))
     if (twin) throw fail('in_use', `${path} is the pool "${twin.value.name}" already.`, { field: '/path' })
     const id = newId('pool', deps.randomBytes)
     const facts = await deps.machine.volumes.openPool({ id, path, direct_io: true })
+    const mark = shared ? await checkShared(deps, { id, path, direct_io: facts.direct_io }) : undefined
     const record: PoolRecord = {
       schema: 1,
       id,
@@ -101,6 +109,7 @@ export class Storage implements StorageService {
       overcommit: body.overcommit ?? 2,
       direct_io: facts.direct_io,
       host: deps.hostId,
+      ...(mark === undefined ? {} : { shared: true, mark }),
     }
     const key = indexKeys.name('pool', caller.project, body.name)
     await commit(
@@ -150,6 +159,7 @@ export class Storage implements StorageService {
     await commit(deps, [unchanged(rec)], [put(poolKind, rec.id, { ...rec.value, closing: true })])
     try {
       refuse()
+      await deps.machine.volumes.shared.unmark(poolDefinition(rec.value), 'pool')
       await deps.machine.volumes.closePool(poolDefinition(rec.value))
     } catch (error) {
       const { closing: _, ...open } = rec.value

@@ -261,6 +261,8 @@ export async function launch(
     if (!deps.machine.running(vm.id)) checkRoomToRun(deps, vm)
     // Done when they were attached, unless a crash came between.
     for (const disk of vm.spec.disks) await grantTo(deps, vm, disk.volume)
+    if (vm.spec.boot.kind === 'kernel') await deps.haveImage?.(vm.spec.boot.image)
+    for (const cdrom of vm.spec.cdroms ?? []) if (cdrom.image !== undefined) await deps.haveImage?.(cdrom.image)
     const plan = await deps.machine.plan(requestOf(vm))
     await deps.machine.prepare(plan, signal)
     await deps.machine.launch(plan, 'fresh', signal)

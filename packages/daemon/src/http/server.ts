@@ -55,6 +55,8 @@ export type ServerOptions = {
   backup: () => AsyncIterable<Uint8Array>
   /** In a cluster: what belongs to another host goes there. */
   passOn?: RouteOptions['passOn']
+  /** And consoles are opened where their VM runs. */
+  consoles?: Pick<Services['vms'], 'console'>
 }
 
 export type Limits = {
@@ -100,7 +102,7 @@ export async function buildServer(o: ServerOptions): Promise<Built> {
   const audit = new AuditLog({ file: o.auditFile, clock, onTrouble })
   const stillHolds = access.stillHolds.bind(access)
   const consoles = new Consoles({
-    vms: services.vms,
+    vms: o.consoles ?? services.vms,
     clock,
     random,
     stillHolds,

@@ -77,14 +77,14 @@ export class PeerClient {
   }
 
   /** A raw stream both ways, after HTTP's Upgrade. @throws WadahError what it answered, or `unavailable` */
-  open(host: string, path: string, protocol: string, signal: AbortSignal): Promise<Duplex> {
+  open(host: string, path: string, signal: AbortSignal): Promise<Duplex> {
     return new Promise((resolve, reject) => {
       const request = https.request({
         ...this.options(host),
         agent: false,
         method: 'GET',
         path,
-        headers: { connection: 'Upgrade', upgrade: protocol },
+        headers: { connection: 'Upgrade', upgrade: 'wadah' },
         signal,
         timeout: CONNECT_MS,
       })

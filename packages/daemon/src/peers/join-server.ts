@@ -78,10 +78,9 @@ export async function admitHost(
   // Of a try that was cut off: what it wrote is its own.
   const own = new Set(request.records.map((r) => `${r.kind}/${r.id}`))
   const holders = new Set(request.records.map((r) => r.id))
-  const others = all.filter(
-    (r) =>
-      !own.has(`${r.kind}/${r.id}`) && !(r.kind === indexKind.name && holders.has((r.value as IndexRecord).holder)),
-  )
+  const isOwn = (r: Raw) =>
+    r.kind === indexKind.name ? holders.has((r.value as IndexRecord).holder) : own.has(`${r.kind}/${r.id}`)
+  const others = all.filter((r) => !isOwn(r))
   const settled = settle(host, request.records, others, {
     ...request.uids,
     from: uidsFrom(host.id, request.uids.count),

@@ -1,4 +1,5 @@
 /** Volumes of `dir` pools. What it promises is written in packages/ports/src/volumes.ts and docs/storage.md. */
+import { sharedPools } from './shared.ts'
 import { constants } from 'node:fs'
 import { link, lstat, readdir, rename, unlink, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -245,6 +246,8 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
   return {
     path,
     facts,
+
+    shared: sharedPools(options.allowedDirs, uid),
 
     async openPool(pool) {
       await prepareFolders(pool, options.allowedDirs, uid)

@@ -8,12 +8,14 @@ export const create: Register = (group, cli) => {
     .command('create <name> <path>')
     .description(cli.t('cmd.pool.create'))
     .option('--overcommit <ratio>', cli.t('opt.overcommit'))
-    .action(async (name: string, path: string, options: { overcommit?: string }) => {
+    .option('--shared', cli.t('opt.pool.shared'))
+    .action(async (name: string, path: string, options: { overcommit?: string; shared?: boolean }) => {
       const api = await cli.api()
       const pool = await api.call(endpoints.pools.create, {
         body: {
           name,
           path: resolve(path),
+          ...(options.shared ? { shared: true } : {}),
           ...(options.overcommit === undefined ? {} : { overcommit: parseRatio(options.overcommit) }),
         },
       })

@@ -20,6 +20,7 @@ export const create: Register = (group, cli) => {
     .option('--disk <size>', t('opt.create.disk'))
     .option('--add-disk <spec>', t('opt.add_disk'), collect)
     .option('--pool <pool>', t('opt.pool'))
+    .option('--host <host>', t('opt.create.host'))
     .option('--network <network>', t('opt.create.network'), collect)
     .option('--publish <spec>', t('opt.publish'), collect)
     .option('--address <ip>', t('opt.address'))

@@ -1,0 +1,94 @@
+/** A pool that is said to be shared is tried on all hosts before anything relies on it. */
+import { fail } from '@wadah/api/fault'
+import type { PoolDefinition } from '@wadah/ports/volumes'
+import type { Deps } from '../context.ts'
+import { aliveKind } from '../members/records.ts'
+import { hostKind } from '../records.ts'
+
+/** What a host is asked about a pool. `mark`: the text that it must find there. */
+export type PoolQuestion = { pool: PoolDefinition; mark: string; name: string; locked: boolean }
+export type PoolAnswer = { found: boolean; free: boolean }
+export const POOL_PATH = '/peer/v1/pool'
+
+const ASK_MS = 30_000
+
+/** The other side: reads what the first wrote, writes an answer that the first reads, and tries its lock. */
+export async function answerPool(deps: Deps, body: unknown): Promise<PoolAnswer> {
+  const { pool, mark, name } = body as PoolQuestion
+  const { shared } = deps.machine.volumes
+  if ((await shared.read(pool, name)) !== mark) return { found: false, free: true }
+  await shared.mark(pool, answerOf(name, deps.hostId), mark)
+  return { found: true, free: await shared.isFree(pool, name) }
+}
+
+/**
+ * @returns the text by which a host that joins later knows the pool
+ * @throws WadahError `wrong_state` that names the host on which it is another folder, or where its locks are not seen
+ */
+export async function checkShared(deps: Deps, pool: PoolDefinition): Promise<string> {
+  const { shared } = deps.machine.volumes
+  const mark = Buffer.from(deps.randomBytes(16)).toString('hex')
+  const name = `check-${mark.slice(0, 12)}`
+  const others = deps.view.list(hostKind).filter((h) => h.id !== deps.hostId)
+  const down = others.find((h) => deps.view.get(aliveKind, h.id) === undefined)
+  if (down)
+    throw fail(
+      'wrong_state',
+      `The host ${down.value.name} is down: whether ${pool.path} is shared with it can't be tried.`,
+      {
+        remedy: `start it, or take it out: wadah cluster remove ${down.value.name}`,
+      },
+    )
+  await shared.mark(pool, name, mark)
+  try {
+    const ask = async (host: string, locked: boolean) => {
+      if (!deps.askHost) throw fail('internal', 'no way to other hosts')
+      return deps.askHost<PoolAnswer>(host, POOL_PATH, { pool, mark, name, locked } satisfies PoolQuestion, ASK_MS)
+    }
+    const release = await shared.hold(pool, name)
+    try {
+      for (const { id, value: host } of others) {
+        const { found, free } = await ask(id, true)
+        const back = found ? await shared.read(pool, answerOf(name, id)) : undefined
+        if (back !== mark)
+          throw fail('wrong_state', `${pool.path} is another folder on ${host.name} than here: it is not shared.`, {
+            field: '/path',
+            remedy: `mount the same file system there at ${pool.path}: findmnt ${pool.path}`,
+          })
+        if (free)
+          throw fail(
+            'wrong_state',
+            `A lock that this host holds in ${pool.path} is not seen on ${host.name}: two could write one disk.`,
+            {
+              field: '/path',
+              remedy: 'mount it with locks that reach the server (NFS: version 4, or without nolock)',
+            },
+          )
+      }
+    } finally {
+      await release()
+    }
+    for (const { id, value: host } of others)
+      if (!(await ask(id, false)).free)
+        throw fail(
+          'wrong_state',
+          `A lock in ${pool.path} that this host has given back still stands on ${host.name}.`,
+          {
+            field: '/path',
+            remedy: 'look at the lock service of that file system',
+          },
+        )
+  } finally {
+    for (const { id } of others) await shared.unmark(pool, answerOf(name, id)).catch(() => undefined)
+    await shared.unmark(pool, name)
+  }
+  await shared.mark(pool, 'pool', mark)
+  return mark
+}
+
+/** Whether this host sees the pool that the others mean. */
+export async function seesShared(deps: Pick<Deps, 'machine'>, pool: PoolDefinition, mark: string): Promise<boolean> {
+  return (await deps.machine.volumes.shared.read(pool, 'pool').catch(() => undefined)) === mark
+}
+
+const answerOf = (name: string, host: string) => `${name}-${host.slice(-10)}`

@@ -1,0 +1,98 @@
+/** Streams between hosts: the console of a VM that runs elsewhere, the files of an image that lies elsewhere. */
+import { createReadStream } from 'node:fs'
+import type { Duplex } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { fail } from '@wadah/api/fault'
+import { isId } from '@wadah/api/ids'
+import type { Deps } from '@wadah/cluster/context'
+import { ofImage } from '@wadah/cluster/members/where'
+import { imageKind, placementKind } from '@wadah/cluster/records'
+import type { VmService } from '@wadah/cluster/services'
+import type { ConsoleStream, ConsoleTarget } from '@wadah/ports/machine'
+import type { PeerClient } from './client.ts'
+import { type PeerHandlers, UPGRADED } from './listen.ts'
+
+const OPEN_MS = 10_000
+const IMAGE_MS = 600_000
+const FILES = ['kernel', 'initrd', 'iso'] as const
+type File = (typeof FILES)[number]
+
+/** What other hosts may open here. */
+export function openedHere(deps: Deps, vms: Pick<VmService, 'console'>): PeerHandlers['opened'] {
+  return {
+    '/peer/v1/console': async (query, _host, socket) => {
+      const [vm, kind, port] = [query.get('vm') ?? '', query.get('kind'), Number(query.get('port') ?? 0)]
+      if (!isId(vm) || (kind !== 'serial' && kind !== 'vnc')) throw fail('malformed', 'This is no console.')
+      const stream = await vms.console(vm, { kind, ...(kind === 'serial' ? { port } : {}) })
+      socket.write(UPGRADED)
+      socket.once('close', () => stream.close())
+      const toGuest = async () => {
+        for await (const part of socket as AsyncIterable<Uint8Array>) await stream.write(part)
+      }
+      void toGuest()
+        .catch(() => undefined)
+        .finally(() => stream.close())
+      for await (const part of stream.data) if (!socket.write(part)) await drained(socket)
+      socket.end()
+    },
+    '/peer/v1/image': async (query, _host, socket) => {
+      const [image, file] = [query.get('image') ?? '', query.get('file') as File]
+      if (!isId(image) || !FILES.includes(file)) throw fail('malformed', 'This is no file of an image.')
+      const path = (await deps.machine.images.files(image))[file]
+      if (path === undefined) throw fail('not_found', `The ${file} of the image ${image} is not here.`)
+      socket.write(UPGRADED)
+      await pipeline(createReadStream(path), socket)
+    },
+  }
+}
+
+/** The console of a VM, wherever it runs. */
+export function consoles(deps: Deps, peers: PeerClient, vms: Pick<VmService, 'console'>): Pick<VmService, 'console'> {
+  return {
+    async console(vm: string, target: ConsoleTarget): Promise<ConsoleStream> {
+      const host = deps.view.get(placementKind, vm)?.value.host
+      if (host === undefined || host === deps.hostId) return vms.console(vm, target)
+      const query = new URLSearchParams({ vm, kind: target.kind, port: String(target.port ?? 0) })
+      const socket = await peers.open(host, `/peer/v1/console?${query}`, AbortSignal.timeout(OPEN_MS))
+      return {
+        data: socket as AsyncIterable<Uint8Array>,
+        write: (data) => (socket.write(data) ? undefined : drained(socket)),
+        close: () => void socket.destroy(),
+      }
+    },
+  }
+}
+
+/** Kernel, initrd or CD of an image that this host lacks come from the host that has them; once, for they never change. */
+export function imageFetcher(deps: Deps, peers: PeerClient): NonNullable<Deps['haveImage']> {
+  const under_way = new Map<string, Promise<void>>()
+  const fetchAll = async (image: string) => {
+    const record = deps.view.get(imageKind, image)?.value
+    const host = ofImage(deps.view, image)
+    if (!record || host === undefined || host === deps.hostId) return
+    const has = await deps.machine.images.files(image)
+    const wanted: File[] = record.kind === 'iso' ? ['iso'] : record.kind === 'kernel' ? ['kernel'] : []
+    if (record.has_initrd) wanted.unshift('initrd')
+    const signal = AbortSignal.timeout(IMAGE_MS)
+    for (const file of wanted) {
+      if (has[file] !== undefined) continue
+      const socket = await peers.open(host, `/peer/v1/image?${new URLSearchParams({ image, file })}`, signal)
+      await deps.machine.images.putFile(image, file, socket as AsyncIterable<Uint8Array>, signal)
+      deps.log(`the ${file} of the image ${record.name} came from ${peers.nameOf(host)}`)
+    }
+  }
+  return (image) => {
+    const mine = under_way.get(image) ?? fetchAll(image).finally(() => under_way.delete(image))
+    under_way.set(image, mine)
+    return mine
+  }
+}
+
+const drained = (socket: Duplex) =>
+  new Promise<void>((resolve) => {
+    const end = () => {
+      socket.off('drain', end).off('close', end)
+      resolve()
+    }
+    socket.on('drain', end).on('close', end)
+  })
