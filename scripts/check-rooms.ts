@@ -11,15 +11,25 @@ export const ROOMS: Record<string, readonly string[]> = {
   ports: ['api'],
   qmp: [],
   store: [],
+  scheduler: ['api'],
   host: ['api', 'qmp', 'ports'],
-  cluster: ['api', 'store', 'ports'],
-  daemon: ['api', 'ports', 'qmp', 'store', 'host', 'cluster'],
+  cluster: ['api', 'store', 'scheduler', 'ports'],
+  daemon: ['api', 'ports', 'qmp', 'store', 'scheduler', 'host', 'cluster'],
   cli: ['api'],
 }
-/** Folders beside the rooms: clients of the contract, which may start the daemon as a process and nothing closer. */
-export const CLIENTS = ['tests', 'bench', 'studies'] as const
-/** Rooms that must run in a browser one day. */
-const NO_NODE = new Set(['api', 'ports'])
+/** Rooms that may know others by their types alone: they stand by themselves once they are compiled. */
+const TYPES_ONLY = new Set(['scheduler'])
+/**
+ * Folders beside the rooms: clients of the contract, which may start the daemon as a process and nothing closer. The scheduler is pure and
+ * no part of a daemon: what measures or studies it calls it.
+ */
+export const CLIENTS: Record<string, readonly string[]> = {
+  tests: ['api'],
+  bench: ['api', 'scheduler'],
+  studies: ['api', 'scheduler'],
+}
+/** Rooms that must run in a browser one day; of the scheduler, that it does no I/O. */
+const NO_NODE = new Set(['api', 'ports', 'scheduler'])
 const MANY_LINES = 600
 const MOST_LINES = 800
 
@@ -40,6 +50,7 @@ export function importProblem(
   file: string,
   wanted: string,
   dependencies: readonly string[],
+  type_only = false,
 ): string | undefined {
   if (wanted.startsWith('.')) {
     const to = resolve('/', dirname(file), wanted)
@@ -52,6 +63,7 @@ export function importProblem(
     if (/^@wadah\/[a-z]+\/(dist|src)\//.test(wanted)) return `${wanted}: name the module, not the folder it is built in`
     if (!(ROOMS[room] ?? []).includes(own))
       return `${room} may import ${(ROOMS[room] ?? []).join(', ') || 'no other room'}; not ${own}`
+    if (TYPES_ONLY.has(room) && !type_only) return `${room} may import types only: import type … from '${wanted}'`
     return dependencies.includes(`@wadah/${own}`)
       ? undefined
       : `${wanted} is not a dependency in packages/${room}/package.json`
@@ -72,7 +84,9 @@ export function clientProblem(folder: string, file: string, wanted: string): str
     return to.startsWith(`/${folder}/`) ? undefined : `leaves ${folder}/: ${wanted}`
   }
   const room = /^@wadah\/([a-z]+)/.exec(wanted)?.[1]
-  return room === undefined || room === 'api' ? undefined : `${folder} is a client: it may import api; not ${room}`
+  const allowed = CLIENTS[folder] ?? []
+  if (room === undefined || allowed.includes(room)) return undefined
+  return `${folder} is a client: it may import ${allowed.join(', ')}; not ${room}`
 }
 
 /** What is wrong with a file's length, and whether that is only a warning. Pure. */
@@ -149,7 +163,7 @@ function checkRoom(room: string): void {
       unused.delete(packageOf(wanted))
       // Tests of other rooms use what lies in testing/: it may use a test library of the root.
       if (file.includes('/testing/') && ['vitest', 'fast-check'].includes(wanted)) continue
-      const problem = importProblem(room, file, wanted, dependencies)
+      const problem = importProblem(room, file, wanted, dependencies, type_only)
       if (problem) problems.push(`${file}: ${problem}`)
       else if (wanted.startsWith('.') && !type_only) near.push(join(dirname(file), wanted))
     }
@@ -170,7 +184,7 @@ function checkRoom(room: string): void {
 
 function main(): void {
   for (const room of readdirSync(join(ROOT, 'packages'))) checkRoom(room)
-  for (const folder of CLIENTS) {
+  for (const folder of Object.keys(CLIENTS)) {
     for (const file of sources(folder)) {
       for (const { wanted } of read(file)) {
         const problem = clientProblem(folder, file, wanted)

@@ -40,7 +40,7 @@ describe('importProblem', () => {
   ])('allows %s', (wanted) => expect(of(wanted)).toBeUndefined())
 
   it.each([
-    ['@wadah/host/engine/machine', 'cluster may import api, store, ports; not host'],
+    ['@wadah/host/engine/machine', 'cluster may import api, store, scheduler, ports; not host'],
     ['@wadah/ports/machine', '@wadah/ports/machine is not a dependency in packages/cluster/package.json'],
     ['@wadah/store/dist/store.js', 'name the module, not the folder'],
     ['../../../store/src/store.ts', 'leaves its package'],
@@ -51,6 +51,21 @@ describe('importProblem', () => {
   it('refuses Node in the rooms that a browser will load', () => {
     expect(of('node:fs', 'packages/api/src/fault.ts')).toContain('browser')
     expect(of('node:fs', 'packages/ports/src/machine.ts')).toContain('browser')
+  })
+})
+
+describe('the scheduler', () => {
+  const of = (wanted: string, type_only: boolean) =>
+    importProblem('scheduler', 'packages/scheduler/src/fits.ts', wanted, ['@wadah/api'], type_only)
+  it('knows the contract by its types alone', () => {
+    expect(of('@wadah/api/schema/vm', true)).toBeUndefined()
+    expect(of('@wadah/api/schema/vm', false)).toContain('types only')
+    expect(of('@wadah/store/store', true)).toContain('may import api')
+    expect(of('node:fs', true)).toContain('browser')
+  })
+  it('is called by benchmarks, not by tests of the whole', () => {
+    expect(clientProblem('bench', 'bench/a.ts', '@wadah/scheduler/drain')).toBeUndefined()
+    expect(clientProblem('tests', 'tests/a.ts', '@wadah/scheduler/drain')).toContain('not scheduler')
   })
 })
 
