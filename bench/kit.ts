@@ -186,7 +186,12 @@ export async function timed<T>(action: () => Promise<T>): Promise<[number, T]> {
   return [performance.now() - begun, value]
 }
 
-export type Bench = { name: string; run(daemon: Daemon, options: Options): Promise<import('./report.ts').Found> }
+export type Bench = {
+  name: string
+  /** It asks no daemon, and so needs neither one nor root. */
+  alone?: true
+  run(daemon: Daemon, options: Options): Promise<import('./report.ts').Found>
+}
 export type Options = { quick: boolean; recipe: string | undefined }
 
 /** The tiny test guest as an image of this daemon; made once. */
