@@ -33,9 +33,12 @@ export type Need = {
   /** Numbers of the rules that name it. */
   rules: readonly number[]
   local_disks: readonly DiskView[]
-  /** What its kind lacks on each host, as far as that is known yet; shared by all VMs that ask for the same. */
-  shape: (Problem[] | undefined)[]
+  /** What its kind lacks on each host, worked out when it is first asked for; see `shapeOf`. */
+  shape?: Shape
 }
+
+/** Per host; undefined: not looked at yet. */
+export type Shape = (Problem[] | undefined)[]
 
 export class Compiled {
   readonly now_ms: number
@@ -56,7 +59,7 @@ export class Compiled {
   readonly #moved = new Set<string>()
   readonly #failures = new Map<string, number>()
   readonly #needs = new Map<VmView, Need>()
-  readonly #shapes = new Map<string, (Problem[] | undefined)[]>()
+  readonly #shapes = new Map<string, Shape>()
   /** Per host, for quick answers. */
   readonly sets: readonly { pools: Set<string>; networks: Set<string>; flags: Set<string>; machines: Set<string> }[]
 
@@ -159,6 +162,20 @@ export class Compiled {
   }
 
   #workOut(vm: VmView, live: boolean): Need {
+    return {
+      vm,
+      live,
+      memory_mib: vm.memory_mib,
+      cores: expectedCores(vm, live, this.now_ms),
+      rules: this.#rulesOf(vm),
+      local_disks: vm.disks.filter((disk) => !disk.shared),
+    }
+  }
+
+  /** What its kind lacks on each host, to be filled in by fits.ts: one table for all VMs that ask for the same. */
+  shapeOf(need: Need): Shape {
+    if (need.shape) return need.shape
+    const { vm } = need
     const shared = vm.disks.filter((disk) => disk.shared).map((disk) => disk.pool)
     // Everything that `missing` in fits.ts looks at, and nothing else.
     const key = JSON.stringify([
@@ -171,18 +188,11 @@ export class Compiled {
     ])
     let shape = this.#shapes.get(key)
     if (!shape) {
-      shape = new Array<Problem[] | undefined>(this.hosts.length).fill(undefined)
+      shape = Array.from({ length: this.hosts.length }, () => undefined)
       this.#shapes.set(key, shape)
     }
-    return {
-      vm,
-      live,
-      memory_mib: vm.memory_mib,
-      cores: expectedCores(vm, live, this.now_ms),
-      rules: this.#rulesOf(vm),
-      local_disks: vm.disks.filter((disk) => !disk.shared),
-      shape,
-    }
+    need.shape = shape
+    return shape
   }
 
   #indexRule(who: Selector, r: number): void {

@@ -92,15 +92,15 @@ type Packed = { draft: Draft; left: Need[][] }
 function pack(books: Books, h: number, groups: readonly Need[][]): Packed {
   const size = groups.length * books.c.hosts.length
   const tries = size > BIG_PLAN ? 1 : MOST_TRIES
-  let best = packOnce(books, h, groups, false)
   let order = groups
+  let best = packOnce(books, h, order, false)
+  let last = best
   for (let i = 1; i < tries && best.left.some((group) => hopeful(best.draft, group)); i++) {
-    const tightest = i >= MOST_TRIES / 2
-    if (i === MOST_TRIES / 2) order = groups
-    const next = packOnce(books, h, order, tightest)
-    if (count(next.left) < count(best.left)) best = next
-    const failed = new Set(next.left)
-    order = [...next.left, ...order.filter((group) => !failed.has(group))]
+    const failed = new Set(last.left)
+    // With the fullest hosts it begins anew, in the usual order.
+    order = i === MOST_TRIES / 2 ? groups : [...last.left, ...order.filter((group) => !failed.has(group))]
+    last = packOnce(books, h, order, i >= MOST_TRIES / 2)
+    if (count(last.left) < count(best.left)) best = last
   }
   return best
 }

@@ -93,8 +93,8 @@ export function eachProblem(
     const p: Problem = { code: 'no_room_memory', needed_mib: need.memory_mib, free_mib: now.capacity(h), of: 'all' }
     if (found(p)) return
   }
-  const shape = (need.shape[h] ??= missing(c, vm, h))
-  for (const p of shape) if (found(p)) return
+  const shape = c.shapeOf(need)
+  for (const p of (shape[h] ??= missing(c, vm, h))) if (found(p)) return
   if (need.local_disks.length > 0 && !own) {
     const copies = copiesOf(worst, need, h)
     if (!Array.isArray(copies) && found(copies)) return

@@ -208,6 +208,18 @@ describe('pausing and undoing', () => {
     expect(back).toMatchObject({ complete: true, detail: '3 moves back to how a was.' })
     expect(carriedOut(closed, back.actions).vms).toEqual(s.vms)
   })
+  test('one comes back only when the one it is kept apart from has left', () => {
+    const apart = { rules: [rule('r', 'apart', ['x', 'y'])] }
+    const now = snapshot([host('a'), host('b'), host('c')], [vm('x', 'c'), vm('y', 'b')], apart)
+    const moved = [
+      { vm: 'x', from: 'b', to: 'c' },
+      { vm: 'y', from: 'a', to: 'b' },
+    ]
+    expect(undrain(now, 'a', moved).actions).toMatchObject([
+      { vm: 'y', to: 'a', after: [] },
+      { vm: 'x', to: 'b', after: [0] },
+    ])
+  })
   test('what has changed since stays as it is, and says why', () => {
     const after = carriedOut(s, plan.actions)
     const vms = [

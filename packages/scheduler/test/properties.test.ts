@@ -6,7 +6,7 @@ import { place } from '../src/place.ts'
 import { undrain } from '../src/undrain.ts'
 import type { VmView } from '../src/snapshot.ts'
 import { carriedOut, replay } from './kit/replay.ts'
-import { anySnapshot, shuffled } from './kit/world.ts'
+import { anySnapshot, shuffled, without } from './kit/world.ts'
 
 const RUNS = { numRuns: 300 }
 /** A choice out of n, from a stream of numbers. */
@@ -52,7 +52,7 @@ describe('any drain', () => {
   test('one more VM that cannot move changes nothing for the others', () => {
     fc.assert(
       fc.property(anySnapshot, (s) => {
-        const alone = { ...s, rules: [], vms: s.vms.map(({ pinned: _, ...vm }) => vm) }
+        const alone = { ...s, rules: [], vms: s.vms.map((vm) => without(vm, 'pinned')) }
         const odd = { ...alone.vms[0], id: 'odd', name: 'odd', host: 'h0', passthrough: ['gpu'] }
         fc.pre(alone.vms.length > 0)
         const with_it = drain({ ...alone, vms: [...alone.vms, odd as never] }, 'h0')
@@ -111,6 +111,21 @@ describe('any drain', () => {
         for (const a of back.actions) expect(there.find((m) => m.vm === a.vm)).toMatchObject({ from: a.to, to: a.from })
       }),
       RUNS,
+    )
+  })
+})
+
+describe('any way back', () => {
+  test('fits at every moment too, whatever was moved: hosts that take some and give up others', () => {
+    const homes = fc.array(fc.nat(4), { minLength: 15, maxLength: 15 })
+    fc.assert(
+      fc.property(anySnapshot, homes, picks, (s, home, stream) => {
+        const moved = s.vms.map((vm, i) => ({ vm: vm.id, from: `h${home[i]}`, to: vm.host ?? '' }))
+        const back = undrain(s, 'h0', moved)
+        expect(replay(s, back.actions, picker(stream), 'h0')).toEqual([])
+        expect(undrain(shuffled(s, home[0] ?? 0), 'h0', moved)).toEqual(back)
+      }),
+      { numRuns: 1000 },
     )
   })
 })

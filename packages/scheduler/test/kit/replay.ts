@@ -3,6 +3,7 @@
  * types: a mistake in its books is not repeated here.
  */
 import type { Action } from '../../src/plan.ts'
+import { without } from './world.ts'
 import type { Rule, Selector, Snapshot, VmView } from '../../src/snapshot.ts'
 
 type Where = Map<string, Set<string>>
@@ -136,7 +137,7 @@ export function carriedOut(s: Snapshot, actions: readonly Action[]): Snapshot {
       ...actions.map(({ vm, from, to: at }) => ({ vm, from, to: at, at_ms: s.now_ms, ended: 'done' as const })),
     ],
     // What the host said it had promised was true before.
-    hosts: s.hosts.map(({ promised_mib: _, ...h }) => h),
+    hosts: s.hosts.map((h) => without(h, 'promised_mib')),
     vms: s.vms.map((vm) => {
       const action = to.get(vm.id)
       if (!action) return vm

@@ -46,6 +46,12 @@ export function snapshot(hosts: HostView[], vms: VmView[], o: Partial<Snapshot> 
   return { now_ms: NOW, hosts, vms, moving: [], reserved: [], rules: [], history: [], ...o }
 }
 
+/** A copy that lacks one thing. */
+export function without<T extends object, K extends keyof T>(it: T, key: K): Omit<T, K> {
+  const { [key]: _, ...rest } = it
+  return rest
+}
+
 export function rule(id: string, kind: 'apart' | 'together', ids: string[], strict = true): Rule {
   return { id, name: id, kind, strict, vms: { ids } }
 }
