@@ -39,6 +39,7 @@ export const FAULTS = {
   agent_failed: { status: 502, retryable: false, title: 'The guest agent refused' },
   qemu_failed: { status: 502, retryable: false, title: 'QEMU refused or failed' },
   monitor_silent: { status: 504, retryable: true, title: 'QEMU does not answer' },
+  does_not_converge: { status: 409, retryable: false, title: 'It changes faster than it can be moved' },
   tool_failed: { status: 500, retryable: false, title: 'A program of the host failed' },
   store_failed: { status: 503, retryable: true, title: 'The record store failed' },
   unreachable: { status: 503, retryable: true, title: 'The daemon cannot be reached' },

@@ -38,6 +38,7 @@ const CLASSES: Record<FaultCode, ExitName> = {
   conflict: 'refused',
   not_owner: 'refused',
   idempotency_mismatch: 'refused',
+  does_not_converge: 'refused',
   precondition_failed: 'refused',
   cancelled: 'refused',
   rate_limited: 'refused',

@@ -8,6 +8,7 @@ import type { CheckItem, Host } from '@wadah/api/schema/host'
 import type { PausedBy, Service, VmSpec, VmState } from '@wadah/api/schema/vm'
 import type { NetworkAttachment, NetworkDefinition, Networks } from './networks.ts'
 import type { Images } from './images.ts'
+import type { Migration } from './migration.ts'
 import type { Snapshots } from './snapshots.ts'
 import type { Imports } from './imports.ts'
 import type { PoolDefinition, VolumeDefinition, Volumes } from './volumes.ts'
@@ -122,6 +123,8 @@ export type LocalPlan = {
   qemu: string
   /** A file with saved RAM to start from. */
   incoming?: string
+  /** It comes from another machine by this job: QEMU waits for it. */
+  arriving?: { job: string }
   /**
    * A warm template (`share`), or a clone of one: RAM lies in a memory file that it inherits. Its link is down until it is said to be up.
    */
@@ -261,6 +264,7 @@ export interface Machine {
   ): Promise<{ ok: boolean; detail: string; took_ms: number }>
 
   readonly snapshots: Snapshots
+  readonly migration: Migration
   readonly warm: WarmTemplates
   readonly volumes: Volumes
   readonly networks: Networks

@@ -433,6 +433,7 @@ export const en = {
   'fault.conflict': 'it was changed meanwhile',
   'fault.not_owner': 'another host holds it',
   'fault.idempotency_mismatch': 'the idempotency key was used for another request',
+  'fault.does_not_converge': 'it changes faster than it can be moved',
   'fault.gone': 'it was, and is no more',
   'fault.precondition_failed': 'it was changed meanwhile',
   'fault.too_large': 'too large',

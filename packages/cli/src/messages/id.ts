@@ -437,6 +437,7 @@ export const id: Record<MessageKey, string> = {
   'fault.conflict': 'sementara itu sudah diubah',
   'fault.not_owner': 'dipegang host lain',
   'fault.idempotency_mismatch': 'kunci idempotensi sudah dipakai permintaan lain',
+  'fault.does_not_converge': 'berubah lebih cepat daripada dapat dipindahkan',
   'fault.gone': 'dulu ada, kini tidak lagi',
   'fault.precondition_failed': 'sementara itu sudah diubah',
   'fault.too_large': 'terlalu besar',

@@ -50,6 +50,7 @@ export function argv(plan: BootPlan): string[] {
     ['-uuid', record.uuid],
     ['-nodefaults', '-no-user-config', '-S'],
     // What a clone reads is told by its capabilities, which are set first.
+    ...(local.arriving ? [['-incoming', 'defer']] : []),
     ...(local.incoming ? [['-incoming', local.warm ? 'defer' : `fd:${RAM_FD}`]] : []),
     ['-display', 'none'],
     ['-sandbox', 'on,spawn=deny,elevateprivileges=deny,obsolete=deny,resourcecontrol=deny'],

@@ -5,6 +5,7 @@
  *   vms/<id>/live/       the VM's uid, 0700: sockets, pid file, seed; made anew at each start
  *   vms/<id>/state/      the VM's uid, 0700: what is the machine's own and stays, UEFI variables, the TPM
  *   vms/<id>/kept/<snapshot>/state/   root, 0700: the same as it was when a snapshot was taken
+ *   vms/<id>/move/       root and the VM's group, 0710: keys of one move, only until QEMU has read them
  *   vms/<id>/transfer/   root and the VM's group, 0710: a socket through which RAM is saved, only as long as that takes
  *
  * What the daemon trusts lies where an escaped QEMU cannot write.
@@ -36,6 +37,8 @@ export type LiveRecord = {
   loading?: true
   /** An instant clone that may run, and is still the one its template was. */
   stranger?: true
+  /** It is on its way: from here, or it has not yet said `running` here. */
+  moving?: { job: string; role: 'leaving' | 'arriving' }
   /** Its file systems are frozen, and thawed at this time at the latest. */
   thaw_at_ms?: number
 }
@@ -45,6 +48,7 @@ export class VmDirectory {
   readonly live: string
   readonly state: string
   readonly transfer: string
+  readonly move: string
   readonly serialLog: string
   readonly qemuLog: string
   readonly tpmLog: string
@@ -56,6 +60,7 @@ export class VmDirectory {
     this.live = `${this.root}/live`
     this.state = `${this.root}/state`
     this.transfer = `${this.root}/transfer`
+    this.move = `${this.root}/move`
     this.serialLog = `${this.root}/serial.log`
     this.qemuLog = `${this.root}/qemu.log`
     this.tpmLog = `${this.root}/tpm.log`
@@ -124,11 +129,23 @@ export class VmDirectory {
 
   /** Only root and the VM's own group pass: QEMU connects to what lies in it, and nobody else can. */
   async makeTransfer(uid: number | null): Promise<void> {
-    await rm(this.transfer, { recursive: true, force: true })
-    await mkdir(this.transfer, { mode: 0o700 })
+    await this.#makePassage(this.transfer, uid)
+  }
+  async #makePassage(path: string, uid: number | null): Promise<void> {
+    await rm(path, { recursive: true, force: true })
+    await mkdir(path, { mode: 0o700 })
     if (uid === null) return
-    await lchown(this.transfer, process.getuid?.() ?? 0, uid)
-    await chmod(this.transfer, 0o710)
+    await lchown(path, process.getuid?.() ?? 0, uid)
+    await chmod(path, 0o710)
+  }
+
+  /** Key and certificates of one move, readable by the VM's user alone; they go as soon as QEMU has read them. */
+  async writeMove(files: Record<string, string>, uid: number | null): Promise<void> {
+    await this.#makePassage(this.move, uid)
+    for (const [name, text] of Object.entries(files)) await this.#give(`${this.move}/${name}`, text, uid)
+  }
+  async dropMove(): Promise<void> {
+    await rm(this.move, { recursive: true, force: true })
   }
 
   async writeBoot(record: BootRecord): Promise<void> {

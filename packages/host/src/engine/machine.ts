@@ -52,6 +52,7 @@ import { bootPlan, localDisk, seedText } from './plan.ts'
 import { headOf } from './snapshot/layers.ts'
 import { loaded, restorePlan } from './snapshot/restore.ts'
 import { HostSnapshots, activate } from './snapshot/snapshots.ts'
+import { HostMigration } from './migration/migration.ts'
 import { clonePlan, templatePlan } from './warm/plan.ts'
 import { HostWarm } from './warm/templates.ts'
 import { type Acceleration, accelerator } from './probe/accelerator.ts'
@@ -94,6 +95,7 @@ type Prepared = { request: LaunchRequest; taps: string[] }
 export class HostMachine implements Machine {
   readonly volumes: HostVolumes
   readonly snapshots: HostSnapshots
+  readonly migration: HostMigration
   readonly warm: HostWarm
   readonly networks: Networks
   readonly images: Images
@@ -133,6 +135,8 @@ export class HostMachine implements Machine {
     this.#room = new RoomWatch(() => this.#running.values(), options.log)
     const running = async (vm: string) => this.running(vm) ?? (await this.attach(vm))
     this.warm = new HostWarm({ dataDir: options.dataDir, root: this.#root, machine: this, running })
+    const qemuVersion = async () => (await qemuFacts(options.qemu)).version
+    this.migration = new HostMigration({ ...options, root: this.#root, machine: this, running, qemuVersion })
     this.#slots = new Slots(options.startsAtOnce ?? 3)
     this.#acceleration = this.#probe()
     this.#acceleration.catch(() => {})
@@ -383,13 +387,15 @@ export class HostMachine implements Machine {
         taps: prepared?.taps ?? [],
         pools: [...new Set(prepared?.request.disks.map((d) => d.pool.path) ?? EMPTY_LIMITS.pools)],
         started_at_ms: this.#o.now_ms(),
+        ...(plan.local.arriving ? { moving: { ...plan.local.arriving, role: 'arriving' } } : {}),
         ...(plan.local.incoming === undefined ? {} : plan.local.warm ? { stranger: true } : { loading: true }),
       }
       const running = this.#adopt({ directory, boot: plan.record, live, qmp, exit })
       await Promise.all([directory.writeLive(live), directory.dropSeed()])
       if (plan.local.incoming !== undefined && !plan.local.warm) await loaded(running, signal)
       await throttle(running, plan.local.disks)
-      if (prepared?.request.spec.balloon_mib) await this.#balloon(running, prepared.request.spec.balloon_mib)
+      // A balloon comes as it is, with the guest.
+      if (prepared?.request.spec.balloon_mib && !plan.local.arriving) await this.#balloon(running, prepared.request.spec.balloon_mib)
       if (plan.local.warm) await this.warm.begin(running, plan, signal)
       else if (how === 'fresh') await running.execute('cont')
       // A clone is not itself before its network is up: `warm.connect`.

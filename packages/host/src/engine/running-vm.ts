@@ -78,7 +78,7 @@ export class RunningVm implements Running {
   }
   /** It goes on from what was saved, and is not yet what it is to be. */
   get isBeginning(): boolean {
-    return this.live.loading === true || this.live.stranger === true
+    return this.live.loading === true || this.live.stranger === true || this.live.moving?.role === 'arriving'
   }
   /** The disks' devices that stopped the guest for want of room. */
   get waitsForRoom(): boolean {
@@ -132,6 +132,24 @@ export class RunningVm implements Running {
       close: off,
     }
   }
+
+  /** Every event from now on, until the returned function is called. @throws when the monitor is silent */
+  subscribe(listener: (event: QmpEvent) => void): () => void {
+    return this.#monitor().subscribe(listener)
+  }
+
+  /** Until the returned function is called, events of its state ask QEMU nothing: a guest stands still meanwhile. */
+  hush(): () => Promise<void> {
+    this.#hushed += 1
+    let done = false
+    return async () => {
+      if (done) return
+      done = true
+      this.#hushed -= 1
+      if (this.#hushed === 0 && !this.#isGone) await this.refresh()
+    }
+  }
+  #hushed = 0
 
   /** While it stands still for a moment by our own doing, nobody is told: it will be what it was. */
   async quietly<T>(work: () => Promise<T>): Promise<T> {
@@ -247,7 +265,7 @@ export class RunningVm implements Running {
         }
         // Devices were reset too, the agent's port with them; QEMU's own event for that may come a second later.
         if (event.event === 'RESET') this.#agent = 'absent'
-        void this.refresh()
+        if (this.#hushed === 0) void this.refresh()
       }
     })
     void qmp.closed.then((reason) => {
@@ -366,6 +384,12 @@ export class RunningVm implements Running {
   async noteFrozen(thaw_at_ms: number | undefined): Promise<void> {
     if (thaw_at_ms === undefined) delete this.live.thaw_at_ms
     else this.live.thaw_at_ms = thaw_at_ms
+    await this.#o.directory.writeLive(this.live)
+  }
+
+  async noteMoving(moving: LiveRecord['moving']): Promise<void> {
+    if (moving) this.live.moving = moving
+    else delete this.live.moving
     await this.#o.directory.writeLive(this.live)
   }
 

@@ -1,0 +1,141 @@
+/** The target's half of a move over QMP. What each call promises stands in packages/ports/src/migration.ts. */
+import { fail } from '@wadah/api/fault'
+import type { ArrivingVm, MoveAccepted, MoveAddress } from '@wadah/ports/migration'
+import type { QmpEvent } from '@wadah/qmp/client'
+import type { RunningVm } from '../running-vm.ts'
+import { type Info, stampOf, statusOf } from './outgoing.ts'
+import { dropSetup, tcpUri } from './setup.ts'
+
+const RESUME_MS = 30_000
+const LOADED_MS = 300_000
+const LISTEN_MS = 10_000
+const FOLLOW_MS = 7 * 24 * 3600 * 1000
+
+export type ArrivingOptions = {
+  running: RunningVm
+  job: string
+  accepted: MoveAccepted
+  /** Ends the VM here, with all that was made for it. */
+  undo: () => Promise<void>
+  log: (line: string) => void
+}
+
+export class Arriving implements ArrivingVm {
+  readonly vm: string
+  readonly accepted: MoveAccepted
+  readonly gone: Promise<{ reason: string }>
+  readonly #o: ArrivingOptions
+  readonly #off: () => void
+  readonly #unhush: () => Promise<void>
+  readonly #waiting = new Set<() => void>()
+  #status = 'setup'
+  #run_ms: number | undefined
+  #isGone: string | undefined
+
+  constructor(options: ArrivingOptions) {
+    const { running } = options
+    this.#o = options
+    this.vm = running.vm
+    this.accepted = options.accepted
+    this.gone = running.gone
+    this.#unhush = running.hush()
+    this.#off = running.subscribe((event) => this.#on(event))
+    void running.gone.then(({ reason }) => {
+      this.#isGone = reason
+      this.#wake()
+    })
+  }
+
+  #on(event: QmpEvent): void {
+    if (event.event === 'MIGRATION') this.#status = statusOf(event)
+    // The first: what it does later is not the move's.
+    else if (event.event === 'RESUME') this.#run_ms ??= stampOf(event)
+    else return
+    this.#wake()
+  }
+  #wake(): void {
+    for (const look of [...this.#waiting]) look()
+  }
+
+  async #until(look: () => boolean, what: string, timeout_ms: number, signal: AbortSignal): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const check = () => {
+      if (look()) resolve()
+      else if (this.#isGone !== undefined)
+        reject(fail('qemu_failed', `QEMU, which waited for the guest, ended: ${this.#isGone}.`))
+    }
+    const stop = () => reject(signal.reason as Error)
+    const timer = setTimeout(
+      () => reject(fail('timeout', `QEMU did not ${what} within ${timeout_ms / 1000} s.`)),
+      timeout_ms,
+    )
+    signal.addEventListener('abort', stop, { once: true })
+    this.#waiting.add(check)
+    try {
+      signal.throwIfAborted()
+      check()
+      await promise
+    } finally {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', stop)
+      this.#waiting.delete(check)
+    }
+  }
+
+  async loaded(how: 'precopy' | 'postcopy', signal: AbortSignal): Promise<void> {
+    const loadedBy = how === 'precopy' ? ['completed'] : ['postcopy-active', 'completed']
+    await this.#until(() => loadedBy.includes(this.#status), 'load the guest', LOADED_MS, signal)
+    if (how === 'precopy') return
+    // There is no event for it: the question is put again on the open monitor, which answers once the devices are loaded.
+    while ((await this.#o.running.status({ signal })) === 'inmigrate') signal.throwIfAborted()
+  }
+
+  async go(signal: AbortSignal): Promise<{ run_ms: number }> {
+    const { running } = this.#o
+    await running.execute('cont', {}, { signal })
+    if (this.#run_ms === undefined)
+      await this.#until(() => this.#run_ms !== undefined, 'let the guest run', RESUME_MS, signal)
+    return { run_ms: this.#run_ms ?? Number.NaN }
+  }
+
+  async recover(signal: AbortSignal): Promise<MoveAddress> {
+    const { running } = this.#o
+    const { host } = this.accepted.address
+    await running.execute('migrate-recover', { uri: tcpUri({ host, port: 0 }) }, { signal })
+    return listening(running, host, signal)
+  }
+
+  async settle(how: 'precopy' | 'postcopy', signal: AbortSignal): Promise<void> {
+    const { running } = this.#o
+    if (how === 'postcopy')
+      await this.#until(() => this.#status === 'completed', 'get the rest of RAM', FOLLOW_MS, signal)
+    // QEMU's own announcement went out when it had loaded, before the guest ran; switches may have heard the source since.
+    await running
+      .execute('announce-self', { initial: 50, max: 550, rounds: 5, step: 100 })
+      .catch((error: unknown) => this.#o.log(`${this.vm}: not announced: ${(error as Error).message}`))
+    this.#off()
+    await running.noteMoving(undefined)
+    await dropSetup(running)
+    await this.#unhush()
+    await running.begin()
+  }
+
+  async undo(): Promise<void> {
+    this.#off()
+    await this.#unhush()
+    await this.#o.undo()
+  }
+}
+
+/** Where QEMU listens, now that it was told to. */
+export async function listening(running: RunningVm, host: string, signal: AbortSignal): Promise<MoveAddress> {
+  for (const end = performance.now() + LISTEN_MS; ; ) {
+    const info = (await running.execute('query-migrate', {}, { signal })) as Info & {
+      'socket-address'?: { type: string; host?: string; port?: string }[]
+    }
+    const port = Number(info['socket-address']?.find((a) => a.type === 'inet')?.port)
+    if (Number.isInteger(port) && port > 0) return { host, port }
+    if (performance.now() > end) throw fail('qemu_failed', `QEMU does not listen on ${host} for the guest.`)
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+}

@@ -1,0 +1,241 @@
+/** From `migrate` to the moment the source has let go of the guest: looks, steers, watches the ceiling. */
+import { fail } from '@wadah/api/fault'
+import type { CopyOrder, MoveProgress, MovePhase, SwitchedOver } from '@wadah/ports/migration'
+import type { RunningVm } from '../running-vm.ts'
+import { type Outgoing, ask, seenOf } from './outgoing.ts'
+import { tcpUri } from './setup.ts'
+import { type Policy, type Seen, type Steering, beginSteering, holdNow, roomFor, steer } from './steer.ts'
+
+const COPY_MS = 7 * 24 * 3600 * 1000
+/** How often QEMU is asked how far it is, as long as the guest runs. It reckons its bandwidth anew ten times a second. */
+const LOOK_MS = 100
+/** When the guest is to be held by ourselves the moment counts. */
+const LOOK_CLOSELY_MS = 20
+/** Device state, `go` and `cont`, seen on a slow machine without hardware acceleration (docs/migration.md). */
+export const FIXED_MS = 25
+/** What it takes to let the guest go on here when the ceiling nears. */
+const RETURN_MS = 10
+const PATIENCE = 6
+const HOLDS = 5
+/** Given up where QEMU fails although nothing moves any more. */
+const STUCK_MS = 120_000
+
+type Tell = { progress(p: MoveProgress): void; phase(phase: MovePhase): void; log(line: string): void }
+
+export class Copying {
+  readonly #running: RunningVm
+  readonly #out: Outgoing
+  readonly #order: CopyOrder
+  readonly #tell: Tell
+  readonly #wall_ms: () => number
+  readonly #policy: Policy
+  #steering: Steering
+  #postcopy = false
+  /** How often the guest was held in vain. */
+  #held = 0
+  #holding = false
+  /** Called in QEMU's `pre-switchover`, while the guest stands still. */
+  beforeSwitch: (() => Promise<void>) | undefined
+
+  constructor(running: RunningVm, out: Outgoing, order: CopyOrder, tell: Tell, wall_ms: () => number) {
+    this.#running = running
+    this.#out = out
+    this.#order = order
+    this.#tell = tell
+    this.#wall_ms = wall_ms
+    const { max_stall_ms, may_postcopy = false } = order.limits
+    this.#policy = {
+      max_stall_ms,
+      fixed_ms: FIXED_MS,
+      may_postcopy: may_postcopy && order.mode === 'auto',
+      step_ms: LOOK_MS,
+      patience: PATIENCE,
+    }
+    this.#steering = beginSteering(this.#policy, performance.now())
+  }
+
+  async run(signal: AbortSignal): Promise<SwitchedOver> {
+    const { mode, to, limits } = this.#order
+    await this.#running.execute('migrate-set-parameters', { 'downtime-limit': this.#steering.limit_ms })
+    const { promise: givenUp, reject: giveUp } = Promise.withResolvers<never>()
+    givenUp.catch(() => {})
+    // Before the command: its events may come before its answer.
+    const off = this.#out.watch(() => this.#onEvent(giveUp))
+    const switched = this.#out.until(() => this.#switched(), limits.deadline_ms ?? COPY_MS, signal)
+    switched.catch(() => {})
+    try {
+      // Another migration's last word is not this one's.
+      this.#out.status = 'setup'
+      const begun = [this.#running.execute('migrate', { uri: tcpUri(to.address) })]
+      if (mode === 'postcopy') begun.push(this.#startPostcopy())
+      await Promise.all(begun)
+      this.#lookOn(giveUp)
+      return await Promise.race([switched, givenUp])
+    } catch (error) {
+      // What came to its end in the same moment has happened: whoever asked is told so, and decides.
+      if (this.#out.status === 'completed') return this.#result('precopy')
+      throw await this.#why(error)
+    } finally {
+      off()
+      clearTimeout(this.#looking)
+      clearTimeout(this.#ceiling)
+    }
+  }
+
+  async #startPostcopy(): Promise<unknown> {
+    this.#postcopy = true
+    return this.#running.execute('migrate-start-postcopy')
+  }
+
+  /** The source has let go; throws when it never will. */
+  #switched(): SwitchedOver | undefined {
+    const { status, stop_ms, gone } = this.#out
+    if (gone !== undefined) throw fail('qemu_failed', `QEMU ended: ${gone}.`, { effect: 'partial' })
+    if (status === 'completed') return this.#result('precopy')
+    // It says `postcopy-active` before it has stopped its guest.
+    if (status === 'postcopy-active' && stop_ms !== undefined) return this.#result('postcopy')
+    if (status === 'failed' || status === 'cancelled') throw fail('qemu_failed', `The copying ended as ${status}.`)
+    return undefined
+  }
+
+  #result(how: SwitchedOver['how']): SwitchedOver {
+    return { how, stop_ms: this.#out.stop_ms ?? Number.NaN, released_ms: this.#wall_ms() }
+  }
+
+  #ceiling: NodeJS.Timeout | undefined
+  #stopped = false
+  #pausing = false
+  #onEvent(giveUp: (error: Error) => void): void {
+    const { stop_ms, status } = this.#out
+    if (status === 'pre-switchover' && this.beforeSwitch && !this.#pausing) {
+      this.#pausing = true
+      const state = 'pre-switchover'
+      void this.beforeSwitch()
+        .then(() => this.#running.execute('migrate-continue', { state }))
+        .catch((error: unknown) => giveUp(error as Error))
+    }
+    if (stop_ms === undefined || this.#stopped) {
+      if (stop_ms === undefined && this.#stopped) this.#stopped = false
+      return
+    }
+    this.#stopped = true
+    this.#tell.phase('switch')
+    // In post-copy nothing can be taken back any more, once it has begun.
+    if (this.#postcopy || this.#holding) return
+    const { max_stall_ms } = this.#order.limits
+    const left = max_stall_ms - RETURN_MS - Math.max(0, this.#wall_ms() - stop_ms)
+    this.#ceiling = setTimeout(() => {
+      if (this.#out.status === 'completed') return
+      giveUp(
+        fail(
+          'does_not_converge',
+          `The guest had stood still for ${Math.round(this.#wall_ms() - stop_ms)} ms, and the switch was not through: it may stand still for ${max_stall_ms} ms.`,
+          { remedy: `allow more, e.g. --max-stall-ms ${max_stall_ms * 2}, or post-copy` },
+        ),
+      )
+    }, Math.max(1, left))
+  }
+
+  #looking: NodeJS.Timeout | undefined
+  #lookOn(giveUp: (error: Error) => void): void {
+    let sent = { bytes: -1, at: performance.now() }
+    const look = async () => {
+      // Nothing is asked while the guest stands still.
+      if (this.#stopped || this.#postcopy) return again()
+      const info = await ask(this.#running)
+      const seen = seenOf(info, performance.now())
+      const bytes = info.ram?.transferred ?? -1
+      if (bytes !== sent.bytes) sent = { bytes, at: performance.now() }
+      else if (performance.now() - sent.at > STUCK_MS)
+        throw fail('qemu_failed', `Nothing of its RAM went over for ${STUCK_MS / 1000} s.`)
+      if (seen && info.ram && info.status === 'active') {
+        const { ram } = info
+        this.#tell.progress({
+          remaining_bytes: ram.remaining,
+          sent_bytes: ram.transferred,
+          total_bytes: ram.total,
+          dirty_bytes_per_s: ram['dirty-pages-rate'] * ram['page-size'],
+          bandwidth_bytes_per_s: Math.round(seen.bandwidth_bytes_per_s),
+          round: seen.round,
+          downtime_limit_ms: this.#steering.limit_ms,
+        })
+        await this.#act(seen, giveUp)
+      }
+      again()
+    }
+    const every = this.#order.limits.hold ? LOOK_CLOSELY_MS : LOOK_MS
+    const again = () => (this.#looking = setTimeout(() => void look().catch(failed), every))
+    const failed = (error: unknown) => {
+      // Its end is told by itself.
+      if (this.#out.gone === undefined) giveUp(error as Error)
+    }
+    again()
+  }
+
+  async #act(seen: Seen, giveUp: (error: Error) => void): Promise<void> {
+    const { mode, limits } = this.#order
+    if (mode === 'hybrid') {
+      if (seen.round > (limits.rounds ?? 1)) await this.#startPostcopy()
+      return
+    }
+    if (limits.hold && this.#held < HOLDS && holdNow(seen, this.#policy, this.#steering.rests, this.#held))
+      return this.#hold(giveUp)
+    const [steering, order] = steer(this.#steering, seen, this.#policy)
+    // Held by ourselves: QEMU is not to choose the moment.
+    this.#steering = limits.hold ? { ...steering, limit_ms: this.#steering.limit_ms } : steering
+    if (order.do === 'limit' && !limits.hold)
+      await this.#running.execute('migrate-set-parameters', { 'downtime-limit': order.ms })
+    if (order.do === 'postcopy') {
+      this.#tell.log('it writes faster than it can be copied: going over to post-copy')
+      await this.#startPostcopy()
+    }
+    if (order.do === 'refuse')
+      giveUp(
+        fail(
+          'does_not_converge',
+          `The guest writes too fast: the least that was left would have taken ${order.needs_ms} ms, and it may stand still for ${limits.max_stall_ms} ms.`,
+          { remedy: `--max-stall-ms ${order.needs_ms}, or --mode auto with post-copy allowed` },
+        ),
+      )
+  }
+
+  /** Stops the guest by ourselves: QEMU then never lets it go on alone, here or there. Goes on copying when it does not fit. */
+  async #hold(giveUp: (error: Error) => void): Promise<void> {
+    const running = this.#running
+    const { max_stall_ms } = this.#order.limits
+    this.#holding = true
+    // A daemon that dies in between must know whose pause it was.
+    await running.note('job')
+    await running.execute('stop')
+    const over = Math.max(1, roomFor(this.#policy))
+    try {
+      await this.#out.until(() => (this.#out.status === 'completed' ? true : undefined), over)
+      return
+    } catch {
+      this.#held += 1
+    }
+    if (this.#out.status === 'completed') return
+    try {
+      // Refused once QEMU has begun to send the last of it (finish-migrate).
+      await running.execute('cont')
+      this.#holding = false
+      await running.note(undefined)
+      this.#tell.log(`held for ${Math.round(over)} ms in vain (${this.#held} of ${HOLDS}): it goes on, and is copied on`)
+    } catch {
+      const left = max_stall_ms - RETURN_MS - over
+      await this.#out
+        .until(() => (this.#out.status === 'completed' ? true : undefined), Math.max(1, left))
+        .catch(() => giveUp(fail('does_not_converge', `The switch did not fit into ${max_stall_ms} ms.`)))
+    }
+  }
+
+  /** What the caller is told: QEMU's own reason where it has one. */
+  async #why(error: unknown): Promise<unknown> {
+    if (this.#out.gone !== undefined || this.#out.status !== 'failed') return error
+    const info = await ask(this.#running).catch(() => undefined)
+    const said = info?.['error-desc']
+    return fail('qemu_failed', `QEMU could not move it: ${said ?? 'it does not say why; the other host may'}.`, {
+      cause: error,
+    })
+  }
+}

@@ -1,0 +1,166 @@
+/** The source's half of a move over QMP. What each call promises stands in packages/ports/src/migration.ts. */
+import { WadahError, fail, toFault } from '@wadah/api/fault'
+import type {
+  CopyOrder,
+  LeavingVm,
+  MoveAddress,
+  MoveFacts,
+  MovePhase,
+  MoveProgress,
+  QemuClaim,
+  SwitchedOver,
+} from '@wadah/ports/migration'
+import type { VmDirectory } from '../directory.ts'
+import type { RunningVm } from '../running-vm.ts'
+import type { MoveIdentity } from './certificates.ts'
+import { Copying } from './copying.ts'
+import { Mirrors } from './mirror.ts'
+import { Outgoing, ask, claimOf, goOnHere } from './outgoing.ts'
+import { dropSetup, setCapabilities, setTls, tcpUri } from './setup.ts'
+
+/** A very large guest through a thin line; whoever asked may say less. */
+const FOLLOW_MS = 7 * 24 * 3600 * 1000
+/** QEMU's own "no limit" is a number (MAX_MIGRATE_BANDWIDTH is SIZE_MAX); this is as good. */
+const NO_LIMIT = 2 ** 50
+
+export type LeavingOptions = {
+  running: RunningVm
+  directory: VmDirectory
+  job: string
+  facts: MoveFacts
+  identity?: MoveIdentity
+  /** Whether the daemon is root: QEMU then has the VM's own user. */
+  root: boolean
+  wall_ms: () => number
+  /** Ends the VM here, with all that was made for it. */
+  stop: () => Promise<void>
+  log: (line: string) => void
+}
+
+type Tell = { progress(p: MoveProgress): void; phase(phase: MovePhase): void; log(line: string): void }
+
+export class Leaving implements LeavingVm {
+  readonly vm: string
+  readonly facts: MoveFacts
+  readonly #o: LeavingOptions
+  readonly #out: Outgoing
+  readonly #unhush: () => Promise<void>
+  readonly #mirrors: Mirrors
+  #closed = false
+
+  constructor(options: LeavingOptions) {
+    this.vm = options.running.vm
+    this.facts = options.facts
+    this.#o = options
+    this.#out = new Outgoing(options.running)
+    this.#mirrors = new Mirrors(options.running)
+    this.#unhush = options.running.hush()
+  }
+
+  async copy(order: CopyOrder, tell: Tell, signal: AbortSignal): Promise<SwitchedOver> {
+    const { running, job } = this.#o
+    signal.throwIfAborted()
+    if ((await running.status()) !== 'running')
+      throw fail('wrong_state', 'Only a guest that runs can be moved while it runs.', {
+        remedy: 'wadah vm resume NAME; a stopped VM is moved as it is',
+      })
+    try {
+      await running.noteMoving({ job, role: 'leaving' })
+      await this.#prepare(order)
+      const { exports } = order.to
+      if (exports) {
+        tell.phase('mirror')
+        await this.#mirrors.begin(exports, this.#o.identity !== undefined, tell, signal)
+      }
+      tell.phase('copy')
+      const copying = new Copying(running, this.#out, order, tell, this.#o.wall_ms)
+      if (exports) copying.beforeSwitch = () => this.#mirrors.end()
+      return await copying.run(signal)
+    } catch (error) {
+      await this.#failed(error)
+      throw error
+    }
+  }
+
+  async #prepare({ mode, limits, to }: CopyOrder): Promise<void> {
+    const { running, directory, identity, root } = this.#o
+    const postcopy = mode === 'postcopy' || mode === 'hybrid' || (mode === 'auto' && limits.may_postcopy === true)
+    await setCapabilities(running, { postcopy, preempt: false, pause: to.exports !== undefined })
+    if (identity) {
+      if (!to.tls) throw fail('invalid', 'The target does not speak TLS, which was asked for.')
+      await setTls(running, directory, 'client', identity, to.tls, root ? running.live.uid : null)
+    }
+    const bandwidth = limits.bandwidth_bytes_per_s || NO_LIMIT
+    await running.execute('migrate-set-parameters', {
+      'max-bandwidth': bandwidth,
+      'max-postcopy-bandwidth': limits.bandwidth_bytes_per_s ?? 0,
+    })
+  }
+
+  /** Rejecting means that the guest goes on here. */
+  async #failed(error: unknown): Promise<void> {
+    const { running } = this.#o
+    if (running.isGone)
+      throw new WadahError(
+        { ...toFault(error), effect: 'partial', detail: `The VM ended on its own host: ${(await running.gone).reason}.` },
+        error,
+      )
+    await goOnHere(running)
+    await this.#mirrors.drop().catch((e: unknown) => this.#o.log(`${this.vm}: ${(e as Error).message}`))
+    if (running.live.paused_by === 'job') await running.note(undefined)
+  }
+
+  async follow(signal: AbortSignal): Promise<'completed' | 'paused'> {
+    const { running } = this.#o
+    this.#out.status = (await ask(running)).status ?? this.#out.status
+    return this.#out.until(
+      () => {
+        if (this.#out.gone !== undefined || this.#out.status === 'failed')
+          throw fail('qemu_failed', `Post-copy ended before all of RAM had gone over (${this.#out.gone ?? 'failed'}).`, {
+            effect: 'unknown',
+          })
+        if (this.#out.status === 'completed') return 'completed'
+        return this.#out.status === 'postcopy-paused' ? 'paused' : undefined
+      },
+      FOLLOW_MS,
+      signal,
+    )
+  }
+
+  async recover(to: MoveAddress, signal: AbortSignal): Promise<void> {
+    this.#out.status = 'postcopy-recover'
+    await this.#o.running.execute('migrate', { uri: tcpUri(to), resume: true }, { signal })
+  }
+
+  async claim(): Promise<QemuClaim> {
+    return claimOf(await ask(this.#o.running))
+  }
+
+  async takeBack(): Promise<void> {
+    const { running } = this.#o
+    await goOnHere(running)
+    await this.#mirrors.drop()
+    if (running.live.paused_by === 'job') await running.note(undefined)
+  }
+
+  async quit(): Promise<void> {
+    await this.#o.stop()
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    const { running, log } = this.#o
+    this.#out.close()
+    if (!running.isGone) {
+      try {
+        await this.#mirrors.drop()
+        await dropSetup(running)
+        await running.noteMoving(undefined)
+      } catch (error) {
+        log(`${this.vm}: after the move: ${(error as Error).message}`)
+      }
+    }
+    await this.#unhush()
+  }
+}

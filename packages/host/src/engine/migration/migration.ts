@@ -1,0 +1,249 @@
+/** Moves from and to this machine. What it promises is written in packages/ports/src/migration.ts and docs/migration.md. */
+import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { WadahError, fail, toFault } from '@wadah/api/fault'
+import { isId } from '@wadah/api/ids'
+import type { BootPlan, LaunchRequest } from '@wadah/ports/machine'
+import type {
+  ArrivalRequest,
+  ArrivingVm,
+  LeavingVm,
+  Migration,
+  MoveDisk,
+  MoveFacts,
+  PostcopySupport,
+  QemuAnswer,
+} from '@wadah/ports/migration'
+import { VmDirectory } from '../directory.ts'
+import { lastWords } from '../launch.ts'
+import type { RunningVm } from '../running-vm.ts'
+import { Arriving, listening } from './arriving.ts'
+import { type MoveIdentity, moveIdentity } from './certificates.ts'
+import { Leaving } from './leaving.ts'
+import { type Info, ask } from './outgoing.ts'
+import { arrivingPlan, immovable } from './plan.ts'
+import { setCapabilities, setTls, tcpUri } from './setup.ts'
+import { postcopySupport } from './userfault.ts'
+import { Wall } from './wall.ts'
+
+export type MigrationOptions = {
+  dataDir: string
+  root: boolean
+  /** One that runs here, adopted if need be. */
+  running: (vm: string) => Promise<RunningVm | undefined>
+  qemuVersion: () => Promise<string>
+  machine: {
+    plan(request: LaunchRequest): Promise<BootPlan>
+    prepare(plan: BootPlan, signal: AbortSignal): Promise<void>
+    launch(plan: BootPlan, how: 'paused', signal: AbortSignal): Promise<unknown>
+    stop(vm: string): Promise<void>
+    clean(vm: string): Promise<void>
+  }
+  now_ms: () => number
+  log: (line: string) => void
+}
+
+const DIRTY_SAMPLE_S = 1
+const DIRTY_MS = 10_000
+
+export class HostMigration implements Migration {
+  readonly #o: MigrationOptions
+  readonly #wall = new Wall()
+
+  constructor(options: MigrationOptions) {
+    this.#o = options
+  }
+
+  wall_ms(): number {
+    return this.#wall.now()
+  }
+
+  postcopy(): Promise<PostcopySupport> {
+    return postcopySupport()
+  }
+
+  async #identity(job: string, end: 'source' | 'target'): Promise<MoveIdentity> {
+    if (!isId(job)) throw fail('internal', `not an id: ${job}`)
+    // The random part makes a name that no other try of the same job has.
+    return moveIdentity(`${end}-${randomBytes(4).toString('hex')}.${job}.move`, end, this.#o.now_ms())
+  }
+
+  #directory(vm: string): VmDirectory {
+    return new VmDirectory(this.#o.dataDir, vm)
+  }
+
+  async leave(
+    vm: string,
+    { job, tls, mirrors = [] }: { job: string; tls: boolean; mirrors?: readonly string[] },
+    signal: AbortSignal,
+  ): Promise<LeavingVm> {
+    signal.throwIfAborted()
+    const running = await this.#o.running(vm)
+    if (!running)
+      throw fail('wrong_state', 'The VM does not run: a stopped one is moved as it is.', {
+        remedy: 'wadah vm start NAME',
+      })
+    const why = immovable(running.record)
+    if (why !== undefined)
+      throw fail('wrong_state', `It can't be moved while it runs: ${why}.`, {
+        remedy: 'wadah vm shutdown NAME, then move it',
+      })
+    if (running.live.moving)
+      throw fail('busy', `It is on its way already (${running.live.moving.job}).`, { remedy: 'wadah job list' })
+    this.#wall.retune()
+    const identity = tls ? await this.#identity(job, 'source') : undefined
+    const disks = await this.#disks(running, mirrors)
+    return this.#leaving(running, job, identity, disks)
+  }
+
+  #leaving(running: RunningVm, job: string, identity: MoveIdentity | undefined, mirrors: MoveDisk[]): Leaving {
+    const { vm } = running
+    const facts: MoveFacts = {
+      vm,
+      boot: structuredClone(running.record),
+      qemu_version: running.live.qemu_version,
+      ram_bytes: running.record.memory.mib * 2 ** 20,
+      ...(identity ? { tls: { ca: identity.ca, name: identity.name } } : {}),
+      mirrors,
+    }
+    return new Leaving({
+      running,
+      directory: this.#directory(vm),
+      job,
+      facts,
+      ...(identity ? { identity } : {}),
+      root: this.#o.root,
+      wall_ms: () => this.#wall.now(),
+      stop: () => this.#o.machine.stop(vm),
+      log: this.#o.log,
+    })
+  }
+
+  async #disks(_running: RunningVm, mirrors: readonly string[]): Promise<MoveDisk[]> {
+    if (mirrors.length > 0) throw fail('wrong_state', "Local disks can't be moved yet.")
+    return []
+  }
+
+  async arrive(request: ArrivalRequest, signal: AbortSignal): Promise<ArrivingVm> {
+    const { job, facts, listen, tls } = request
+    const { vm } = request.request
+    const { machine } = this.#o
+    const there = await this.#o.running(vm)
+    if (there && there.live.moving?.role !== 'arriving')
+      throw fail('in_use', 'This VM runs here already.', { remedy: 'wadah vm show NAME', effect: 'none' })
+    if (tls && !facts.tls) throw fail('invalid', 'The source does not speak TLS, which this host asks for.')
+    this.#wall.retune()
+    try {
+      const here = await this.#o.qemuVersion()
+      const plan = arrivingPlan(await machine.plan(request.request), facts, { qemu_version: here }, job)
+      const identity = tls ? this.#identity(job, 'target') : undefined
+      identity?.catch(() => {})
+      await machine.prepare(plan, signal)
+      await machine.launch(plan, 'paused', signal)
+      const running = await this.#o.running(vm)
+      if (!running) throw fail('qemu_failed', 'QEMU ended before it could wait for the guest.')
+      const arriving = await this.#listen(running, request, await identity, here, signal).catch(
+        async (error: unknown) => {
+          if (!running.isGone) throw error
+          throw await lastWords(this.#directory(vm).qemuLog, 'QEMU, which was to wait for the guest, ended', error)
+        },
+      )
+      signal.throwIfAborted()
+      this.#o.log(`${vm}: waits for ${job} on ${listen}:${arriving.accepted.address.port}`)
+      return arriving
+    } catch (error) {
+      await machine
+        .clean(vm)
+        .catch((e: unknown) => this.#o.log(`${vm}: taking back what was made for ${job}: ${(e as Error).message}`))
+      if (signal.aborted) throw fail('cancelled', 'The move was given up while its target was prepared.')
+      throw error
+    }
+  }
+
+  async #listen(
+    running: RunningVm,
+    { job, mode, may_postcopy, listen, facts }: ArrivalRequest,
+    identity: MoveIdentity | undefined,
+    qemu_version: string,
+    signal: AbortSignal,
+  ): Promise<Arriving> {
+    const postcopy = mode === 'postcopy' || mode === 'hybrid' || (mode === 'auto' && may_postcopy)
+    // The target first: where it can't, the source would begin all the same, and the target die.
+    await setCapabilities(running, { postcopy, preempt: false, pause: facts.mirrors.length > 0 }).catch(
+      async (error: unknown) => {
+        const support = postcopy ? await postcopySupport() : ({ ok: true } as const)
+        if (support.ok) throw error
+        throw fail('host_lacks', `This host can't be the target of post-copy: ${support.reason}.`, {
+          remedy: support.remedy,
+          cause: error,
+        })
+      },
+    )
+    if (identity && facts.tls)
+      await setTls(running, this.#directory(running.vm), 'server', identity, facts.tls, this.#uid(running))
+    const arriving = new Arriving({
+      running,
+      job,
+      accepted: {
+        qemu_version,
+        address: { host: listen, port: 0 },
+        ...(identity ? { tls: { ca: identity.ca, name: identity.name } } : {}),
+      },
+      undo: () => this.#o.machine.clean(running.vm),
+      log: this.#o.log,
+    })
+    await running.execute('migrate-incoming', { uri: tcpUri({ host: listen, port: 0 }) }, { signal })
+    arriving.accepted.address = await listening(running, listen, signal)
+    return arriving
+  }
+
+  #uid(running: RunningVm): number | null {
+    return this.#o.root ? running.live.uid : null
+  }
+
+  async rejoinLeaving(vm: string, job: string): Promise<LeavingVm | undefined> {
+    const running = await this.#o.running(vm)
+    return running?.live.moving?.job === job && running.live.moving.role === 'leaving'
+      ? this.#leaving(running, job, undefined, [])
+      : undefined
+  }
+
+  async rejoinArriving(vm: string, job: string): Promise<ArrivingVm | undefined> {
+    const running = await this.#o.running(vm)
+    if (running?.live.moving?.job !== job || running.live.moving.role !== 'arriving') return undefined
+    const { qemu_version } = running.live
+    return new Arriving({
+      running,
+      job,
+      accepted: { qemu_version, address: { host: '', port: 0 } },
+      undo: () => this.#o.machine.clean(vm),
+      log: this.#o.log,
+    })
+  }
+
+  async ask(vm: string): Promise<QemuAnswer> {
+    try {
+      const running = await this.#o.running(vm)
+      if (!running) return { is: 'gone' }
+      const [status, info] = await Promise.all([running.status({ timeout_ms: 10_000 }), ask(running)])
+      const { moving } = running.live
+      return { is: 'there', status, migration: (info as Info).status ?? 'none', ...(moving ? { job: moving.job } : {}) }
+    } catch (error) {
+      if (error instanceof WadahError && error.fault.code === 'wrong_state') return { is: 'gone' }
+      return { is: 'unknown', why: toFault(error).detail }
+    }
+  }
+
+  async dirtyRate(vm: string, signal: AbortSignal): Promise<number | undefined> {
+    const running = await this.#o.running(vm)
+    if (!running || running.live.moving || running.last.state !== 'running') return undefined
+    await running.execute('calc-dirty-rate', { 'calc-time': DIRTY_SAMPLE_S }, { signal })
+    for (const end = performance.now() + DIRTY_MS; performance.now() < end; ) {
+      await sleep(DIRTY_SAMPLE_S * 1000 + 50, undefined, { signal })
+      const found = (await running.execute('query-dirty-rate')) as { status: string; 'dirty-rate'?: number }
+      // MiB per second.
+      if (found.status === 'measured') return (found['dirty-rate'] ?? 0) * 2 ** 20
+    }
+    return undefined
+  }
+}

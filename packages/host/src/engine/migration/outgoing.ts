@@ -1,0 +1,153 @@
+/** What a source's QEMU says of its migration: events as they come, questions only while the guest runs. */
+import { fail } from '@wadah/api/fault'
+import type { QmpEvent } from '@wadah/qmp/client'
+import type { QemuClaim } from '@wadah/ports/migration'
+import type { RunningVm } from '../running-vm.ts'
+import type { Seen } from './steer.ts'
+
+export type MigrationStatus = string
+const ENDS = ['completed', 'failed', 'cancelled', 'none'] as const
+const SETTLE_MS = 30_000
+const LOOK_MS = 2
+
+export type Info = {
+  status?: string
+  'error-desc'?: string
+  downtime?: number
+  'total-time'?: number
+  ram?: {
+    remaining: number
+    transferred: number
+    total: number
+    mbps: number
+    'dirty-sync-count': number
+    'dirty-pages-rate': number
+    'page-size': number
+  }
+}
+
+export const stampOf = (e: QmpEvent): number => e.timestamp.seconds * 1000 + e.timestamp.microseconds / 1000
+export const statusOf = (e: QmpEvent): string => (e.data as { status?: string }).status ?? ''
+
+export async function ask(running: RunningVm): Promise<Info> {
+  return (await running.execute('query-migrate')) as Info
+}
+
+export function seenOf(info: Info, at_ms: number): Seen | undefined {
+  const { ram } = info
+  if (!ram) return undefined
+  return {
+    at_ms,
+    round: ram['dirty-sync-count'],
+    remaining_bytes: ram.remaining,
+    bandwidth_bytes_per_s: (ram.mbps * 1_000_000) / 8,
+  }
+}
+
+export function claimOf(info: Info): QemuClaim {
+  const { ram } = info
+  return {
+    ...(info.downtime === undefined ? {} : { downtime_ms: info.downtime }),
+    ...(info['total-time'] === undefined ? {} : { total_ms: info['total-time'] }),
+    ...(ram
+      ? { sent_bytes: ram.transferred, rounds: ram['dirty-sync-count'], bandwidth_mbps: Math.round(ram.mbps) }
+      : {}),
+  }
+}
+
+/** Follows events from its making on. */
+export class Outgoing {
+  status = 'none'
+  /** The last STOP, by QEMU's clock. */
+  stop_ms: number | undefined
+  readonly #waiting = new Set<() => void>()
+  readonly #off: () => void
+  #gone: string | undefined
+
+  constructor(running: RunningVm) {
+    this.#off = running.subscribe((event) => {
+      if (event.event === 'STOP') this.stop_ms = stampOf(event)
+      else if (event.event === 'RESUME') this.stop_ms = undefined
+      else if (event.event === 'MIGRATION') this.status = statusOf(event)
+      else return
+      this.#wake()
+    })
+    void running.gone.then(({ reason }) => {
+      this.#gone = reason
+      this.#wake()
+    })
+  }
+
+  get gone(): string | undefined {
+    return this.#gone
+  }
+  #wake(): void {
+    for (const look of [...this.#waiting]) look()
+  }
+  /** Calls `look` now and at every event, until the returned function is called. */
+  watch(look: () => void): () => void {
+    this.#waiting.add(look)
+    look()
+    return () => this.#waiting.delete(look)
+  }
+  /** The first that is not undefined of what `look` answers at each event. */
+  async until<T>(look: () => T | undefined, timeout_ms: number, signal?: AbortSignal): Promise<T> {
+    const { promise, resolve, reject } = Promise.withResolvers<T>()
+    const timer = setTimeout(
+      () => reject(fail('timeout', `QEMU did not get on with the move for ${Math.round(timeout_ms / 1000)} s.`)),
+      timeout_ms,
+    )
+    const stop = () => reject(signal?.reason as Error)
+    signal?.addEventListener('abort', stop, { once: true })
+    const off = this.watch(() => {
+      try {
+        const value = look()
+        if (value !== undefined) resolve(value)
+      } catch (error) {
+        reject(error as Error)
+      }
+    })
+    try {
+      signal?.throwIfAborted()
+      return await promise
+    } finally {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', stop)
+      off()
+    }
+  }
+  close(): void {
+    this.#off()
+    this.#waiting.clear()
+  }
+}
+
+/**
+ * Whatever the migration is: afterwards none stands, and the guest runs here. Not when it has gone over.
+ * @throws WadahError `qemu_failed` with effect `unknown` when it does not come to run
+ */
+export async function goOnHere(running: RunningVm): Promise<void> {
+  const end = performance.now() + SETTLE_MS
+  const later = async () => {
+    if (performance.now() > end)
+      throw fail('qemu_failed', 'QEMU does not let the guest go on after the move was given up.', {
+        effect: 'unknown',
+        remedy: 'wadah vm show NAME; wadah vm resume NAME',
+      })
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
+  }
+  for (let told = false; ; told = true) {
+    const { status = 'none' } = await ask(running)
+    if ((ENDS as readonly string[]).includes(status)) break
+    if (!told) await running.execute('migrate_cancel')
+    await later()
+  }
+  for (;;) {
+    const status = await running.status()
+    if (status === 'running') return
+    // It goes on by itself when it was QEMU who stopped it; while it makes up its mind (finish-migrate) it refuses.
+    if (status !== 'finish-migrate') await running.execute('cont').catch(() => {})
+    else await later()
+    if (performance.now() > end) await later()
+  }
+}
