@@ -119,7 +119,7 @@ export type QemuClaim = {
 export type QemuAnswer =
   | { is: 'gone' }
   | { is: 'unknown'; why: string }
-  | { is: 'there'; status: string; migration: string; job?: string }
+  | { is: 'there'; status: string; migration: string; epoch: number; job?: string }
 
 /** The source's half of one move. */
 export interface LeavingVm {
@@ -152,6 +152,7 @@ export interface LeavingVm {
 /** The target's half of one move. */
 export interface ArrivingVm {
   readonly vm: string
+  readonly epoch: number
   readonly accepted: MoveAccepted
   /** Until all that is needed to run is here. Wakes by an event; post-copy has none, there QEMU is asked again and again. */
   loaded(how: 'precopy' | 'postcopy', signal: AbortSignal): Promise<void>
@@ -202,7 +203,7 @@ export interface Migration {
   /** Bytes per second that the guest writes to, sampled for a second; undefined while it moves or when QEMU can't. */
   dirtyRate(vm: string, signal: AbortSignal): Promise<number | undefined>
   /** ms since 1970 with fractions, the clock QEMU stamps its events with. */
-  wall_ms(): number
+  readonly wall_ms: () => number
 }
 
 // ---- what the two daemons tell each other ------------------------------------------------------------------------------

@@ -4,6 +4,9 @@ import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { newId } from '@wadah/api/ids'
+import { Arrivals } from '@wadah/cluster/migration/target'
+import { type MoveOut, type MoveOutPorts, moveOut } from '@wadah/cluster/migration/source'
+import { type Wire, wire } from '@wadah/cluster/migration/testing'
 import type { Images } from '@wadah/ports/images'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import type { VolumeDefinition } from '@wadah/ports/volumes'
@@ -110,6 +113,10 @@ export async function pairKit() {
     async forbidPostcopy(): Promise<void> {
       if (restore !== undefined) await writeFile(USERFAULTS, `${restore}\n`)
     },
+    /** Whatever a test left. */
+    async clear(machines: HostMachine[] = [a, b]): Promise<void> {
+      for (const m of machines) for (const vm of await m.known()) await m.forget(vm)
+    },
     async close(machines: HostMachine[] = [a, b]) {
       await this.forbidPostcopy()
       for (const m of machines) {
@@ -123,12 +130,85 @@ export async function pairKit() {
 }
 export type PairKit = Awaited<ReturnType<typeof pairKit>>
 
+export type Placement = { host: HostMachine; epoch: number; sealed: boolean; log: string[] }
+
+/** A whole move with both daemons' state machines, a stream in memory and a placement in a variable. */
+export async function move(
+  kit: PairKit,
+  request: LaunchRequest,
+  from: HostMachine,
+  to: HostMachine,
+  order: Partial<MoveOut> = {},
+  means: { wire?: Wire; ports?: Partial<MoveOutPorts>; signal?: AbortSignal; placement?: Placement } = {},
+) {
+  const stream = means.wire ?? wire()
+  const placement: Placement = means.placement ?? { host: from, epoch: request.epoch, sealed: false, log: [] }
+  const epoch = placement.epoch + 1
+  const stop = new AbortController()
+  const arrivals = new Arrivals(
+    {
+      migration: to.migration,
+      prepare: async () => ({ request: { ...request, epoch }, listen: '127.0.0.1', tls: order.tls ?? true }),
+      commitMoved: async () => {
+        placement.host = to
+        placement.epoch = epoch
+        placement.sealed = false
+        placement.log.push('moved')
+      },
+      log: (line) => kit.logs.push(`in: ${line}`),
+    },
+    stop.signal,
+  )
+  void arrivals.handle(stream.b)
+  const job = order.job ?? newId('job', randomBytes)
+  try {
+    const report = await moveOut(
+      {
+        job,
+        vm: request.vm,
+        name: request.name,
+        from: 'host-aaaaaaaaaa',
+        epoch,
+        mode: 'precopy',
+        // Other work on the machine must not fail a test.
+        limits: { max_stall_ms: 5_000 },
+        tls: true,
+        ...order,
+      },
+      {
+        migration: from.migration,
+        link: stream.a,
+        relink: async () => {
+          const again = wire()
+          void arrivals.handle(again.b)
+          return again.a
+        },
+        seal: async () => {
+          placement.sealed = true
+          placement.log.push('sealed')
+        },
+        unseal: async () => {
+          placement.sealed = false
+          placement.log.push('unsealed')
+        },
+        log: (line) => kit.logs.push(`out: ${line}`),
+        ...means.ports,
+      },
+      means.signal ?? never,
+    )
+    await arrivals.get(job)?.over
+    return { report, placement, arrivals, job }
+  } finally {
+    stop.abort()
+  }
+}
+
 /** A clock in the guest that says on the serial line every so often that it ticks; and a pattern in memory with its sum. */
 export const TICKS = `(while :; do read up _ </proc/uptime; echo "tick $up" >/dev/ttyS0; usleep 50000; done) >/dev/null 2>&1 &
 mkdir -p /fill; mount -t tmpfs none /fill; dd if=/dev/urandom of=/fill/kept bs=1M count=8 2>/dev/null; md5sum </fill/kept`
-/** Writes so many MiB of RAM over and over. */
-export const dirty = (mib: number, name = 'hot') =>
-  `(while :; do dd if=/dev/urandom of=/fill/${name} bs=1M count=${mib} conv=notrunc; done) >/dev/null 2>&1 &`
+/** Writes so many MiB of RAM over and over; whatever else the guest has to do comes first. */
+export const dirty = (mib: number, name = 'hot', from = '/dev/urandom') =>
+  `nice -n 19 sh -c 'while :; do dd if=${from} of=/fill/${name} bs=1M count=${mib} conv=notrunc; done' >/dev/null 2>&1 &`
 
 export function ticksOf(text: string): number[] {
   return [...text.matchAll(/tick (\d+\.\d+)/g)].map((m) => Number(m[1]))

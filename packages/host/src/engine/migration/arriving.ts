@@ -7,7 +7,6 @@ import { type Info, stampOf, statusOf } from './outgoing.ts'
 import { dropSetup, tcpUri } from './setup.ts'
 
 const RESUME_MS = 30_000
-const LOADED_MS = 300_000
 const LISTEN_MS = 10_000
 const FOLLOW_MS = 7 * 24 * 3600 * 1000
 
@@ -22,6 +21,7 @@ export type ArrivingOptions = {
 
 export class Arriving implements ArrivingVm {
   readonly vm: string
+  readonly epoch: number
   readonly accepted: MoveAccepted
   readonly gone: Promise<{ reason: string }>
   readonly #o: ArrivingOptions
@@ -36,6 +36,7 @@ export class Arriving implements ArrivingVm {
     const { running } = options
     this.#o = options
     this.vm = running.vm
+    this.epoch = running.live.epoch
     this.accepted = options.accepted
     this.gone = running.gone
     this.#unhush = running.hush()
@@ -84,7 +85,7 @@ export class Arriving implements ArrivingVm {
 
   async loaded(how: 'precopy' | 'postcopy', signal: AbortSignal): Promise<void> {
     const loadedBy = how === 'precopy' ? ['completed'] : ['postcopy-active', 'completed']
-    await this.#until(() => loadedBy.includes(this.#status), 'load the guest', LOADED_MS, signal)
+    await this.#until(() => loadedBy.includes(this.#status), 'load the guest', FOLLOW_MS, signal)
     if (how === 'precopy') return
     // There is no event for it: the question is put again on the open monitor, which answers once the devices are loaded.
     while ((await this.#o.running.status({ signal })) === 'inmigrate') signal.throwIfAborted()

@@ -54,9 +54,7 @@ export class HostMigration implements Migration {
     this.#o = options
   }
 
-  wall_ms(): number {
-    return this.#wall.now()
-  }
+  readonly wall_ms = (): number => this.#wall.now()
 
   postcopy(): Promise<PostcopySupport> {
     return postcopySupport()
@@ -226,8 +224,9 @@ export class HostMigration implements Migration {
       const running = await this.#o.running(vm)
       if (!running) return { is: 'gone' }
       const [status, info] = await Promise.all([running.status({ timeout_ms: 10_000 }), ask(running)])
-      const { moving } = running.live
-      return { is: 'there', status, migration: (info as Info).status ?? 'none', ...(moving ? { job: moving.job } : {}) }
+      const { moving, epoch } = running.live
+      const migration = (info as Info).status ?? 'none'
+      return { is: 'there', status, migration, epoch, ...(moving ? { job: moving.job } : {}) }
     } catch (error) {
       if (error instanceof WadahError && error.fault.code === 'wrong_state') return { is: 'gone' }
       return { is: 'unknown', why: toFault(error).detail }

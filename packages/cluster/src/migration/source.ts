@@ -1,0 +1,393 @@
+/**
+ * The source's side of a move.
+ *
+ *   offer ─ prepare ─ seal ─ mirror ─ copy ─ switch │ start ─ commit ─ follow ─ quit
+ *                                                   └ `go` was said
+ *
+ * Up to `go` a failure leaves the guest where it is and undoes the target. From `go` on this side never lets its guest go on by itself: it
+ * takes it back only with the target's word that its QEMU is gone and will not come back. docs/migration.md.
+ */
+import { WadahError, fail, toFault } from '@wadah/api/fault'
+import type {
+  LeavingVm,
+  Migration,
+  MoveForecast,
+  MoveLimits,
+  MoveMode,
+  MovePhase,
+  MoveProgress,
+  MoveReport,
+  SwitchedOver,
+} from '@wadah/ports/migration'
+import type { ClockEstimate } from './clock.ts'
+import { MOVE_PROTOCOL, type MessageLink } from './link.ts'
+import { Phases } from './phases.ts'
+import { makeReport } from './report.ts'
+import { resolveMove } from './resolve.ts'
+import { type Of, PeerAbort, Talk } from './talk.ts'
+
+export type MoveOut = {
+  job: string
+  vm: string
+  name: string
+  /** This host. */
+  from: string
+  /** Of the placement that the target is to have. */
+  epoch: number
+  mode: MoveMode
+  limits: MoveLimits
+  /** QEMU to QEMU encrypted; false only where the administrator said that nobody else can reach the link. */
+  tls: boolean
+  /** Disks that the target can't see. */
+  mirrors?: readonly string[]
+  forecast?: MoveForecast
+}
+export type MoveOutPorts = {
+  migration: Pick<Migration, 'leave' | 'ask' | 'wall_ms' | 'rejoinLeaving'>
+  link: MessageLink
+  /** A new stream to the target's daemon after a break; undefined when it can't be reached now. */
+  relink(signal: AbortSignal): Promise<MessageLink | undefined>
+  /** Commits that the hand-over is sealed: from then on nobody launches this VM. Done twice is done once. */
+  seal(signal: AbortSignal): Promise<void>
+  /** Takes the hand-over out of the placement: it stays here. Done twice is done once. */
+  unseal(): Promise<void>
+  progress?(p: MoveProgress): void
+  phase?(phase: MovePhase): void
+  /** Right before `go` is said: what is done here may not wait for anything. A job passes its pivot with it. */
+  going?(): void
+  log(line: string): void
+  /** Tests make phases fail by throwing here. */
+  at?(phase: MovePhase): void
+}
+
+const ACCEPT_MS = 180_000
+const LOADED_MS = 300_000
+const RUNNING_MS = 60_000
+const COMMIT_MS = 600_000
+/** How often the target is looked for after a break, and for how long. */
+const RELINK_MS = [50, 200, 500, 1_000, 2_000] as const
+const RESOLVE_MS = 600_000
+
+/**
+ * Moves a VM that runs here.
+ * @throws WadahError effect `none`: the guest runs on here, nothing is left; `partial`: it ended here meanwhile; `unknown`: it was said `go`,
+ *   and the target can't be asked: call `resumeMoveOut` once it can
+ */
+export async function moveOut(order: MoveOut, ports: MoveOutPorts, signal: AbortSignal): Promise<MoveReport> {
+  return new Source(order, ports).run(signal)
+}
+
+/** Goes on with a move of which this daemon knows no more than its job: it was started anew. Undefined: the guest runs on here. */
+export async function resumeMoveOut(
+  order: MoveOut,
+  ports: MoveOutPorts,
+  signal: AbortSignal,
+): Promise<{ moved: boolean }> {
+  return new Source(order, ports).resume(signal)
+}
+
+class Source {
+  readonly #order: MoveOut
+  readonly #ports: MoveOutPorts
+  readonly #phases: Phases
+  readonly #notes: string[] = []
+  readonly #clock: ClockEstimate
+  #talk: Talk
+  #leaving: LeavingVm | undefined
+  #sealed = false
+  #went = false
+
+  constructor(order: MoveOut, ports: MoveOutPorts) {
+    this.#order = order
+    this.#ports = ports
+    this.#phases = new Phases(ports.migration.wall_ms, ports.at)
+    this.#talk = new Talk(ports.link, ports.migration.wall_ms)
+    this.#clock = this.#talk.clock
+  }
+
+  #phase(phase: MovePhase): void {
+    this.#phases.begin(phase)
+    this.#ports.phase?.(phase)
+  }
+
+  async run(signal: AbortSignal): Promise<MoveReport> {
+    const { job } = this.#order
+    let switched: SwitchedOver
+    try {
+      switched = await this.#before(signal)
+    } catch (error) {
+      throw await this.#undo(error)
+    }
+    // ---- from here on only forward
+    const running = await this.#goOver(switched, signal)
+    this.#phase('commit')
+    const committed = await this.#committed(signal)
+    if (switched.how === 'postcopy') {
+      this.#phase('follow')
+      await this.#follow(signal)
+    }
+    const leaving = this.#need()
+    const claim = await leaving.claim().catch(() => ({}))
+    this.#phase('quit')
+    await leaving.quit()
+    if (committed) this.#talk.send({ type: 'done', job })
+    await leaving.close()
+    this.#phases.end()
+    this.#talk.close()
+    return makeReport({
+      order: this.#order,
+      switched,
+      run_ms: running,
+      claim,
+      clock: this.#clock.best,
+      phases: this.#phases.times,
+      notes: this.#notes,
+    })
+  }
+
+  #need(): LeavingVm {
+    if (!this.#leaving) throw fail('internal', 'a move without its VM')
+    return this.#leaving
+  }
+
+  /** Everything up to `go`. */
+  async #before(signal: AbortSignal): Promise<SwitchedOver> {
+    const { job, vm, name, from, epoch, mode, limits, tls, mirrors } = this.#order
+    const { migration } = this.#ports
+    // From here on whatever ends the stream, or the other side, ends this too.
+    const limit = AbortSignal.any([signal, this.#talk.lost])
+    this.#phase('offer')
+    this.#leaving = await migration.leave(vm, { job, tls, ...(mirrors ? { mirrors } : {}) }, limit)
+    const { facts } = this.#leaving
+    this.#talk.send({
+      type: 'offer',
+      version: MOVE_PROTOCOL,
+      job,
+      offer: { vm, name, epoch, mode, limits, facts, from },
+    })
+    this.#phase('prepare')
+    const said = await this.#talk.next(['accept', 'refuse'], ACCEPT_MS, limit)
+    if (said.type === 'refuse') throw new WadahError(said.fault)
+    this.#talk.beat()
+    this.#phase('seal')
+    await this.#ports.seal(limit)
+    this.#sealed = true
+    this.#talk.send({ type: 'sealed', job, epoch })
+    const switched = await this.#copy(said, limit)
+    if (switched.how === 'postcopy') await this.#talk.next(['loaded'], LOADED_MS, limit)
+    else limit.throwIfAborted()
+    return switched
+  }
+
+  async #copy(said: Of<'accept'>, limit: AbortSignal): Promise<SwitchedOver> {
+    const { mode, limits } = this.#order
+    const { progress, log } = this.#ports
+    const tell = {
+      phase: (phase: MovePhase) => this.#phase(phase),
+      progress: (p: MoveProgress) => {
+        progress?.(p)
+        this.#talk.send({ type: 'progress', progress: p })
+      },
+      log: (line: string) => {
+        this.#notes.push(line)
+        log(line)
+      },
+    }
+    // The target may give up meanwhile: its QEMU ended, say.
+    const over = new AbortController()
+    const given = this.#talk.next(['abort'], 2 ** 31 - 1, AbortSignal.any([limit, over.signal])).then(
+      () => undefined,
+      (error: unknown) => {
+        if (error instanceof PeerAbort) over.abort(error)
+      },
+    )
+    const peer = new AbortController()
+    over.signal.addEventListener('abort', () => peer.abort(over.signal.reason), { once: true })
+    try {
+      return await this.#need().copy({ mode, limits, to: said.accepted }, tell, AbortSignal.any([limit, peer.signal]))
+    } catch (error) {
+      // QEMU fails a moment before the other host has told why.
+      if (error instanceof WadahError && error.fault.code === 'qemu_failed' && !over.signal.aborted)
+        await Promise.race([given, new Promise((resolve) => setTimeout(resolve, 300))])
+      throw over.signal.reason instanceof PeerAbort ? over.signal.reason : error
+    } finally {
+      if (!over.signal.aborted) over.abort(new Error('over'))
+    }
+  }
+
+  /** Before `go`: the guest runs on here. Returns what is to be told. */
+  async #undo(error: unknown): Promise<unknown> {
+    const { job } = this.#order
+    const told = toFault(error)
+    let after = error
+    try {
+      // `copy` may have come to its end before the failure.
+      if (this.#leaving && told.effect !== 'partial') await this.#leaving.takeBack()
+    } catch (failed) {
+      after = new WadahError({ ...toFault(failed), effect: toFault(failed).effect === 'none' ? 'partial' : 'unknown' }, error)
+    }
+    this.#talk.send({ type: 'abort', job, fault: told })
+    await this.#leaving?.close().catch((e: unknown) => this.#ports.log(`after the move: ${(e as Error).message}`))
+    if (this.#sealed)
+      await this.#ports.unseal().catch((e: unknown) => {
+        this.#ports.log(`the hand-over stays sealed for now: ${(e as Error).message}`)
+        after = new WadahError({ ...toFault(after), effect: 'partial' }, e)
+      })
+    this.#talk.close()
+    return after
+  }
+
+  /** `go`, and everything until the guest is known to run there. When, on the target's clock. */
+  async #goOver(switched: SwitchedOver, signal: AbortSignal): Promise<number> {
+    const { job } = this.#order
+    this.#ports.going?.()
+    this.#went = true
+    this.#talk.send({ type: 'go', job, how: switched.how })
+    this.#phase('start')
+    try {
+      return (await this.#talk.next(['running'], RUNNING_MS, AbortSignal.any([signal, this.#talk.lost]))).run_ms
+    } catch (error) {
+      if (error instanceof PeerAbort && error.undone) throw await this.#tookBack(error)
+      return await this.#afterBreak(error, switched.how, signal)
+    }
+  }
+
+  /** The target has given its word: its QEMU is gone. */
+  async #tookBack(why: unknown): Promise<unknown> {
+    this.#ports.log('the target could not let it run, and has ended its QEMU: it goes on here')
+    return await this.#undo(new WadahError({ ...toFault(why), effect: 'none' }, why))
+  }
+
+  /** Asks both until it is clear. Returns when the guest ran on the target, as it says. */
+  async #afterBreak(why: unknown, how: SwitchedOver['how'], signal: AbortSignal): Promise<number> {
+    this.#notes.push(`after go: ${toFault(why).detail}`)
+    for (const end = performance.now() + RESOLVE_MS; performance.now() < end; ) {
+      const said = await this.#ask(signal)
+      const what = resolveMove(await this.#ports.migration.ask(this.#order.vm), said.state)
+      this.#ports.log(`after a break: the target is ${said.state}: ${what}`)
+      if (what === 'finish') return said.run_ms ?? this.#ports.migration.wall_ms()
+      if (what === 'take-back') throw await this.#tookBack(why)
+      if (what === 'lost') throw fail('qemu_failed', 'No QEMU of this VM is left on either host.', { effect: 'partial' })
+      if (what === 'ask-again') continue
+      // `undo-target` can't be: this side has let go. A source that says otherwise is asked again.
+      if (what === 'undo-target') continue
+      this.#talk.send({ type: 'go', job: this.#order.job, how })
+      try {
+        return (await this.#talk.next(['running'], RUNNING_MS, signal)).run_ms
+      } catch (error) {
+        if (error instanceof PeerAbort && error.undone) throw await this.#tookBack(error)
+        signal.throwIfAborted()
+      }
+    }
+    throw fail('unreachable', 'The guest was handed over, and its new host does not answer: neither host may let it run now.', {
+      effect: 'unknown',
+      remedy: 'when that host can be reached again it goes on by itself; wadah job list',
+    })
+  }
+
+  /** The target's own word, over a new stream. */
+  async #ask(signal: AbortSignal): Promise<Of<'resumed'>> {
+    const { job, vm } = this.#order
+    for (let i = 0; ; i++) {
+      signal.throwIfAborted()
+      if (this.#talk.lost.aborted) {
+        const link = await this.#ports.relink(signal).catch(() => undefined)
+        if (!link) {
+          await pause(RELINK_MS[Math.min(i, RELINK_MS.length - 1)] ?? 1_000, signal)
+          if (i * 2_000 > RESOLVE_MS) return { type: 'resumed', job, state: 'cannot-tell' }
+          continue
+        }
+        this.#talk = new Talk(link, this.#ports.migration.wall_ms, this.#clock)
+        this.#talk.beat()
+      }
+      this.#talk.send({ type: 'resume', version: MOVE_PROTOCOL, job, vm })
+      try {
+        return await this.#talk.next(['resumed'], RUNNING_MS, signal)
+      } catch (error) {
+        if (error instanceof PeerAbort) return { type: 'resumed', job, state: error.undone ? 'undone' : 'cannot-tell' }
+        signal.throwIfAborted()
+      }
+    }
+  }
+
+  async #committed(signal: AbortSignal): Promise<boolean> {
+    for (const end = performance.now() + COMMIT_MS; performance.now() < end; ) {
+      try {
+        await this.#talk.next(['committed'], COMMIT_MS, AbortSignal.any([signal, this.#talk.lost]))
+        return true
+      } catch {
+        signal.throwIfAborted()
+        if ((await this.#ask(signal)).state === 'committed') return true
+      }
+    }
+    throw fail('store_failed', 'The guest runs on its new host, which could not commit it yet.', {
+      effect: 'unknown',
+      remedy: 'it is tried again; wadah job list',
+    })
+  }
+
+  async #follow(signal: AbortSignal): Promise<void> {
+    const leaving = this.#need()
+    while ((await leaving.follow(signal)) === 'paused') {
+      this.#notes.push('post-copy broke and goes on over a new connection')
+      if (this.#talk.lost.aborted) await this.#ask(signal)
+      this.#talk.send({ type: 'recover', job: this.#order.job })
+      const { address } = await this.#talk.next(['recover-at'], RUNNING_MS, signal)
+      await leaving.recover(address, signal)
+    }
+  }
+
+  /** A daemon that was started anew: what it said before is not known, so the target is asked first. */
+  async resume(signal: AbortSignal): Promise<{ moved: boolean }> {
+    const { vm, job } = this.#order
+    this.#sealed = true
+    for (;;) {
+      this.#leaving ??= await this.#ports.migration.rejoinLeaving(vm, job)
+      const { state } = await this.#ask(signal)
+      const what = resolveMove(await this.#ports.migration.ask(vm), state)
+      this.#ports.log(`after a restart: the target is ${state}: ${what}`)
+      if (what === 'finish') {
+        await this.#committed(signal)
+        await this.#leaving?.follow(signal).catch(() => 'completed' as const)
+        await this.#leaving?.quit()
+        this.#talk.send({ type: 'done', job })
+        await this.#leaving?.close()
+        this.#talk.close()
+        return { moved: true }
+      }
+      if (what === 'lost') {
+        await this.#ports.unseal()
+        this.#talk.close()
+        throw fail('qemu_failed', 'No QEMU of this VM is left on either host.', { effect: 'partial' })
+      }
+      if (what === 'take-back') {
+        await this.#leaving?.takeBack()
+        await this.#leaving?.close()
+        await this.#ports.unseal()
+        this.#talk.close()
+        return { moved: false }
+      }
+      if (what === 'go') {
+        this.#talk.send({ type: 'go', job, how: 'precopy' })
+        await this.#talk.next(['running', 'abort'], RUNNING_MS, signal).catch(() => undefined)
+      } else if (what === 'undo-target') {
+        this.#talk.send({ type: 'abort', job, fault: toFault(fail('cancelled', 'The source was started anew.')) })
+        await this.#talk.next(['abort'], RUNNING_MS, signal).catch(() => undefined)
+      } else await pause(1_000, signal)
+    }
+  }
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      signal.removeEventListener('abort', stop)
+      resolve()
+    }, ms)
+    const stop = () => {
+      clearTimeout(timer)
+      reject(signal.reason as Error)
+    }
+    signal.addEventListener('abort', stop, { once: true })
+  })
+}

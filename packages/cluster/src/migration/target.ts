@@ -1,0 +1,344 @@
+/**
+ * The target's side of a move. Its QEMU waits (-S, -incoming); it lets the guest run only with `go` in hand, and gives its word (`undone`) only
+ * when its QEMU is gone. docs/migration.md.
+ */
+import { WadahError, fail, toFault } from '@wadah/api/fault'
+import type { Fault } from '@wadah/api/fault'
+import type {
+  ArrivalRequest,
+  ArrivalState,
+  ArrivingVm,
+  Migration,
+  MoveOffer,
+  MoveProgress,
+} from '@wadah/ports/migration'
+import { MOVE_PROTOCOL, type MessageLink } from './link.ts'
+import { type Of, PeerAbort, Talk } from './talk.ts'
+
+export type MoveInPorts = {
+  migration: Pick<Migration, 'arrive' | 'ask' | 'rejoinArriving' | 'wall_ms'>
+  /**
+   * Looks whether this VM may come here (placement names this host and the epoch of the offer), and says with what: the launch request of
+   * this host's own records, the address to listen on, whether TLS is wanted. @throws what the source is to be told
+   */
+  prepare(
+    job: string,
+    offer: MoveOffer,
+    signal: AbortSignal,
+  ): Promise<Pick<ArrivalRequest, 'request' | 'listen' | 'tls' | 'mirrors'>>
+  /** The placement is this host's from now on: `{host, epoch}`, hand-over gone. Done twice is done once. Tried until it works. */
+  commitMoved(job: string, offer: Pick<MoveOffer, 'vm' | 'epoch'>, signal: AbortSignal): Promise<void>
+  /** What was made beside QEMU (empty volumes) goes again. */
+  undone?(job: string, vm: string): Promise<void>
+  progress?(vm: string, p: MoveProgress): void
+  log(line: string): void
+}
+
+const OFFER_MS = 30_000
+/** Between the accept and `go` lies the copying: as long as a timer can be. */
+const LONGEST_MS = 2 ** 31 - 1
+const DONE_MS = 600_000
+/** After a break a source that still copies has given up by then; one that has let go comes back. */
+const LOST_MS = 60_000
+const RETRY_MS = [100, 500, 2_000, 5_000] as const
+
+/** One move that comes here. */
+export class MoveIn {
+  readonly job: string
+  readonly vm: string
+  /** Settles, never rejects, when all is over: `moved`, or `undone` with the reason. */
+  readonly over: Promise<{ moved: boolean; fault?: Fault }>
+  readonly #offer: Pick<MoveOffer, 'vm' | 'epoch' | 'mode' | 'limits'>
+  readonly #ports: MoveInPorts
+  readonly #stop: AbortSignal
+  readonly #end: (how: { moved: boolean; fault?: Fault }) => void
+  #talk: Talk
+  #arriving: ArrivingVm | undefined
+  #state: ArrivalState = 'waiting'
+  #run_ms: number | undefined
+  #isOver = false
+
+  constructor(
+    job: string,
+    offer: Pick<MoveOffer, 'vm' | 'epoch' | 'mode' | 'limits'>,
+    link: Talk,
+    ports: MoveInPorts,
+    stop: AbortSignal,
+    arriving?: ArrivingVm,
+  ) {
+    this.job = job
+    this.vm = offer.vm
+    this.#offer = offer
+    this.#ports = ports
+    this.#stop = stop
+    this.#talk = link
+    const { promise, resolve } = Promise.withResolvers<{ moved: boolean; fault?: Fault }>()
+    this.over = promise
+    this.#end = (how) => {
+      this.#isOver = true
+      resolve(how)
+    }
+    if (arriving) this.#adopt(arriving)
+  }
+
+  get state(): ArrivalState {
+    return this.#state
+  }
+  get isOver(): boolean {
+    return this.#isOver
+  }
+
+  #adopt(arriving: ArrivingVm): void {
+    this.#arriving = arriving
+    void arriving.gone.then(({ reason }) => {
+      // Its end after `running` is the VM's, not the move's.
+      if (this.#state === 'waiting')
+        void this.#undo(fail('qemu_failed', `QEMU, which waited for the guest, ended: ${reason}.`))
+    })
+  }
+
+  /** From the offer to the accept, then on as the messages come. Never rejects: what goes wrong is told to the source. */
+  async begin(offer: MoveOffer): Promise<void> {
+    const { job } = this
+    const limit = AbortSignal.any([this.#stop, this.#talk.lost])
+    try {
+      const made = await this.#ports.prepare(job, offer, limit)
+      const { mode, limits, facts } = offer
+      const may_postcopy = limits.may_postcopy === true
+      this.#adopt(await this.#ports.migration.arrive({ ...made, job, mode, may_postcopy, facts }, limit))
+      this.#talk.send({ type: 'accept', job, accepted: (this.#arriving as ArrivingVm).accepted })
+    } catch (error) {
+      this.#ports.log(`${this.vm}: refused: ${(error as Error).message}`)
+      await this.#ports.undone?.(job, this.vm).catch((e: unknown) => this.#ports.log(String(e)))
+      this.#state = 'undone'
+      this.#talk.send({ type: 'refuse', job, fault: toFault(error) })
+      this.#end({ moved: false, fault: toFault(error) })
+      return
+    }
+    await this.#serve(this.#talk)
+  }
+
+  /** The source comes back over another stream. What still comes over the old one counts no more. */
+  async resume(talk: Talk): Promise<void> {
+    const old = this.#talk
+    this.#talk = talk
+    old.close()
+    await this.#serve(talk, true)
+  }
+
+  async #answer(talk: Talk): Promise<void> {
+    const { job } = this
+    talk.send({
+      type: 'resumed',
+      job,
+      state: this.#state,
+      ...(this.#run_ms === undefined ? {} : { run_ms: this.#run_ms }),
+    })
+  }
+
+  /** Does what the source says, until it says no more. */
+  async #serve(talk: Talk, resumed = false): Promise<void> {
+    talk.onProgress = ({ progress }) => this.#ports.progress?.(this.vm, progress)
+    talk.beat()
+    if (resumed) await this.#answer(talk)
+    else this.#tellLoaded(talk)
+    try {
+      while (talk === this.#talk && !this.#isOver) {
+        const m = await talk.next(['go', 'sealed', 'resume', 'recover', 'done'], LONGEST_MS, this.#stop)
+        if (talk !== this.#talk) return
+        if (m.type === 'go') await this.#go(talk, m)
+        else if (m.type === 'resume') await this.#answer(talk)
+        else if (m.type === 'recover') await this.#recover(talk)
+        else if (m.type === 'done') return this.#done()
+      }
+    } catch (error) {
+      if (talk !== this.#talk || this.#isOver) return
+      if (error instanceof PeerAbort) return void (await this.#undo(error))
+      if (this.#stop.aborted) return
+      this.#ports.log(`${this.vm}: ${(error as Error).message}`)
+      // Running: all that matters is done or being done. Waiting: the source comes back, or QEMU ends with it (`gone`).
+      if (this.#state === 'committed') this.#done()
+      else if (this.#state === 'waiting') setTimeout(() => void this.#deserted(talk), LOST_MS).unref()
+    }
+  }
+
+  /** Post-copy: nobody but us can say when it may run. */
+  #tellLoaded(talk: Talk): void {
+    const { mode, limits } = this.#offer
+    if (mode === 'precopy' || (mode === 'auto' && !limits.may_postcopy)) return
+    const limit = AbortSignal.any([this.#stop, talk.lost])
+    void this.#arriving
+      ?.loaded('postcopy', limit)
+      .then(() => talk.send({ type: 'loaded', job: this.job }))
+      .catch(() => {})
+  }
+
+  async #go(talk: Talk, { how }: Of<'go'>): Promise<void> {
+    const { job } = this
+    if (this.#state === 'running' || this.#state === 'committed') {
+      talk.send({ type: 'running', job, run_ms: this.#run_ms ?? this.#ports.migration.wall_ms() })
+      if (this.#state === 'committed') talk.send({ type: 'committed', job })
+      return
+    }
+    const arriving = this.#arriving
+    if (!arriving || this.#state !== 'waiting') return this.#sayUndone(talk, fail('gone', 'The move was undone here.'))
+    try {
+      const { run_ms } = await arriving.go(this.#stop)
+      this.#state = 'running'
+      this.#run_ms = run_ms
+    } catch (error) {
+      // It could not run, or nobody can tell: it is asked, and only a QEMU that is proved never to have run is ended.
+      const is = await this.#ports.migration.ask(this.vm)
+      if (is.is === 'there' && is.status === 'running') this.#state = 'running'
+      else if (is.is === 'unknown') {
+        this.#state = 'cannot-tell'
+        throw error
+      } else return void (await this.#undo(error))
+    }
+    talk.send({ type: 'running', job, run_ms: this.#run_ms ?? this.#ports.migration.wall_ms() })
+    void this.#settle(how)
+  }
+
+  async #settle(how: 'precopy' | 'postcopy'): Promise<void> {
+    const settled = this.#arriving
+      ?.settle(how, this.#stop)
+      .catch((error: unknown) => this.#ports.log(`${this.vm}: after the move: ${(error as Error).message}`))
+    for (let i = 0; !this.#stop.aborted; i++) {
+      try {
+        await this.#ports.commitMoved(this.job, this.#offer, this.#stop)
+        this.#state = 'committed'
+        this.#talk.send({ type: 'committed', job: this.job })
+        break
+      } catch (error) {
+        this.#ports.log(`${this.vm}: it runs here, and could not be committed: ${(error as Error).message}`)
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS[Math.min(i, RETRY_MS.length - 1)]).unref())
+      }
+    }
+    await settled
+    // The source says `done`, or its host is gone: there is nothing to wait for then.
+    setTimeout(() => this.#done(), DONE_MS).unref()
+  }
+
+  async #recover(talk: Talk): Promise<void> {
+    const address = await this.#arriving?.recover(this.#stop)
+    if (address) talk.send({ type: 'recover-at', job: this.job, address })
+  }
+
+  #done(): void {
+    if (this.#isOver) return
+    this.#talk.close()
+    this.#end({ moved: true })
+  }
+
+  #sayUndone(talk: Talk, error: unknown): void {
+    talk.send({ type: 'abort', job: this.job, fault: toFault(error), undone: true })
+  }
+
+  /** Nobody came back. What has been loaded whole may be the only guest there is: that waits, for the source or for whoever decides. */
+  async #deserted(talk: Talk): Promise<void> {
+    if (talk !== this.#talk || this.#state !== 'waiting' || this.#stop.aborted) return
+    const is = await this.#ports.migration.ask(this.vm)
+    if (is.is === 'there' && is.status === 'inmigrate')
+      await this.#undo(fail('unreachable', `The source was not heard of for ${LOST_MS / 1000} s.`))
+  }
+
+  /** Ends the QEMU that waits; then, and only then, says so. */
+  async #undo(why: unknown): Promise<void> {
+    if (this.#state !== 'waiting') return
+    this.#state = 'cannot-tell'
+    const told = why instanceof WadahError ? why : fail('internal', (why as Error).message)
+    try {
+      await this.#arriving?.undo()
+      await this.#ports.undone?.(this.job, this.vm)
+      this.#state = 'undone'
+    } catch (error) {
+      this.#ports.log(`${this.vm}: what was made for the move can't be taken back: ${(error as Error).message}`)
+      return
+    }
+    this.#ports.log(`${this.vm}: undone: ${told.fault.detail}`)
+    this.#sayUndone(this.#talk, told)
+    this.#end({ moved: false, fault: told.fault })
+  }
+
+  /** Found running after a restart of this daemon. */
+  runs(): void {
+    this.#state = 'running'
+    void this.#settle('precopy')
+  }
+
+  /** Somebody with the right to decide gives it up: the source's host is gone for good, say. Not once `go` was heard. */
+  async giveUp(why: WadahError): Promise<boolean> {
+    await this.#undo(why)
+    return this.#state === 'undone'
+  }
+}
+
+/** All moves that come to this host: whoever takes a stream from another daemon hands it here. */
+export class Arrivals {
+  readonly #ports: MoveInPorts
+  readonly #stop: AbortSignal
+  readonly #moves = new Map<string, MoveIn>()
+
+  constructor(ports: MoveInPorts, stop: AbortSignal) {
+    this.#ports = ports
+    this.#stop = stop
+  }
+
+  get(job: string): MoveIn | undefined {
+    return this.#moves.get(job)
+  }
+
+  /** A stream that another daemon opened for a move. Resolves when there is no more to be done on it. */
+  async handle(link: MessageLink): Promise<void> {
+    const talk = new Talk(link, this.#ports.migration.wall_ms)
+    let first: Of<'offer'> | Of<'resume'>
+    try {
+      first = await talk.next(['offer', 'resume'], OFFER_MS, this.#stop)
+    } catch {
+      return talk.close()
+    }
+    const { job, version } = first
+    if (version !== MOVE_PROTOCOL) {
+      const why = `Moves are spoken in version ${MOVE_PROTOCOL} here, and in version ${version} there.`
+      talk.send({ type: 'refuse', job, fault: toFault(fail('host_lacks', why, { remedy: 'upgrade the older host' })) })
+      return talk.close()
+    }
+    if (first.type === 'resume') return this.#resume(talk, first)
+    const { offer } = first
+    const there = this.#moves.get(job)
+    if (there && !there.isOver) {
+      talk.send({ type: 'refuse', job, fault: toFault(fail('busy', 'This move is under way already.')) })
+      return talk.close()
+    }
+    const move = new MoveIn(job, offer, talk, this.#ports, this.#stop)
+    this.#moves.set(job, move)
+    await move.begin(offer)
+  }
+
+  async #resume(talk: Talk, { job, vm }: Of<'resume'>): Promise<void> {
+    let move = this.#moves.get(job)
+    if (!move) {
+      // This daemon was started anew, or never heard of it: its machine knows.
+      const is = await this.#ports.migration.ask(vm)
+      const arriving = await this.#ports.migration.rejoinArriving(vm, job).catch(() => undefined)
+      if (!arriving) {
+        let state: ArrivalState = is.is === 'gone' ? 'unknown' : 'cannot-tell'
+        if (is.is === 'there' && is.status === 'running') {
+          // It runs, and whoever let it may have died before it could commit that.
+          const { epoch } = is
+          state = await this.#ports.commitMoved(job, { vm, epoch }, this.#stop).then(
+            () => 'committed' as const,
+            () => 'running' as const,
+          )
+        }
+        talk.send({ type: 'resumed', job, state })
+        return
+      }
+      const offer = { vm, epoch: arriving.epoch, mode: 'precopy' as const, limits: { max_stall_ms: 0 } }
+      move = new MoveIn(job, offer, talk, this.#ports, this.#stop, arriving)
+      if (is.is === 'there' && is.status === 'running') move.runs()
+      this.#moves.set(job, move)
+    }
+    await move.resume(talk)
+  }
+}
