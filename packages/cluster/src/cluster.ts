@@ -33,6 +33,9 @@ import { Storage } from './storage/service.ts'
 import { Transfers, sweepImports } from './transfers.ts'
 import { DEFAULT_POOL } from './storage/find-pool.ts'
 import { DEFAULT_NETWORK } from './vms/create.ts'
+import { arrivals } from './vms/arrive.ts'
+import { migrateVm } from './vms/migrate.ts'
+import { Arrivals } from './migration/target.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
 import { resizeVolumeJob } from './storage/resize.ts'
 import { adoptAll, keepStatuses, sweepTaps } from './vms/keeper.ts'
@@ -53,7 +56,12 @@ export type ClusterOptions = {
   log: (line: string) => void
   onUnforeseen: (error: unknown, where: string) => void
   /** In a cluster: which host this is, and what is known of the store. */
-  member?: { hostId: string; membership: Membership; cpuFlags: () => Promise<string[]> }
+  member?: {
+    hostId: string
+    membership: Membership
+    cpuFlags: () => Promise<string[]>
+    others: (deps: Deps) => Required<Pick<Deps, 'askHost' | 'haveImage' | 'moves'>>
+  }
 }
 
 export type Cluster = {
@@ -62,6 +70,8 @@ export type Cluster = {
   hostId: string
   engine: JobEngine<Deps>
   deps: Deps
+  /** Moves that come to this host. */
+  arrivals: Arrivals
   stop(): Promise<void>
 }
 
@@ -86,6 +96,8 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     log: o.log,
   }
   const deps: Deps = { ...base, syncNetworks: networkSync(base) }
+  // Jobs that go on may need them at once.
+  if (o.member) Object.assign(deps, o.member.others(deps))
   const engine = new JobEngine<Deps>({
     store: o.store,
     hostId,
@@ -113,12 +125,13 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       revertSnapshot,
       deleteSnapshot,
       tidySnapshots,
+      migrateVm,
     ],
     deps,
     logDir: o.jobLogs,
     clock: o.clock,
     randomBytes: o.randomBytes,
-    lanes: { import: 4, ...o.lanes, wait: 1000 },
+    lanes: { import: 4, move: 4, ...o.lanes, wait: 1000 },
     onUnforeseen: o.onUnforeseen,
   })
   const pending = new Pending()
@@ -168,6 +181,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     hostId,
     engine,
     deps,
+    arrivals: new Arrivals(arrivals(deps), ending.signal),
     async stop() {
       followed()
       unschedule()

@@ -8,6 +8,7 @@ import type { Clock } from '@wadah/store/clock'
 import { StoreError } from '@wadah/store/errors'
 import { type Check, type Kind, type Rec, type Store, type Write } from '@wadah/store/store'
 import { storeFault } from './jobs/faults.ts'
+import type { MessageLink } from './migration/link.ts'
 import type { Children } from './host/children.ts'
 import { indexKeys, indexKind } from './records.ts'
 
@@ -40,6 +41,8 @@ export type Deps = {
   syncNetworks: () => Promise<void>
   /** In a cluster: a question to another host, by path. */
   askHost?: <T>(host: string, path: string, body: unknown, timeout_ms: number) => Promise<T>
+  /** In a cluster: a stream to another host for a move. */
+  moves?: { open(host: string, signal: AbortSignal): Promise<MessageLink> }
   /** In a cluster: gets the files of an image that another host has. */
   haveImage?: (image: string) => Promise<void>
   /** Jobs of VMs that jobs of the host ask for; there once the services are. */

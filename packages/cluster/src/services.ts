@@ -1,5 +1,6 @@
 /** What routes call: one function for each thing the API can do. Types only; the implementations lie beside. */
 import type { Cluster, ClusterHost, JoinToken, JoinTokenCreate } from '@wadah/api/schema/cluster'
+import type { VmMigrate } from '@wadah/api/schema/migration'
 import type { HostDevices } from '@wadah/api/schema/devices'
 import type { Subject } from '@wadah/api/schema/access'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
@@ -55,6 +56,7 @@ export interface VmService {
   stop(caller: Caller, ref: string): Promise<Job>
   shutdown(caller: Caller, ref: string, body: { timeout_s?: number; force?: boolean }): Promise<Job>
   clone(caller: Caller, ref: string, body: { name: string; start?: boolean }): Promise<Job>
+  migrate(caller: Caller, ref: string, body: VmMigrate): Promise<Job>
   reset(caller: Caller, ref: string): Promise<Vm>
   pause(caller: Caller, ref: string): Promise<Vm>
   resume(caller: Caller, ref: string): Promise<Vm>

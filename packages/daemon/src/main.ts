@@ -28,7 +28,7 @@ import { ClusterRuntime } from './cluster/runtime.ts'
 import { cpuFacts } from '@wadah/host/engine/facts'
 import { passOnTo } from './peers/forward.ts'
 import { textOf } from './peers/client.ts'
-import { consoles, imageFetcher, openedHere } from './peers/streams.ts'
+import { consoles, openedHere } from './peers/streams.ts'
 import { whereOf } from './peers/where.ts'
 import type { MapEvent } from './http/events.ts'
 import { startServer } from './http/listen.ts'
@@ -137,6 +137,7 @@ async function main(config: DaemonConfig): Promise<void> {
             hostId: identity.host,
             membership: runtime.membership,
             cpuFlags: async () => [...(await cpuFacts()).flags].toSorted(),
+            others: (deps) => runtime.others(deps),
           },
         }
       : {}),
@@ -170,14 +171,12 @@ async function main(config: DaemonConfig): Promise<void> {
     },
   })
   if (runtime) {
-    cluster.deps.askHost = (host, path, body, timeout_ms) => runtime.peers.ask(host, path, body, { timeout_ms })
-    cluster.deps.haveImage = imageFetcher(cluster.deps, runtime.peers)
     await runtime.serve(cluster, server, {
       asked: {
         [POOL_PATH]: (body) => answerPool(cluster.deps, body),
         [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
       },
-      opened: openedHere(cluster.deps, cluster.services.vms),
+      opened: openedHere(cluster.deps, cluster.services.vms, cluster.arrivals),
     })
   }
   await announce(config, cluster.view, server)

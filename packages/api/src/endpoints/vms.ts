@@ -12,6 +12,7 @@ import {
   HealthSchema,
   VmLogSchema,
 } from '../schema/guest.ts'
+import { VmMigrateSchema } from '../schema/migration.ts'
 import { JobSchema } from '../schema/job.ts'
 import { VM_STATES, VmCreateSchema, VmEditSchema, VmSchema } from '../schema/vm.ts'
 
@@ -146,6 +147,19 @@ export const vms = {
       timeout_s: Type.Optional(Type.Integer({ minimum: 1, maximum: 3600, default: 120 })),
       force: Type.Optional(Type.Boolean({ default: false, description: 'stop it when the time is over' })),
     }),
+    response: JobSchema,
+  }),
+  migrate: endpoint({
+    id: 'vms.migrate',
+    method: 'POST',
+    path: '/v1/vms/{vm}/migrate',
+    summary: 'Move a VM to another host, running or stopped; the result of the job says what the guest felt of it',
+    tag,
+    needs: 'full',
+    answer: 'job',
+    params,
+    query: WaitQuerySchema,
+    body: VmMigrateSchema,
     response: JobSchema,
   }),
   reset: direct('reset', 'Reset, like the button'),

@@ -402,6 +402,7 @@ export const VM_ACTIONS = [
   'delete',
   'edit',
   'clone',
+  'migrate',
   'snapshot',
   'revert',
   'exec',

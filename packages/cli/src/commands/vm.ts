@@ -13,6 +13,7 @@ import { exec } from './vm/exec.ts'
 import { export_ } from './vm/export.ts'
 import { list } from './vm/list.ts'
 import { log } from './vm/log.ts'
+import { migrate } from './vm/migrate.ts'
 import { pause } from './vm/pause.ts'
 import { reset } from './vm/reset.ts'
 import { resume } from './vm/resume.ts'
@@ -35,6 +36,7 @@ export const register: Register = (group, cli) => {
     resume,
     edit,
     clone,
+    migrate,
     delete_,
     exec,
     export_,

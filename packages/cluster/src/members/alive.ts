@@ -43,7 +43,14 @@ export async function stayAlive(deps: Deps, version: string, facts: OwnFacts, si
 }
 
 async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: AbortSignal): Promise<void> {
+  // A pool or a network that came is looked for at once: a VM may want to go there.
+  let wake: AbortController | undefined
+  const off = deps.view.subscribe((changes) => {
+    if (changes.some((c) => c.kind === poolKind.name || c.kind === networkKind.name)) wake?.abort()
+  })
+  signal.addEventListener('abort', off, { once: true })
   while (!signal.aborted) {
+    wake = new AbortController()
     try {
       const { facts, cpu_flags } = await own()
       const next = factsRecord(facts, cpu_flags, version, await reachedBy(deps), deps.clock.now_ms())
@@ -52,7 +59,7 @@ async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: Abo
     } catch (error) {
       if (!signal.aborted) deps.log(`facts of this host: ${(error as Error).message}`)
     }
-    await sleep(deps.clock, FACTS_MS, signal).catch(() => undefined)
+    await sleep(deps.clock, FACTS_MS, AbortSignal.any([signal, wake.signal])).catch(() => undefined)
   }
 }
 

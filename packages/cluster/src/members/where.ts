@@ -37,7 +37,6 @@ const ANYWHERE = new Set([
   'volumes.get',
   'pools.list',
   'jobs.list',
-  'jobs.get',
 ])
 
 /** The id of the host that must carry it out; undefined: whoever was asked. */
@@ -45,6 +44,8 @@ export function whereIs(view: View, project: string, asked: Asked): string | und
   const { id, params, query, body } = asked
   if (typeof query['host'] === 'string') return hostNamed(view, query['host'])
   if (ANYWHERE.has(id)) return undefined
+  // To wait for it one must be where it is carried out; to look at it not.
+  if (id === 'jobs.get' && query['wait'] === undefined) return undefined
   if (params['vm'] !== undefined) return ofVm(view, project, params['vm'])
   if (params['job'] !== undefined) return view.get(jobKind, params['job'])?.value.executor.host
   if (params['volume'] !== undefined) return ofVolume(view, find(view, 'volume', project, params['volume']))

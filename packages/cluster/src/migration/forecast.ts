@@ -29,11 +29,24 @@ export function forecast(input: ForecastInput): MoveForecast {
   const used = Math.min(ram_bytes, input.used_bytes ?? ram_bytes)
   const dirty = input.dirty_bytes_per_s ?? 0
   if (!(speed > 0))
-    return { converges: false, rounds: 0, total_ms: 0, stall_ms: 0, bytes: 0, why: 'the speed of the link is not known' }
+    return {
+      converges: false,
+      rounds: 0,
+      total_ms: 0,
+      stall_ms: 0,
+      bytes: 0,
+      why: 'the speed of the link is not known',
+    }
   const ms = (bytes: number) => (bytes / speed) * 1000
   const unknown = input.dirty_bytes_per_s === undefined ? 'how fast the guest writes is not known' : undefined
   if (mode === 'postcopy')
-    return done({ converges: true, rounds: 0, stall_ms: fixed_ms, bytes: used + disk_bytes, total_ms: ms(used + disk_bytes) })
+    return done({
+      converges: true,
+      rounds: 0,
+      stall_ms: fixed_ms,
+      bytes: used + disk_bytes,
+      total_ms: ms(used + disk_bytes),
+    })
   const room = Math.max(0, limits.max_stall_ms - fixed_ms)
   const most = mode === 'hybrid' ? (limits.rounds ?? 1) : MAX_ROUNDS
   let left = used
@@ -80,7 +93,8 @@ export function compared(
   forecast_: MoveForecast,
   found: Pick<MoveReport, 'stall_ms' | 'total_ms' | 'claim'>,
 ): NonNullable<MoveReport['ratio']> {
-  const ratio = (a: number | undefined, b: number) => (a !== undefined && b > 0 ? Math.round((a / b) * 100) / 100 : undefined)
+  const ratio = (a: number | undefined, b: number) =>
+    a !== undefined && b > 0 ? Math.round((a / b) * 100) / 100 : undefined
   const stall = ratio(found.stall_ms, forecast_.stall_ms)
   const total = ratio(found.total_ms, forecast_.total_ms)
   const bytes = ratio(found.claim.sent_bytes, forecast_.bytes)

@@ -65,9 +65,10 @@ export function streamLink(stream: Duplex): MessageLink {
     resolve(why)
     stream.destroy()
   }
-  stream.setEncoding('utf8')
-  stream.on('data', (text: string) => {
-    const lines = (rest + text).split('\n')
+  // Not the stream's own: sockets of an HTTP server refuse to be given an encoding.
+  const decoder = new TextDecoder()
+  stream.on('data', (part: Uint8Array) => {
+    const lines = (rest + decoder.decode(part, { stream: true })).split('\n')
     rest = lines.pop() ?? ''
     if (rest.length > MAX_LINE) return end('the other daemon sent a line without an end')
     try {

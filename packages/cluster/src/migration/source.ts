@@ -224,7 +224,10 @@ class Source {
       // `copy` may have come to its end before the failure.
       if (this.#leaving && told.effect !== 'partial') await this.#leaving.takeBack()
     } catch (failed) {
-      after = new WadahError({ ...toFault(failed), effect: toFault(failed).effect === 'none' ? 'partial' : 'unknown' }, error)
+      after = new WadahError(
+        { ...toFault(failed), effect: toFault(failed).effect === 'none' ? 'partial' : 'unknown' },
+        error,
+      )
     }
     this.#talk.send({ type: 'abort', job, fault: told })
     await this.#leaving?.close().catch((e: unknown) => this.#ports.log(`after the move: ${(e as Error).message}`))
@@ -267,7 +270,8 @@ class Source {
       this.#ports.log(`after a break: the target is ${said.state}: ${what}`)
       if (what === 'finish') return said.run_ms ?? this.#ports.migration.wall_ms()
       if (what === 'take-back') throw await this.#tookBack(why)
-      if (what === 'lost') throw fail('qemu_failed', 'No QEMU of this VM is left on either host.', { effect: 'partial' })
+      if (what === 'lost')
+        throw fail('qemu_failed', 'No QEMU of this VM is left on either host.', { effect: 'partial' })
       if (what === 'ask-again') continue
       // `undo-target` can't be: this side has let go. A source that says otherwise is asked again.
       if (what === 'undo-target') continue
@@ -279,10 +283,14 @@ class Source {
         signal.throwIfAborted()
       }
     }
-    throw fail('unreachable', 'The guest was handed over, and its new host does not answer: neither host may let it run now.', {
-      effect: 'unknown',
-      remedy: 'when that host can be reached again it goes on by itself; wadah job list',
-    })
+    throw fail(
+      'unreachable',
+      'The guest was handed over, and its new host does not answer: neither host may let it run now.',
+      {
+        effect: 'unknown',
+        remedy: 'when that host can be reached again it goes on by itself; wadah job list',
+      },
+    )
   }
 
   /** The target's own word, over a new stream. */

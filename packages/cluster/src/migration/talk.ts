@@ -91,7 +91,8 @@ export class Talk {
     }
     const stop = () => reject(signal.reason as Error)
     const timer = setTimeout(
-      () => reject(fail('timeout', `The other host did not say "${types.join('" or "')}" within ${timeout_ms / 1000} s.`)),
+      () =>
+        reject(fail('timeout', `The other host did not say "${types.join('" or "')}" within ${timeout_ms / 1000} s.`)),
       timeout_ms,
     )
     signal.addEventListener('abort', stop, { once: true })

@@ -44,6 +44,18 @@ export function statusAfter(before: StatusRecord | undefined, seen: Observed): S
   }
 }
 
+/** For a VM that became this host's just now: nothing of it may be observed for a long time. */
+export async function recordNow(deps: Deps, vm: string): Promise<void> {
+  const seen = await deps.machine.observe(vm)
+  for (let i = 1; ; i += 1) {
+    try {
+      return await record(deps, seen)
+    } catch (error) {
+      if (i >= ADOPT_TRIES || !(error instanceof WadahError) || error.fault.code !== 'conflict') throw error
+    }
+  }
+}
+
 /** Runs until `signal` aborts. */
 export async function keepStatuses(deps: Deps, signal: AbortSignal): Promise<void> {
   const latest = new Map<string, Observed>()

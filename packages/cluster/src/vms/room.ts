@@ -1,12 +1,14 @@
 /** Whether there is memory for a VM to run. */
 import { fail } from '@wadah/api/fault'
 import type { Deps } from '../context.ts'
-import { type VmRecord, statusKind, vmKind } from '../records.ts'
+import { type VmRecord, placementKind, statusKind, vmKind } from '../records.ts'
 
 /** RAM that is promised to VMs which run, this one added. */
 export function checkRoomToRun(deps: Deps, vm: Pick<VmRecord, 'id' | 'spec'>, field?: string): void {
   let promised = vm.spec.memory_mib
   for (const { id, value } of deps.view.list(statusKind)) {
+    // Those of other hosts have their RAM there.
+    if ((deps.view.get(placementKind, id)?.value.host ?? deps.hostId) !== deps.hostId) continue
     if (id === vm.id || value.state === 'stopped' || value.state === 'absent') continue
     promised += deps.view.get(vmKind, id)?.value.spec.memory_mib ?? 0
   }

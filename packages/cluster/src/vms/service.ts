@@ -33,6 +33,8 @@ import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../serv
 import { makeVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
 import { freeMac } from './allocate.ts'
+import type { VmMigrate } from '@wadah/api/schema/migration'
+import { askToMove } from './migrate.ts'
 import { newUid } from './uids.ts'
 import { allow, jobOn, vmTarget } from './allow.ts'
 import {
@@ -191,6 +193,12 @@ export class Vms implements VmService {
     this.#allow(caller, vm, 'shutdown')
     const params = { vm: vm.id, name: vm.value.name, timeout_s: body.timeout_s ?? 120, force: body.force ?? false }
     return this.#lifecycle(caller, vm, shutdownVm, params, 'stopped')
+  }
+
+  async migrate(caller: Caller, ref: string, body: VmMigrate): Promise<Job> {
+    const vm = this.#find(caller, ref)
+    this.#allow(caller, vm, 'migrate')
+    return askToMove(this.#deps, this.#engine, caller, vm, body)
   }
 
   /** For the host's own end: in order, then by the plug; what is wanted stays. */

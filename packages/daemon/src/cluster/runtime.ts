@@ -20,6 +20,8 @@ import type { DaemonConfig } from '../config.ts'
 import type { Built } from '../http/server.ts'
 import { PeerClient } from '../peers/client.ts'
 import { admitHost, endToken } from '../peers/join-server.ts'
+import { imageFetcher, MOVE_PATH } from '../peers/streams.ts'
+import { streamLink } from '@wadah/cluster/migration/link'
 import { type PeerHandlers, PeerServer } from '../peers/listen.ts'
 import { VERSION } from '../version.ts'
 import { workerUrl } from '../worker-url.ts'
@@ -87,6 +89,17 @@ export class ClusterRuntime {
 
   get identity(): Identity {
     return this.#identity
+  }
+
+  /** The ways to the other hosts that the rooms within use. */
+  others(deps: Deps): Required<Pick<Deps, 'askHost' | 'haveImage' | 'moves'>> {
+    this.#deps = deps
+    const { peers } = this
+    return {
+      askHost: (host, path, body, timeout_ms) => peers.ask(host, path, body, { timeout_ms }),
+      haveImage: imageFetcher(deps, peers),
+      moves: { open: async (host, signal) => streamLink(await peers.open(host, MOVE_PATH, signal)) },
+    }
   }
 
   readonly membership: Membership = {

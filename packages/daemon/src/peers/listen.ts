@@ -55,7 +55,13 @@ export class PeerServer {
     this.#server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
       socket.on('error', () => socket.destroy())
       if (head.length > 0) socket.unshift(head)
-      this.#upgrade(request, socket).catch((error: unknown) => refuse(socket, toFault(error)))
+      this.#upgrade(request, socket).catch((error: unknown) => {
+        if (toFault(error).code === 'internal')
+          this.#handlers.log(`peers: ${request.url ?? ''}: ${(error as Error).stack ?? String(error)}`)
+        // Once it is a stream an answer would only be taken for a part of it.
+        if ((socket as Socket).bytesWritten > 0) socket.destroy()
+        else refuse(socket, toFault(error))
+      })
     })
     this.#server.on('secureConnection', (socket: TLSSocket) => {
       this.#sockets.add(socket)

@@ -6,20 +6,27 @@ import { fail } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
 import type { Deps } from '@wadah/cluster/context'
 import { ofImage } from '@wadah/cluster/members/where'
+import { streamLink } from '@wadah/cluster/migration/link'
+import type { Arrivals } from '@wadah/cluster/migration/target'
 import { imageKind, placementKind } from '@wadah/cluster/records'
 import type { VmService } from '@wadah/cluster/services'
 import type { ConsoleStream, ConsoleTarget } from '@wadah/ports/machine'
 import type { PeerClient } from './client.ts'
 import { type PeerHandlers, UPGRADED } from './listen.ts'
 
+export const MOVE_PATH = '/peer/v1/move'
 const OPEN_MS = 10_000
 const IMAGE_MS = 600_000
 const FILES = ['kernel', 'initrd', 'iso'] as const
 type File = (typeof FILES)[number]
 
 /** What other hosts may open here. */
-export function openedHere(deps: Deps, vms: Pick<VmService, 'console'>): PeerHandlers['opened'] {
+export function openedHere(deps: Deps, vms: Pick<VmService, 'console'>, arrivals: Arrivals): PeerHandlers['opened'] {
   return {
+    [MOVE_PATH]: async (_query, _host, socket) => {
+      socket.write(UPGRADED)
+      await arrivals.handle(streamLink(socket))
+    },
     '/peer/v1/console': async (query, _host, socket) => {
       const [vm, kind, port] = [query.get('vm') ?? '', query.get('kind'), Number(query.get('port') ?? 0)]
       if (!isId(vm) || (kind !== 'serial' && kind !== 'vnc')) throw fail('malformed', 'This is no console.')

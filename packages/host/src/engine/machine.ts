@@ -395,7 +395,8 @@ export class HostMachine implements Machine {
       if (plan.local.incoming !== undefined && !plan.local.warm) await loaded(running, signal)
       await throttle(running, plan.local.disks)
       // A balloon comes as it is, with the guest.
-      if (prepared?.request.spec.balloon_mib && !plan.local.arriving) await this.#balloon(running, prepared.request.spec.balloon_mib)
+      if (prepared?.request.spec.balloon_mib && !plan.local.arriving)
+        await this.#balloon(running, prepared.request.spec.balloon_mib)
       if (plan.local.warm) await this.warm.begin(running, plan, signal)
       else if (how === 'fresh') await running.execute('cont')
       // A clone is not itself before its network is up: `warm.connect`.

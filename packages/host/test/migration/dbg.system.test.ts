@@ -11,10 +11,24 @@ test('dbg', async () => {
       for (let j = 0; j < 6; j++) {
         const t0 = performance.now()
         const r = await kit.sh(b, vm, 'echo ok').catch((e: Error) => e.message.slice(0, 60))
-        console.log(i, j, r, Math.round(performance.now() - t0), 'ticks', ticksOf((await b.serialLog(vm, 200)).text).slice(-2).join(' '))
+        console.log(
+          i,
+          j,
+          r,
+          Math.round(performance.now() - t0),
+          'ticks',
+          ticksOf((await b.serialLog(vm, 200)).text)
+            .slice(-2)
+            .join(' '),
+        )
         await new Promise((r2) => setTimeout(r2, 300))
       }
-      console.log((await b.serialLog(vm, 3000)).text.split('\n').filter((l) => !l.includes('tick')).join('|'))
+      console.log(
+        (await b.serialLog(vm, 3000)).text
+          .split('\n')
+          .filter((l) => !l.includes('tick'))
+          .join('|'),
+      )
       await b.stop(vm)
     }
     expect(1).toBe(1)

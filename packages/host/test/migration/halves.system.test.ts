@@ -34,14 +34,18 @@ describe('the halves of a move', () => {
     const tell = { progress: () => {}, phase: () => {}, log: () => {} }
     const switched = await leaving.copy(order, tell, never)
     const { run_ms } = await arriving.go(never)
-    console.log(`tls ${tls}: stall ${(run_ms - switched.stop_ms).toFixed(1)} ms, ${JSON.stringify(await leaving.claim())}`)
+    console.log(
+      `tls ${tls}: stall ${(run_ms - switched.stop_ms).toFixed(1)} ms, ${JSON.stringify(await leaving.claim())}`,
+    )
     await arriving.settle('precopy', never)
     await leaving.quit()
     await leaving.close()
     expect(await a.observe(vm)).toMatchObject({ state: 'stopped' })
     expect(await b.observe(vm)).toMatchObject({ state: 'running', epoch: 2, agent: 'connected' })
     expect(await kit.sh(b, vm, 'md5sum </fill/kept')).toBe(sum)
-    expect(await kit.sh(b, vm, 'echo hello | dd of=/dev/vda bs=512 conv=fsync,sync 2>/dev/null; head -c 5 /dev/vda')).toBe('hello')
+    expect(
+      await kit.sh(b, vm, 'echo hello | dd of=/dev/vda bs=512 conv=fsync,sync 2>/dev/null; head -c 5 /dev/vda'),
+    ).toBe('hello')
     const ticks = ticksOf((await b.serialLog(vm, 65_536)).text)
     expect(ticks.length).toBeGreaterThan(3)
     await b.stop(vm)

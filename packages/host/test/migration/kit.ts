@@ -47,7 +47,12 @@ export async function pairKit() {
   /** With a disk in the shared pool, unless said. */
   async function request(over: { memory_mib?: number; disk?: boolean } = {}): Promise<LaunchRequest> {
     const vm = newId('vm', randomBytes)
-    const volume: VolumeDefinition = { id: newId('volume', randomBytes), pool: pool.id, format: 'qcow2', size_bytes: 2 ** 25 }
+    const volume: VolumeDefinition = {
+      id: newId('volume', randomBytes),
+      pool: pool.id,
+      format: 'qcow2',
+      size_bytes: 2 ** 25,
+    }
     const disk = over.disk !== false
     if (disk) {
       await a.volumes.create(pool, volume, { signal: never })

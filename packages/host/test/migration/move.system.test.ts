@@ -40,7 +40,12 @@ describe('a move', () => {
     const sum = await kit.sh(a, vm, TICKS)
     if (mib > 0) await kit.sh(a, vm, dirty(mib))
     const { report, placement } = await move(kit, request, a, b, { tls })
-    console.log(JSON.stringify({ ...report, phases: report.phases.map((p) => `${p.phase} ${Math.round((p.end_ms ?? 0) - p.begin_ms)}`) }))
+    console.log(
+      JSON.stringify({
+        ...report,
+        phases: report.phases.map((p) => `${p.phase} ${Math.round((p.end_ms ?? 0) - p.begin_ms)}`),
+      }),
+    )
     expect(report.how).toBe('precopy')
     expect(report.stall_ms).toBeGreaterThan(0)
     expect(report.clock.samples).toBeGreaterThan(0)

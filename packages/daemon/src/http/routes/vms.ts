@@ -18,6 +18,7 @@ export function vmRoutes({ vms }: Services, consoles: Consoles): Binding[] {
     bind(e.start, ({ caller, params }) => vms.start(caller, params.vm)),
     bind(e.stop, ({ caller, params }) => vms.stop(caller, params.vm)),
     bind(e.shutdown, ({ caller, params, body }) => vms.shutdown(caller, params.vm, body)),
+    bind(e.migrate, ({ caller, params, body }) => vms.migrate(caller, params.vm, body)),
     bind(e.reset, ({ caller, params }) => vms.reset(caller, params.vm)),
     bind(e.pause, ({ caller, params }) => vms.pause(caller, params.vm)),
     bind(e.resume, ({ caller, params }) => vms.resume(caller, params.vm)),

@@ -124,16 +124,19 @@ export class Copying {
     if (this.#postcopy || this.#holding) return
     const { max_stall_ms } = this.#order.limits
     const left = max_stall_ms - RETURN_MS - Math.max(0, this.#wall_ms() - stop_ms)
-    this.#ceiling = setTimeout(() => {
-      if (this.#out.status === 'completed') return
-      giveUp(
-        fail(
-          'does_not_converge',
-          `The guest had stood still for ${Math.round(this.#wall_ms() - stop_ms)} ms, and the switch was not through: it may stand still for ${max_stall_ms} ms.`,
-          { remedy: `allow more, e.g. --max-stall-ms ${max_stall_ms * 2}, or post-copy` },
-        ),
-      )
-    }, Math.max(1, left))
+    this.#ceiling = setTimeout(
+      () => {
+        if (this.#out.status === 'completed') return
+        giveUp(
+          fail(
+            'does_not_converge',
+            `The guest had stood still for ${Math.round(this.#wall_ms() - stop_ms)} ms, and the switch was not through: it may stand still for ${max_stall_ms} ms.`,
+            { remedy: `allow more, e.g. --max-stall-ms ${max_stall_ms * 2}, or post-copy` },
+          ),
+        )
+      },
+      Math.max(1, left),
+    )
   }
 
   #looking: NodeJS.Timeout | undefined
@@ -220,7 +223,9 @@ export class Copying {
       await running.execute('cont')
       this.#holding = false
       await running.note(undefined)
-      this.#tell.log(`held for ${Math.round(over)} ms in vain (${this.#held} of ${HOLDS}): it goes on, and is copied on`)
+      this.#tell.log(
+        `held for ${Math.round(over)} ms in vain (${this.#held} of ${HOLDS}): it goes on, and is copied on`,
+      )
     } catch {
       const left = max_stall_ms - RETURN_MS - over
       await this.#out

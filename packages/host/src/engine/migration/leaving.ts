@@ -102,7 +102,11 @@ export class Leaving implements LeavingVm {
     const { running } = this.#o
     if (running.isGone)
       throw new WadahError(
-        { ...toFault(error), effect: 'partial', detail: `The VM ended on its own host: ${(await running.gone).reason}.` },
+        {
+          ...toFault(error),
+          effect: 'partial',
+          detail: `The VM ended on its own host: ${(await running.gone).reason}.`,
+        },
         error,
       )
     await goOnHere(running)
@@ -116,9 +120,13 @@ export class Leaving implements LeavingVm {
     return this.#out.until(
       () => {
         if (this.#out.gone !== undefined || this.#out.status === 'failed')
-          throw fail('qemu_failed', `Post-copy ended before all of RAM had gone over (${this.#out.gone ?? 'failed'}).`, {
-            effect: 'unknown',
-          })
+          throw fail(
+            'qemu_failed',
+            `Post-copy ended before all of RAM had gone over (${this.#out.gone ?? 'failed'}).`,
+            {
+              effect: 'unknown',
+            },
+          )
         if (this.#out.status === 'completed') return 'completed'
         return this.#out.status === 'postcopy-paused' ? 'paused' : undefined
       },

@@ -66,9 +66,13 @@ export function arrivingPlan(
   if (boot.accelerator !== own.accelerator)
     throw refuse(`it runs under ${boot.accelerator.toUpperCase()}, and this host has ${own.accelerator.toUpperCase()}`)
   if (olderQemu(here.qemu_version, from.qemu_version))
-    throw fail('host_lacks', `It runs on QEMU ${from.qemu_version}, and this host has the older ${here.qemu_version}.`, {
-      remedy: 'upgrade QEMU here, or choose another host: wadah host list',
-    })
+    throw fail(
+      'host_lacks',
+      `It runs on QEMU ${from.qemu_version}, and this host has the older ${here.qemu_version}.`,
+      {
+        remedy: 'upgrade QEMU here, or choose another host: wadah host list',
+      },
+    )
   if (JSON.stringify(boot.firmware) !== JSON.stringify(own.firmware))
     throw refuse('its firmware is to change at the next start', 'restart it first: wadah vm restart NAME')
   for (const kind of ['disk', 'nic', 'cdrom'] as const) {
@@ -99,7 +103,10 @@ function places(record: BootRecord, kind: 'disk' | 'nic' | 'cdrom'): string {
 /** The record with known fields only. @throws WadahError `invalid` that names the first one that can't be */
 function takenOver(from: BootRecord): BootRecord {
   const wrong = (field: string) =>
-    fail('invalid', `The other host says of this VM what can't be (${field}).`, { field, remedy: 'are both of one release?' })
+    fail('invalid', `The other host says of this VM what can't be (${field}).`, {
+      field,
+      remedy: 'are both of one release?',
+    })
   const text = (value: unknown, is: RegExp, field: string): string => {
     if (typeof value !== 'string' || !is.test(value)) throw wrong(field)
     return value

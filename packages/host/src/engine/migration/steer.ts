@@ -70,10 +70,16 @@ export function steer(s: Steering, seen: Seen, policy: Policy): [Steering, Order
   const fits_ms = Math.ceil((seen.remaining_bytes / seen.bandwidth_bytes_per_s) * 1000 * 1.1) + 1
   const isBest = seen.remaining_bytes <= best
   if (isBest && s.rests.length > 0 && fits_ms <= cap && fits_ms > s.limit_ms)
-    return [{ ...next, limit_ms: fits_ms, stepped_ms: seen.at_ms }, { do: 'limit', ms: fits_ms }]
+    return [
+      { ...next, limit_ms: fits_ms, stepped_ms: seen.at_ms },
+      { do: 'limit', ms: fits_ms },
+    ]
   if (s.limit_ms < cap) {
     const limit_ms = Math.min(cap, Math.max(s.limit_ms + 1, Math.round(s.limit_ms * RELAX)))
-    return [{ ...next, limit_ms, stepped_ms: seen.at_ms }, { do: 'limit', ms: limit_ms }]
+    return [
+      { ...next, limit_ms, stepped_ms: seen.at_ms },
+      { do: 'limit', ms: limit_ms },
+    ]
   }
   // At the ceiling: as long as it gets nearer there is hope.
   const nearer = seen.remaining_bytes < best * 0.9

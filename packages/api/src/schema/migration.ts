@@ -1,0 +1,76 @@
+/** Moving a VM to another host. */
+import Type from 'typebox'
+import { Closed } from './common.ts'
+
+export const MOVE_MODES = ['auto', 'precopy', 'postcopy', 'hybrid'] as const
+export const MoveModeSchema = Type.Enum(MOVE_MODES, {
+  description:
+    'precopy: all RAM first, then the switch. postcopy: the guest goes at once and fetches its RAM. hybrid: some rounds of the first, then the second. auto: the first, and the second only where it would not come to an end',
+})
+
+export const VmMigrateSchema = Closed(
+  {
+    to: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 253,
+        description: 'name or id of the host; the one with most room unless said',
+      }),
+    ),
+    mode: Type.Optional(MoveModeSchema),
+    max_stall_ms: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        maximum: 60_000,
+        default: 300,
+        description: 'how long the guest may stand still; never raised by itself',
+      }),
+    ),
+    bandwidth_mib_per_s: Type.Optional(Type.Integer({ minimum: 1, maximum: 100_000 })),
+    plain: Type.Optional(
+      Type.Boolean({
+        default: false,
+        description: 'RAM goes unencrypted: only where nobody else can reach the network between the hosts',
+      }),
+    ),
+  },
+  { title: 'VmMigrate' },
+)
+export type VmMigrate = Type.Static<typeof VmMigrateSchema>
+
+const ms = Type.Number({ minimum: 0 })
+export const GapSchema = Type.Object({
+  address: Type.String(),
+  sent: Type.Integer({ description: 'questions asked of the guest, 200 and more a second' }),
+  lost: Type.Integer(),
+  longest_gap_ms: ms,
+  before_ms: Type.Optional(Type.Number({ description: 'median time to an answer before the move' })),
+  during_ms: Type.Optional(ms),
+  after_ms: Type.Optional(ms),
+})
+export type Gap = Type.Static<typeof GapSchema>
+
+/** What a move came to: the result of the job, and what `wadah vm migrate --json` prints. */
+export const VmMoveSchema = Type.Object(
+  {
+    vm: Type.String(),
+    from: Type.String(),
+    to: Type.String(),
+    live: Type.Boolean({ description: 'false: it was stopped, and only its place changed' }),
+    mode: Type.String(),
+    how: Type.Optional(Type.Enum(['precopy', 'postcopy'] as const)),
+    total_ms: ms,
+    bytes: Type.Optional(Type.Integer()),
+    claimed_downtime_ms: Type.Optional(Type.Number({ description: 'what QEMU says' })),
+    stall_ms: Type.Optional(Type.Number({ description: "measured: the source's last STOP to the target's first RUN" })),
+    stall_error_ms: Type.Optional(ms),
+    outside: Type.Optional(GapSchema),
+    forecast: Type.Optional(Type.Object({ total_ms: ms, stall_ms: ms, bytes: Type.Number() })),
+    ratio: Type.Optional(Type.Object({ stall: Type.Optional(ms), total: Type.Optional(ms), bytes: Type.Optional(ms) })),
+    phases: Type.Array(Type.Object({ phase: Type.String(), ms })),
+    notes: Type.Array(Type.String()),
+    client_errors: Type.Optional(Type.Integer()),
+  },
+  { title: 'VmMove' },
+)
+export type VmMove = Type.Static<typeof VmMoveSchema>

@@ -1,0 +1,94 @@
+import { endpoints } from '@wadah/api/endpoints/all'
+import { fail, WadahError } from '@wadah/api/fault'
+import { MOVE_MODES, type VmMigrate, type VmMove } from '@wadah/api/schema/migration'
+import type { Cli } from '../../cli.ts'
+import { follow, jobFault } from '../../jobs/follow.ts'
+import type { Register } from '../../program.ts'
+import { formatBytes, formatTook } from '../../text/format.ts'
+import { parseInteger } from '../../text/size.ts'
+
+type Options = { to?: string; mode?: string; maxStallMs?: string; bandwidth?: string; plain?: boolean }
+
+/** Moves a VM to another host, and says what its guest felt of it. */
+export const migrate: Register = (group, cli) => {
+  const { t } = cli
+  group
+    .command('migrate <vm>')
+    .description(t('cmd.vm.migrate'))
+    .option('--to <host>', t('opt.migrate.to'))
+    .option('--mode <mode>', t('opt.migrate.mode', { modes: MOVE_MODES.join(', ') }))
+    .option('--max-stall-ms <ms>', t('opt.migrate.max_stall'))
+    .option('--bandwidth <MiB/s>', t('opt.migrate.bandwidth'))
+    .option('--plain', t('opt.migrate.plain'))
+    .action(async (vm: string, o: Options) => {
+      const api = await cli.api()
+      const job = await api.call(endpoints.vms.migrate, { params: { vm }, body: bodyOf(o) })
+      if (!cli.waits) {
+        if (cli.out.isJson) return cli.out.json(job)
+        return cli.out.line(t('bulk.begun', { name: vm, id: job.id }))
+      }
+      const ended = await follow(cli, api, job, { silent: cli.out.isJson })
+      const fault = jobFault(ended)
+      if (fault) {
+        if (!cli.out.isJson) cli.out.note(t('job.failed', { id: ended.id }))
+        throw new WadahError(fault)
+      }
+      const move = ended.result as VmMove
+      if (cli.out.isJson) return cli.out.json(move)
+      await printMove(cli, move)
+    })
+}
+
+export function bodyOf(o: Options): VmMigrate {
+  const mode = MOVE_MODES.find((m) => m === o.mode)
+  if (o.mode !== undefined && mode === undefined)
+    throw fail('invalid', `--mode ${o.mode}: one of ${MOVE_MODES.join(', ')} is wanted`, { field: '--mode' })
+  return {
+    ...(o.to === undefined ? {} : { to: o.to }),
+    ...(mode === undefined ? {} : { mode }),
+    ...(o.maxStallMs === undefined ? {} : { max_stall_ms: parseInteger(o.maxStallMs, '--max-stall-ms', 1, 60_000) }),
+    ...(o.bandwidth === undefined ? {} : { bandwidth_mib_per_s: parseInteger(o.bandwidth, '--bandwidth', 1, 100_000) }),
+    ...(o.plain ? { plain: true } : {}),
+  }
+}
+
+async function printMove({ out, t }: Cli, m: VmMove): Promise<void> {
+  const ms = (n: number | undefined) => (n === undefined ? undefined : `${n} ms`)
+  out.line(t('migrate.done', { vm: m.vm, from: m.from, to: m.to, took: formatTook(m.total_ms) }))
+  if (!m.live) return
+  const stall =
+    m.stall_ms === undefined
+      ? undefined
+      : `${m.stall_ms} ms${m.stall_error_ms === undefined ? '' : ` ± ${m.stall_error_ms}`}`
+  const { forecast: f, ratio: r, outside: o } = m
+  await out.fields([
+    [t('migrate.mode'), m.how === undefined ? m.mode : `${m.mode} → ${m.how}`],
+    [t('migrate.stall'), stall],
+    [t('migrate.claimed'), ms(m.claimed_downtime_ms)],
+    [
+      t('migrate.outside'),
+      o &&
+        t('migrate.gap', {
+          gap: o.longest_gap_ms,
+          address: o.address,
+          sent: o.sent,
+          before: o.before_ms ?? '–',
+          during: o.during_ms ?? '–',
+          after: o.after_ms ?? '–',
+        }),
+    ],
+    [t('migrate.bytes'), m.bytes === undefined ? undefined : formatBytes(m.bytes)],
+    [
+      t('migrate.forecast'),
+      f &&
+        t('migrate.foreseen', {
+          total: formatTook(f.total_ms),
+          stall: f.stall_ms,
+          total_ratio: r?.total ?? '–',
+          stall_ratio: r?.stall ?? '–',
+        }),
+    ],
+    [t('migrate.phases'), m.phases.map((p) => `${p.phase} ${p.ms}`).join(', ')],
+  ])
+  for (const note of m.notes) out.note(`  ${out.cell(note)}`)
+}

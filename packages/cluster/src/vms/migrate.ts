@@ -1,0 +1,418 @@
+/**
+ * `vm migrate`: a job of the host where the VM is. A VM that runs goes over by the protocol of migration/; of one that is stopped only
+ * the place changes. Its first step is undone as long as the source may keep the guest; `go` is the pivot.
+ */
+import { type Fault, WadahError, fail, toFault } from '@wadah/api/fault'
+import type { VmMigrate, VmMove } from '@wadah/api/schema/migration'
+import type { Job } from '@wadah/api/schema/job'
+import type { MoveLimits, MoveMode, MoveReport } from '@wadah/ports/migration'
+import { fits } from '@wadah/scheduler/fits'
+import { place } from '@wadah/scheduler/place'
+import { put, type Rec, unchanged } from '@wadah/store/store'
+import { commit, type Deps } from '../context.ts'
+import { defineJob, pivot, step, type StepContext } from '../jobs/define.ts'
+import type { JobEngine } from '../jobs/engine.ts'
+import { isLive } from '../members/service.ts'
+import { snapshotOf, viewOf } from '../members/scheduling.ts'
+import { hostNamed } from '../members/where.ts'
+import { forecast } from '../migration/forecast.ts'
+import { Probe } from '../migration/probe.ts'
+import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.ts'
+import {
+  hostKind,
+  networkKind,
+  placementKind,
+  type PlacementRecord,
+  poolKind,
+  statusKind,
+  type VmRecord,
+  vmKind,
+} from '../records.ts'
+import { chainOf } from '../resolve.ts'
+import type { Caller } from '../services.ts'
+import { submit } from '../submit.ts'
+import { vmTarget } from './allow.ts'
+
+export type MigrateParams = {
+  vm: string
+  name: string
+  from: string
+  to: string
+  /** Of the placement it is to have. */
+  epoch: number
+  live: boolean
+  mode: MoveMode
+  limits: MoveLimits
+  tls: boolean
+}
+type Ctx = StepContext<MigrateParams, Deps>
+
+const STALL_MS = 300
+/** What a link is taken to carry as long as no move has measured it. */
+const LINK_BYTES_PER_S = 100 * 2 ** 20
+/** Devices, messages and the start on the other side; preparing and ending. Medians of moves that were measured (docs/migration.md). */
+const FIXED_MS = { tcg: 25, kvm: 8 }
+const AROUND_MS = 900
+const PROBE_PORT = 9
+const PROBE_BEFORE_MS = 500
+const AGENT_MS = 3_000
+
+/** Chooses and refuses before anything is written. */
+export async function askToMove(
+  deps: Deps,
+  engine: JobEngine<Deps>,
+  caller: Caller,
+  vm: Rec<VmRecord>,
+  body: VmMigrate,
+): Promise<Job> {
+  const { view, hostId } = deps
+  const placement = view.get(placementKind, vm.id)
+  if (!deps.moves || placement?.value.host !== hostId)
+    throw fail('wrong_state', `"${vm.value.name}" is on a host that is alone: there is no other to move it to.`, {
+      remedy: 'wadah cluster init --address ADDRESS, then let another host join',
+    })
+  if (placement.value.handover)
+    throw fail('busy', `"${vm.value.name}" is on its way already (${placement.value.handover.job}).`, {
+      remedy: `wadah job wait ${placement.value.handover.job}`,
+    })
+  const status = view.get(statusKind, vm.id)?.value
+  const live = isLive(status?.state)
+  if (live && status?.state !== 'running' && status?.state !== 'paused')
+    throw fail(
+      'wrong_state',
+      `"${vm.value.name}" is ${status?.state ?? 'unknown'}; it is moved while it runs, is paused or is stopped.`,
+      {
+        remedy: `wadah vm show ${vm.value.name}`,
+      },
+    )
+  refuseTied(deps, vm.value, live)
+  const to = chooseTarget(deps, vm.value, body.to)
+  const may_postcopy = (body.mode ?? 'auto') !== 'precopy' && (await deps.machine.migration.postcopy()).ok
+  const params: MigrateParams = {
+    vm: vm.id,
+    name: vm.value.name,
+    from: hostId,
+    to,
+    epoch: placement.value.epoch + 1,
+    live,
+    mode: body.mode ?? 'auto',
+    limits: {
+      max_stall_ms: body.max_stall_ms ?? STALL_MS,
+      may_postcopy,
+      ...(body.bandwidth_mib_per_s === undefined ? {} : { bandwidth_bytes_per_s: body.bandwidth_mib_per_s * 2 ** 20 }),
+    },
+    tls: body.plain !== true,
+  }
+  return submit(deps, engine, caller, migrateVm, params, vmTarget(vm.value), { checks: [unchanged(placement)] })
+}
+
+/** What keeps a VM where it is, whatever the target. */
+function refuseTied(deps: Deps, vm: VmRecord, live: boolean): void {
+  const { view } = deps
+  const devices = vm.spec.hostdevs ?? []
+  if (devices.length > 0)
+    throw fail('wrong_state', `"${vm.name}" has devices of its host (${devices.map((d) => d.name).join(', ')}).`, {
+      remedy: `wadah vm edit ${vm.name} --remove-hostdev ${devices[0]?.name ?? ''}`,
+    })
+  if (vm.spec.firmware?.kind === 'uefi' || vm.spec.tpm)
+    throw fail('wrong_state', `"${vm.name}" has UEFI variables or a TPM, which lie on its host and do not move yet.`, {
+      remedy: 'only VMs with BIOS firmware and without a TPM are moved',
+    })
+  const local = vm.spec.disks.find(({ volume }) =>
+    chainOf(deps, volume).some((v) => view.get(poolKind, v.pool)?.value.shared !== true),
+  )
+  if (local)
+    throw fail('wrong_state', `The disk "${local.name}" of "${vm.name}" lies in a pool of its host only.`, {
+      remedy: 'wadah volume move VOLUME POOL (a shared one), while it is stopped',
+    })
+  if (!live) return
+  for (const nic of vm.spec.nics) {
+    const network = view.get(networkKind, nic.network)?.value
+    if (network?.kind !== 'bridge')
+      throw fail(
+        'wrong_state',
+        `The NIC "${nic.name}" of "${vm.name}" is on the ${network?.kind ?? ''} network "${network?.name ?? nic.network}", which each host has for itself: its connections would break.`,
+        {
+          remedy: `shut it down, then move it; or give it a NIC on a network of the kind bridge`,
+        },
+      )
+  }
+}
+
+function chooseTarget(deps: Deps, vm: VmRecord, ref: string | undefined): string {
+  const { view, hostId, config, clock } = deps
+  const snapshot = snapshotOf(view, { now_ms: clock.now_ms(), memory_overcommit: config.memory_overcommit })
+  const own = viewOf(view, vm)
+  if (ref === undefined) {
+    const choice = place(snapshot, own, { most: 20 })
+    if (choice.chosen && choice.chosen.host !== hostId) return choice.chosen.host
+    const why = [...choice.stuck, ...choice.refused.flatMap((r) => r.reasons)]
+    throw fail(
+      'no_room',
+      `No other host can take "${vm.name}". ${why.map((r) => r.detail).join(' ') || choice.detail}`,
+      {
+        remedy: why[0]?.remedy ?? 'wadah host list',
+      },
+    )
+  }
+  const to = hostNamed(view, ref)
+  if (to === undefined)
+    throw fail('not_found', `There is no host "${ref}".`, { field: '/to', remedy: 'wadah host list' })
+  if (to === hostId)
+    throw fail('invalid', `"${vm.name}" is on ${ref} already.`, { field: '/to', remedy: 'wadah host list' })
+  const [why] = fits(snapshot, own, to)
+  if (why)
+    throw fail('wrong_state', `"${vm.name}" can't go to ${ref}: ${why.detail}`, { field: '/to', remedy: why.remedy })
+  return to
+}
+
+// ---- the job -----------------------------------------------------------------------------------------------------------
+
+async function note(ctx: Ctx): Promise<void> {
+  const { deps, params: p, jobId } = ctx
+  const placement = await deps.store.get(placementKind, p.vm)
+  if (placement?.value.host !== p.from || (placement.value.handover && placement.value.handover.job !== jobId))
+    throw fail('not_owner', `"${p.name}" is not on this host any more.`, { remedy: `wadah vm show ${p.name}` })
+  if (placement.value.handover) return
+  const handover = { to: p.to, epoch: p.epoch, job: jobId, sealed: false }
+  ctx.commit([put(placementKind, p.vm, { ...placement.value, handover })], [unchanged(placement)])
+}
+
+/** Done twice is done once; of another job's it changes nothing. */
+async function changeHandover(
+  { deps, params: p, jobId }: Ctx,
+  change: (placement: PlacementRecord) => PlacementRecord | undefined,
+): Promise<void> {
+  for (let i = 0; ; i += 1) {
+    const placement = await deps.store.get(placementKind, p.vm)
+    if (placement?.value.handover?.job !== jobId) return
+    const next = change(placement.value)
+    if (!next) return
+    try {
+      await commit(deps, [unchanged(placement)], [put(placementKind, p.vm, next)])
+      return
+    } catch (error) {
+      if (i > 20 || !(error instanceof WadahError) || error.fault.code !== 'conflict') throw error
+    }
+  }
+}
+
+async function unnote(ctx: Ctx): Promise<void> {
+  await changeHandover(ctx, ({ handover: _, ...rest }) => rest)
+}
+
+/** The outcome of a move that is not known yet: the next step finds it out. */
+type Unresolved = { unresolved: Fault }
+
+/** Up to `go` it can be cancelled, and a failure leaves the guest here. */
+async function tryMove(ctx: Ctx): Promise<VmMove | Unresolved> {
+  try {
+    return await move(ctx)
+  } catch (error) {
+    const why = toFault(error)
+    if (why.effect === 'none') throw error
+    ctx.log(`it is not known yet how it ended: ${why.detail}`)
+    return { unresolved: why }
+  }
+}
+
+/** Asks both sides until it is clear. What fails here with the guest on this host, or nowhere, is told as a job that failed. */
+async function settle(ctx: Ctx): Promise<VmMove> {
+  const found = ctx.output<VmMove | Unresolved>('move')
+  if (found && !('unresolved' in found)) return found
+  try {
+    return await move(ctx)
+  } catch (error) {
+    const why = toFault(error)
+    if (why.effect === 'unknown' || ctx.signal.aborted) throw error
+    throw new WadahError({ ...why, effect: 'none' }, error)
+  }
+}
+
+async function move(ctx: Ctx): Promise<VmMove> {
+  const { deps, params: p, jobId, signal } = ctx
+  const begun = performance.now()
+  const names = { vm: p.name, from: nameOf(deps, p.from), to: nameOf(deps, p.to) }
+  const { migration } = deps.machine
+  if (!p.live) {
+    await relocate(ctx)
+    return { ...names, live: false, mode: 'offline', total_ms: since(begun), phases: [], notes: [] }
+  }
+  const there = await deps.store.get(placementKind, p.vm)
+  const isThere = there?.value.host === p.to && there.value.epoch === p.epoch
+  if (isThere && (await migration.ask(p.vm)).is === 'gone')
+    return {
+      ...names,
+      live: true,
+      mode: p.mode,
+      total_ms: 0,
+      phases: [],
+      notes: ['the daemon was started anew meanwhile'],
+    }
+  const order = {
+    job: jobId,
+    vm: p.vm,
+    name: p.name,
+    from: names.from,
+    epoch: p.epoch,
+    mode: p.mode,
+    limits: p.limits,
+    tls: p.tls,
+  }
+  const { moves } = deps
+  if (!moves) throw fail('internal', 'no way to other hosts')
+  const ports = (link: MoveOutPorts['link']): MoveOutPorts => ({
+    migration,
+    link,
+    relink: (s) => moves.open(p.to, s).catch(() => undefined),
+    seal: () => changeHandover(ctx, (x) => x.handover && { ...x, handover: { ...x.handover, sealed: true } }),
+    unseal: () => changeHandover(ctx, (x) => x.handover && { ...x, handover: { ...x.handover, sealed: false } }),
+    progress: ({ sent_bytes, total_bytes, remaining_bytes }) =>
+      ctx.progress({ done: Math.max(0, total_bytes - remaining_bytes), total: Math.max(total_bytes, sent_bytes, 1) }),
+    phase: (phase) => ctx.log(phase),
+    log: ctx.log,
+  })
+  // It was begun by a daemon that is no more.
+  if (there?.value.handover?.sealed || isThere || (await migration.rejoinLeaving(p.vm, jobId))) {
+    const link = await moves.open(p.to, signal)
+    const { moved } = await resumeMoveOut(order, ports(link), signal)
+    if (!moved)
+      throw fail('cancelled', `The move was cut off by an end of this daemon; "${p.name}" runs on here.`, {
+        remedy: `wadah vm migrate ${p.name} --to ${names.to}`,
+      })
+    return {
+      ...names,
+      live: true,
+      mode: p.mode,
+      total_ms: since(begun),
+      phases: [],
+      notes: ['the daemon was started anew meanwhile'],
+    }
+  }
+  const foreseen = await foresee(ctx)
+  const began = { over: false }
+  // Once `go` was said a cancel comes too late: only an end of this daemon stops it, and the next one goes on.
+  const limit = new AbortController()
+  const stop = () => {
+    if (!began.over || !isCancel(signal.reason)) limit.abort(signal.reason)
+  }
+  if (signal.aborted) stop()
+  else signal.addEventListener('abort', stop)
+  const probe = await openProbe(ctx)
+  const link = await moves.open(p.to, signal)
+  const began_ms = Date.now()
+  const going = () => {
+    began.over = true
+  }
+  const report = await moveOut({ ...order, forecast: foreseen }, { ...ports(link), going }, limit.signal).finally(() =>
+    signal.removeEventListener('abort', stop),
+  )
+  const outside = await probe?.end({ begin_ms: began_ms, end_ms: Date.now() })
+  return { ...names, ...shown(report), total_ms: since(begun), ...(outside ? { outside } : {}) }
+}
+
+const isCancel = (reason: unknown) => reason instanceof WadahError && reason.fault.code === 'cancelled'
+const since = (begun: number) => Math.round(performance.now() - begun)
+const nameOf = (deps: Deps, host: string) => deps.view.get(hostKind, host)?.value.name ?? host
+
+function shown(r: MoveReport): Omit<VmMove, 'vm' | 'from' | 'to' | 'total_ms'> {
+  return {
+    live: true,
+    mode: r.mode,
+    how: r.how,
+    ...(r.claim.sent_bytes === undefined ? {} : { bytes: r.claim.sent_bytes }),
+    ...(r.claim.downtime_ms === undefined ? {} : { claimed_downtime_ms: r.claim.downtime_ms }),
+    stall_ms: r.stall_ms,
+    ...(Number.isFinite(r.stall_error_ms) ? { stall_error_ms: r.stall_error_ms } : {}),
+    ...(r.forecast
+      ? {
+          forecast: {
+            total_ms: Math.round(r.forecast.total_ms),
+            stall_ms: Math.round(r.forecast.stall_ms),
+            bytes: r.forecast.bytes,
+          },
+        }
+      : {}),
+    ...(r.ratio ? { ratio: r.ratio } : {}),
+    phases: r.phases.map((x) => ({
+      phase: x.phase,
+      ms: Math.round(((x.end_ms ?? x.begin_ms) - x.begin_ms) * 10) / 10,
+    })),
+    notes: r.notes,
+  }
+}
+
+async function foresee({ deps, params: p, signal }: Ctx) {
+  const vm = deps.view.get(vmKind, p.vm)?.value
+  const accelerator = deps.view.get(statusKind, p.vm)?.value.accelerator ?? 'tcg'
+  const dirty = await deps.machine.migration.dirtyRate(p.vm, signal).catch(() => undefined)
+  return forecast({
+    ram_bytes: (vm?.spec.memory_mib ?? 0) * 2 ** 20,
+    ...(dirty === undefined ? {} : { dirty_bytes_per_s: dirty }),
+    bandwidth_bytes_per_s: LINK_BYTES_PER_S,
+    mode: p.mode,
+    limits: p.limits,
+    fixed_ms: FIXED_MS[accelerator],
+    around_ms: AROUND_MS,
+  })
+}
+
+/** Where the guest answers, as its agent says. Without an agent or an address nothing is asked of it. */
+async function openProbe({ deps, params: p, signal, log }: Ctx): Promise<Probe | undefined> {
+  try {
+    const info = await deps.machine.guest(p.vm).info(AbortSignal.any([signal, AbortSignal.timeout(AGENT_MS)]))
+    const address = info.interfaces
+      .flatMap((i) => i.addresses)
+      .map((a) => a.split('/')[0] ?? '')
+      .find((a) => /^\d+\.\d+\.\d+\.\d+$/.test(a) && !a.startsWith('127.'))
+    if (address === undefined) return undefined
+    const probe = new Probe(address, PROBE_PORT, () => Date.now())
+    await new Promise((resolve) => setTimeout(resolve, PROBE_BEFORE_MS))
+    return probe
+  } catch (error) {
+    log(`it is not looked at from outside: ${(error as Error).message}`)
+    return undefined
+  }
+}
+
+/** A stopped VM: what its disks are is everywhere already. */
+async function relocate(ctx: Ctx): Promise<void> {
+  const { deps, params: p } = ctx
+  if (deps.machine.running(p.vm)) throw fail('wrong_state', `"${p.name}" runs by now.`, { remedy: 'move it again' })
+  await changeHandover(ctx, () => ({ schema: 1, host: p.to, epoch: p.epoch }))
+  await deps.machine.forget(p.vm)
+}
+
+/** Of a VM that is another host's now nothing stays here. Also when a cancel came after it had gone. */
+async function tidyIfGone({ deps, params: p }: Ctx): Promise<void> {
+  const placement = (await deps.store.get(placementKind, p.vm))?.value
+  if (!placement || placement.host === deps.hostId) return
+  await deps.machine.forget(p.vm)
+  await deps.syncNetworks()
+}
+
+export const migrateVm = defineJob<MigrateParams, Deps>(
+  'vm.migrate',
+  1,
+  (value) => {
+    const p = value as MigrateParams
+    if (typeof p?.vm !== 'string' || typeof p.to !== 'string') throw fail('invalid', 'The job has no VM or no target.')
+    return p
+  },
+  [
+    step('note', { do: note, undo: unnote, weight: 0.02 }),
+    step('move', { do: tryMove, undo: tidyIfGone, progress: 'bytes', weight: 1 }),
+    pivot('settle', { do: settle, weight: 0.02 }),
+    step('tidy', {
+      do: tidyIfGone,
+      weight: 0.02,
+      volatile: true,
+      resolve: ({ log }, why) => log(`left over on this host: ${why.detail}`),
+    }),
+  ],
+  {
+    claims: (p) => [`vm/${p.vm}`],
+    lane: 'move',
+    result: (output) => output('settle'),
+  },
+)
