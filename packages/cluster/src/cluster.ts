@@ -7,6 +7,7 @@ import type { Clock } from '@wadah/store/clock'
 import { type Store, absent, put } from '@wadah/store/store'
 import { type Config, type Deps, commit } from './context.ts'
 import { childrenOf } from './host/children.ts'
+import { drainJob, undrainJob } from './host/drain.ts'
 import { autostartJob, stopGuestsJob } from './host/jobs.ts'
 import { hasRebooted, onDaemonStart } from './host/power.ts'
 import { HostView } from './host/service.ts'
@@ -126,6 +127,8 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       deleteSnapshot,
       tidySnapshots,
       migrateVm,
+      drainJob,
+      undrainJob,
     ],
     deps,
     logDir: o.jobLogs,
@@ -175,7 +178,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       firewallGroups: new FirewallGroups(deps),
       jobs: new Jobs(view, engine),
       host: new HostView(deps, engine, view.get(hostKind, hostId)?.value.name ?? hostname(), o.version),
-      cluster: new Clusters(deps, o.member?.membership),
+      cluster: new Clusters(deps, engine, o.member?.membership),
     },
     view,
     hostId,

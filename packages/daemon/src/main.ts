@@ -6,6 +6,9 @@ import { dirname, join } from 'node:path'
 import { toFault } from '@wadah/api/fault'
 import { openCluster } from '@wadah/cluster/cluster'
 import { recordStates } from '@wadah/cluster/networks/service'
+import { caughtUp } from '@wadah/cluster/context'
+import { systemCaller } from '@wadah/cluster/host/children'
+import { MIGRATE_PATH } from '@wadah/cluster/host/drain'
 import { answerFacts, FACTS_PATH } from '@wadah/cluster/storage/pool-facts'
 import { answerPool, POOL_PATH } from '@wadah/cluster/storage/shared'
 import { resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
@@ -175,6 +178,12 @@ async function main(config: DaemonConfig): Promise<void> {
       asked: {
         [POOL_PATH]: (body) => answerPool(cluster.deps, body),
         [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
+        [MIGRATE_PATH]: async (body) => {
+          const { vm, to, key } = body as { vm: string; to: string; key: string }
+          // It may have been changed a moment ago by the host that asks.
+          await caughtUp(cluster.deps)
+          return { job: (await cluster.services.vms.migrate(systemCaller(key), vm, { to })).id }
+        },
       },
       opened: openedHere(cluster.deps, cluster.services.vms, cluster.arrivals),
     })

@@ -3,13 +3,16 @@ import { endpoint } from '../endpoint.ts'
 import {
   ClusterHostSchema,
   ClusterSchema,
+  DrainPlanSchema,
   HostEditSchema,
   JoinTokenCreateSchema,
   JoinTokenSchema,
 } from '../schema/cluster.ts'
+import { JobSchema } from '../schema/job.ts'
 import { Closed } from '../schema/common.ts'
 
 const host = Closed({ host: Type.String({ minLength: 1, maxLength: 253 }) })
+const wait = Closed({ wait: Type.Optional(Type.Integer({ minimum: 0, maximum: 600 })) })
 export const cluster = {
   get: endpoint({
     id: 'cluster.get',
@@ -54,6 +57,46 @@ export const cluster = {
     params: host,
     body: HostEditSchema,
     response: ClusterHostSchema,
+  }),
+  plan: endpoint({
+    id: 'cluster.plan',
+    method: 'GET',
+    path: '/v1/cluster/hosts/{host}/drain',
+    tag: 'cluster',
+    summary: 'What emptying a host would do: where each VM would go, how long it would take, and what is in the way',
+    needs: 'read',
+    answer: 'ok',
+    params: host,
+    response: DrainPlanSchema,
+  }),
+  drain: endpoint({
+    id: 'cluster.drain',
+    method: 'POST',
+    path: '/v1/cluster/hosts/{host}/drain',
+    tag: 'cluster',
+    summary:
+      'Empty a host: nothing new comes to it, and its VMs go to others. Cancelled it pauses; asked for again it goes on',
+    needs: 'full',
+    answer: 'job',
+    params: host,
+    query: wait,
+    body: Closed(
+      { at_once: Type.Optional(Type.Integer({ minimum: 1, maximum: 8, default: 2, description: 'moves at a time' })) },
+      { title: 'Drain' },
+    ),
+    response: JobSchema,
+  }),
+  undrain: endpoint({
+    id: 'cluster.undrain',
+    method: 'POST',
+    path: '/v1/cluster/hosts/{host}/undrain',
+    tag: 'cluster',
+    summary: 'End the maintenance of a host, and bring back what a drain took from it',
+    needs: 'full',
+    answer: 'job',
+    params: host,
+    query: wait,
+    response: JobSchema,
   }),
   remove: endpoint({
     id: 'cluster.remove',

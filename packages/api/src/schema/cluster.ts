@@ -72,3 +72,31 @@ export type JoinToken = Type.Static<typeof JoinTokenSchema>
 
 export const HostEditSchema = Closed({ maintenance: Type.Boolean() }, { title: 'HostEdit' })
 export const HostRefSchema = Type.Union([NameSchema, IdSchema, Type.String({ minLength: 1, maxLength: 253 })])
+
+export const DrainPlanSchema = Type.Object(
+  {
+    moves: Type.Array(
+      Type.Object({
+        vm: Type.String(),
+        to: Type.String(),
+        mode: Type.Enum(['live', 'offline'] as const),
+        seconds: Type.Number(),
+        bytes: Type.Number(),
+      }),
+    ),
+    blockers: Type.Array(
+      Type.Object({ vm: Type.String(), why: Type.Array(Type.String()), remedy: Type.Optional(Type.String()) }),
+      { description: 'VMs that would stay, and why' },
+    ),
+    eta_s: Type.Number(),
+    eta_how: Type.String(),
+    detail: Type.String(),
+  },
+  { title: 'DrainPlan' },
+)
+export type DrainPlan = Type.Static<typeof DrainPlanSchema>
+/** Result of the jobs host.drain and host.undrain. */
+export type DrainResult = {
+  moved: { vm: string; to: string; stall_ms?: number }[]
+  stayed: { vm: string; why: string }[]
+}

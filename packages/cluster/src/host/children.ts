@@ -13,17 +13,23 @@ export type ChildEnd = {
   /** It had ended before it was asked for now: the daemon was started anew in between. */
   before: boolean
   fault?: Fault
+  /** Of a job that ended well. */
+  result?: unknown
 }
 export type Children = {
   /** `key` names this start for ever: it is made once. */
   start(vm: string, key: string, signal: AbortSignal): Promise<ChildEnd>
   /** In order, then by the plug; what is wanted of the VM stays as it is. */
   shutdown(vm: string, key: string, timeout_s: number, signal: AbortSignal): Promise<ChildEnd>
+  /** To another host. */
+  migrate(vm: string, to: string, key: string, signal: AbortSignal): Promise<ChildEnd>
   /** By the plug; what is wanted stays. */
   stop(vm: string, key: string, signal: AbortSignal): Promise<ChildEnd>
 }
 
 const START_MS = 300_000
+/** A large guest over a slow link takes its time; it may be hours. */
+const MOVE_MS = 6 * 3_600_000
 const BUSY_MS = 120_000
 const BUSY_TRIES = 3
 
@@ -53,8 +59,9 @@ export function childrenOf(deps: Deps, engine: JobEngine<Deps>, vms: Vms): Child
       try {
         const made = await engine.replay(subjectOf(caller), key, key)
         const before = made !== undefined && hasEnded(made)
-        const why = await waitFor(made?.id ?? (await submit(caller)).id, timeout_ms, signal)
-        return { before, ...(why ? { fault: why } : {}) }
+        const id = made?.id ?? (await submit(caller)).id
+        const why = await waitFor(id, timeout_ms, signal)
+        return { before, ...(why ? { fault: why } : { result: (await engine.get(id))?.result }) }
       } catch (error) {
         signal.throwIfAborted()
         if (!(error instanceof WadahError)) throw error
@@ -74,6 +81,7 @@ export function childrenOf(deps: Deps, engine: JobEngine<Deps>, vms: Vms): Child
     },
     shutdown: (vm, key, timeout_s, signal) =>
       run(vm, key, timeout_s * 1000 + BUSY_MS, signal, (caller) => vms.shutdownWithHost(caller, vm, timeout_s)),
+    migrate: (vm, to, key, signal) => run(vm, key, MOVE_MS, signal, (caller) => vms.migrate(caller, vm, { to })),
     stop: (vm, key, signal) => run(vm, key, BUSY_MS, signal, (caller) => vms.stopWithHost(caller, vm)),
   }
 }

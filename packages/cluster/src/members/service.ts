@@ -2,10 +2,14 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { fail } from '@wadah/api/fault'
 import { newId } from '@wadah/api/ids'
-import type { Cluster, ClusterHost, JoinToken, JoinTokenCreate } from '@wadah/api/schema/cluster'
+import type { Cluster, ClusterHost, DrainPlan, JoinToken, JoinTokenCreate } from '@wadah/api/schema/cluster'
+import type { Job } from '@wadah/api/schema/job'
 import { del, put, type Rec, unchanged } from '@wadah/store/store'
 import { commit, type Deps, iso } from '../context.ts'
+import { drainJob, drainPlan, undrainJob } from '../host/drain.ts'
+import type { JobEngine } from '../jobs/engine.ts'
 import { subjectOf } from '../jobs/service.ts'
+import { submit } from '../submit.ts'
 import {
   type HostRecord,
   hostKind,
@@ -35,15 +39,18 @@ export type TokenText = { a: string[]; f: string; s: string }
 
 const PREFIX = 'wadah-join-'
 const TTL_S = 3600
+const AT_ONCE = 2
 const ALONE = 'This host is alone.'
 const INIT = 'wadah cluster init --address ADDRESS (VMs run on)'
 
 export class Clusters implements ClusterService {
   readonly #deps: Deps
+  readonly #engine: JobEngine<Deps>
   readonly #membership: Membership | undefined
 
-  constructor(deps: Deps, membership: Membership | undefined) {
+  constructor(deps: Deps, engine: JobEngine<Deps>, membership: Membership | undefined) {
     this.#deps = deps
+    this.#engine = engine
     this.#membership = membership
   }
 
@@ -75,6 +82,30 @@ export class Clusters implements ClusterService {
       [put(hostKind, rec.id, body.maintenance ? { ...rest, maintenance: true } : rest)],
     )
     return this.host(caller, rec.id)
+  }
+
+  plan(_caller: Caller, ref: string): DrainPlan {
+    return drainPlan(this.#deps, this.#find(ref).id, AT_ONCE)
+  }
+
+  drain(caller: Caller, ref: string, body: { at_once?: number }): Promise<Job> {
+    return this.#hostJob(caller, ref, drainJob, body.at_once ?? AT_ONCE)
+  }
+
+  undrain(caller: Caller, ref: string): Promise<Job> {
+    return this.#hostJob(caller, ref, undrainJob, 1)
+  }
+
+  async #hostJob(caller: Caller, ref: string, definition: typeof drainJob, at_once: number): Promise<Job> {
+    const { value: host } = this.#find(ref)
+    if (!this.#membership) throw fail('wrong_state', `${ALONE} There is no other for its VMs.`, { remedy: INIT })
+    // A host that is down can't be asked; its VMs may run, and only who has seen to it that they don't may start them elsewhere.
+    if (host.id !== this.#deps.hostId)
+      throw fail('not_owner', `${host.name} carries this out itself, and does not answer.`, {
+        remedy: 'wadah host list',
+      })
+    const target = { kind: 'host', id: host.id, name: host.name }
+    return submit(this.#deps, this.#engine, caller, definition, { host: host.id, name: host.name, at_once }, target)
   }
 
   async token(caller: Caller, body: JoinTokenCreate): Promise<JoinToken> {

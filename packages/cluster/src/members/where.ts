@@ -46,6 +46,7 @@ export function whereIs(view: View, project: string, asked: Asked): string | und
   if (ANYWHERE.has(id)) return undefined
   // To wait for it one must be where it is carried out; to look at it not.
   if (id === 'jobs.get' && query['wait'] === undefined) return undefined
+  if (id === 'cluster.drain' || id === 'cluster.undrain') return hostNamed(view, params['host'] ?? '')
   if (params['vm'] !== undefined) return ofVm(view, project, params['vm'])
   if (params['job'] !== undefined) return view.get(jobKind, params['job'])?.value.executor.host
   if (params['volume'] !== undefined) return ofVolume(view, find(view, 'volume', project, params['volume']))

@@ -30,6 +30,7 @@ const NOT_BACK = new Set([
   'cache-control',
   'set-cookie',
 ])
+const LOOKING = new Set(['GET', 'HEAD'])
 const BODY_LIMIT_BYTES = 1024 * 1024
 
 export type Where = (endpoint: Endpoint, request: FastifyRequest) => string | undefined | Promise<string | undefined>
@@ -63,8 +64,13 @@ function send(
   const subject = request.identity?.subject
   if (subject) headers[SUBJECT_HEADER] = passSubject(subject)
   const upload = endpoint.accepts !== undefined
-  const body = upload || request.body === undefined ? undefined : JSON.stringify(request.body)
-  const length = upload ? request.headers['content-length'] : body && String(Buffer.byteLength(body))
+  const body = upload || request.body === undefined || request.body === null ? undefined : JSON.stringify(request.body)
+  // Said also when there is none: without it Node announces a body in pieces.
+  const length = upload
+    ? request.headers['content-length']
+    : LOOKING.has(request.method)
+      ? undefined
+      : String(Buffer.byteLength(body ?? ''))
   if (length !== undefined) headers['content-length'] = length
   return new Promise((resolve, reject) => {
     const out = https.request({ ...peers.options(host), method: request.method, path: request.url, headers })

@@ -1,0 +1,211 @@
+/** Emptying a host, and bringing back what was on it. The plan is the scheduler's, made anew after every move. */
+import { fail, toFault } from '@wadah/api/fault'
+import type { DrainPlan, DrainResult } from '@wadah/api/schema/cluster'
+import type { VmMove } from '@wadah/api/schema/migration'
+import { drain } from '@wadah/scheduler/drain'
+import type { MoveAction } from '@wadah/scheduler/plan'
+import { put, unchanged } from '@wadah/store/store'
+import { commit, type Deps } from '../context.ts'
+import { defineJob, step, type StepContext } from '../jobs/define.ts'
+import { hasEnded, jobKind } from '../jobs/record.ts'
+import { snapshotOf } from '../members/scheduling.ts'
+import { type HostRecord, hostKind, placementKind, vmKind } from '../records.ts'
+import { powerClaim } from './jobs.ts'
+
+export type DrainParams = { host: string; name: string; at_once: number }
+type Ctx = StepContext<DrainParams, Deps>
+
+const FAILURES_MOST = 2
+const LOOK_MS = 500
+export const MIGRATE_PATH = '/peer/v1/migrate'
+
+const snapshot = (deps: Deps) =>
+  snapshotOf(deps.view, { now_ms: deps.clock.now_ms(), memory_overcommit: deps.config.memory_overcommit })
+
+/** What would be done, and what is in the way; nothing is changed. */
+export function drainPlan(deps: Deps, host: string, at_once: number): DrainPlan {
+  const plan = drain(snapshot(deps), host, { at_once })
+  const nameOf = (id: string) => deps.view.get(hostKind, id)?.value.name ?? id
+  return {
+    moves: plan.actions.map((a) => ({
+      vm: a.name,
+      to: nameOf(a.to),
+      mode: a.mode,
+      seconds: Math.round(a.cost.seconds * 10) / 10,
+      bytes: a.cost.bytes,
+    })),
+    blockers: plan.blockers.map((b) => ({
+      vm: b.name,
+      why: [...b.reasons, ...b.nearest.flatMap((n) => n.reasons)].map((r) => r.detail),
+      ...(b.reasons[0] ? { remedy: b.nearest[0]?.reasons[0]?.remedy ?? b.reasons[0].remedy } : {}),
+    })),
+    eta_s: Math.round(plan.eta.seconds),
+    eta_how: plan.eta.how,
+    detail: plan.detail,
+  }
+}
+
+/** Two at a time, each as the plan of that moment says; a VM that can't go holds up no other. */
+async function empty(ctx: Ctx): Promise<DrainResult> {
+  const { deps, params: p, signal } = ctx
+  const moved: DrainResult['moved'] = []
+  const failed = new Map<string, { times: number; why: string }>()
+  const under_way = new Map<string, Promise<void>>()
+  const begin = (a: MoveAction) => {
+    ctx.log(`${a.name} goes to ${nameOf(deps, a.to)} (${a.mode})`)
+    const tries = failed.get(a.vm)?.times ?? 0
+    const work = (async () => {
+      if (!deps.children) throw fail('unavailable', 'The daemon is still starting.')
+      const end = await deps.children.migrate(a.vm, a.to, `${ctx.jobId}/${a.vm}/${tries}`, signal)
+      if (!end.fault) {
+        moved.push({ vm: a.name, to: nameOf(deps, a.to), ...stallOf(end.result) })
+        await noteMoved(deps, p.host, a)
+        return
+      }
+      failed.set(a.vm, { times: tries + 1, why: end.fault.detail })
+      ctx.log(`${a.name}: ${end.fault.detail}`)
+    })().finally(() => under_way.delete(a.vm))
+    under_way.set(a.vm, work)
+  }
+  for (;;) {
+    signal.throwIfAborted()
+    const plan = drain(snapshot(deps), p.host, { at_once: p.at_once })
+    const left = deps.view.list(placementKind).filter((x) => x.value.host === p.host)
+    const ready = plan.actions.filter(
+      (a) =>
+        !under_way.has(a.vm) &&
+        (failed.get(a.vm)?.times ?? 0) < FAILURES_MOST &&
+        // What must be over first is not: it is planned anew when it is.
+        a.after.length === 0,
+    )
+    for (const a of ready.slice(0, Math.max(0, p.at_once - under_way.size))) begin(a)
+    const all = moved.length + left.length
+    ctx.progress(all === 0 ? 1 : moved.length / all)
+    if (under_way.size === 0) {
+      const stayed = left.map((x) => {
+        const blocker = plan.blockers.find((b) => b.vm === x.id)
+        const reasons = blocker?.reasons.map((r) => r.detail) ?? []
+        return {
+          vm: deps.view.get(vmKind, x.id)?.value.name ?? x.id,
+          why: failed.get(x.id)?.why ?? (reasons.join(' ') || plan.detail),
+        }
+      })
+      return { moved, stayed }
+    }
+    await Promise.race([...under_way.values(), aborted(signal)]).catch(() => undefined)
+  }
+}
+
+const nameOf = (deps: Deps, host: string) => deps.view.get(hostKind, host)?.value.name ?? host
+
+const stallOf = (result: unknown) => {
+  const { stall_ms } = (result ?? {}) as Partial<VmMove>
+  return stall_ms === undefined ? {} : { stall_ms }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve()
+    else signal.addEventListener('abort', () => resolve(), { once: true })
+  })
+}
+
+/** For the way back. */
+async function noteMoved(deps: Deps, host: string, a: MoveAction): Promise<void> {
+  await changeHost(deps, host, (h) => ({
+    ...h,
+    drained: [...(h.drained ?? []).filter((d) => d.vm !== a.vm), { vm: a.vm, to: a.to }],
+  }))
+}
+
+async function changeHost(deps: Deps, id: string, change: (host: HostRecord) => HostRecord): Promise<void> {
+  for (let i = 0; ; i += 1) {
+    const rec = await deps.store.get(hostKind, id)
+    if (!rec) throw fail('gone', 'The host is not in the cluster any more.')
+    try {
+      await commit(deps, [unchanged(rec)], [put(hostKind, id, change(rec.value))])
+      return
+    } catch (error) {
+      if (i > 20 || toFault(error).code !== 'conflict') throw error
+    }
+  }
+}
+
+const params = (value: unknown): DrainParams => {
+  const p = value as DrainParams
+  if (typeof p?.host !== 'string') throw fail('invalid', 'The job has no host.')
+  return { ...p, at_once: p.at_once ?? 2 }
+}
+
+/** Cancelled it is paused: what has gone stays gone, the host stays in maintenance; asked for again it goes on. */
+export const drainJob = defineJob<DrainParams, Deps>(
+  'host.drain',
+  1,
+  params,
+  [
+    step('maintenance', {
+      do: ({ deps, params: p }) => changeHost(deps, p.host, (h) => ({ ...h, maintenance: true })),
+    }),
+    step('move', { do: empty, weight: 20 }),
+  ],
+  { claims: (p) => [powerClaim(p.host)], lane: 'wait' },
+)
+
+/** Every VM that a drain took away and that still is where it took it comes back. Those hosts move them. */
+async function bringBack(ctx: Ctx): Promise<DrainResult> {
+  const { deps, params: p, signal } = ctx
+  const moved: DrainResult['moved'] = []
+  const stayed: DrainResult['stayed'] = []
+  const all = deps.view.get(hostKind, p.host)?.value.drained ?? []
+  for (const [i, { vm, to }] of all.entries()) {
+    signal.throwIfAborted()
+    const name = deps.view.get(vmKind, vm)?.value.name
+    const at = deps.view.get(placementKind, vm)?.value.host
+    if (name === undefined) continue
+    if (at !== to) {
+      if (at !== p.host) stayed.push({ vm: name, why: `it is on ${nameOf(deps, at ?? '')} by now` })
+      continue
+    }
+    try {
+      if (!deps.askHost) throw fail('internal', 'no way to other hosts')
+      const asked = { vm, to: p.host, key: `${ctx.jobId}/${vm}` }
+      const { job } = await deps.askHost<{ job: string }>(to, MIGRATE_PATH, asked, 30_000)
+      const end = await ended(deps, job, signal)
+      if (end.state !== 'done') throw fail('tool_failed', end.fault?.detail ?? `the job ${job} ended as ${end.state}`)
+      moved.push({ vm: name, to: nameOf(deps, p.host), ...stallOf(end.result) })
+    } catch (error) {
+      signal.throwIfAborted()
+      stayed.push({ vm: name, why: toFault(error).detail })
+    }
+    ctx.progress((i + 1) / all.length)
+  }
+  const back = new Set(moved.map((m) => m.vm))
+  await changeHost(deps, p.host, ({ drained, ...h }) => {
+    const left = (drained ?? []).filter((d) => !back.has(deps.view.get(vmKind, d.vm)?.value.name ?? ''))
+    return left.length === 0 ? h : { ...h, drained: left }
+  })
+  return { moved, stayed }
+}
+
+/** A job of another host is seen in the records. */
+async function ended(deps: Deps, job: string, signal: AbortSignal) {
+  for (;;) {
+    const record = deps.view.get(jobKind, job)?.value
+    if (record && hasEnded(record)) return record
+    signal.throwIfAborted()
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
+  }
+}
+
+export const undrainJob = defineJob<DrainParams, Deps>(
+  'host.undrain',
+  1,
+  params,
+  [
+    step('open', {
+      do: ({ deps, params: p }) => changeHost(deps, p.host, ({ maintenance: _, ...h }) => h),
+    }),
+    step('move', { do: bringBack, weight: 20 }),
+  ],
+  { claims: (p) => [powerClaim(p.host)], lane: 'wait' },
+)
