@@ -12,7 +12,7 @@ import { type Instance, instanceOf } from '../local/instance.ts'
 import { offline } from '../local/offline.ts'
 import { replaceFile } from '../net/known-servers.ts'
 import { dropNet, makeNet, pidsOf, setCuts } from './net.ts'
-import { bridgeOf, DHCP_RANGE, type LabHost, type LabState, planLab } from './plan.ts'
+import { bridgeOf, dhcpRange, type LabHost, type LabState, planLab } from './plan.ts'
 import { dropShare, enterShare, makeShare } from './share.ts'
 
 const folderOf = (name: string) => `/var/lib/wadah-lab-${name}`
@@ -79,7 +79,7 @@ export async function labUp(cli: Cli, wish: LabWish, say: (text: string) => void
       `host_name = "${host.name}"`,
       `uid_base = 2300000`,
       `pool_dirs = ["${sharedDir(lab.name)}"]`,
-      `cache = "/var/cache/wadah-lab-${lab.name}"`,
+      `cache = ${JSON.stringify(cli.io.env['WADAH_LAB_CACHE'] || `/var/cache/wadah-lab-${lab.name}`)}`,
     ]
     await writeFile(configOf(host, lab.name), `${settings.join('\n')}\n`)
   }
@@ -182,7 +182,7 @@ async function startDhcp(lab: LabState): Promise<void> {
     '--bind-interfaces',
     `--interface=${bridge}`,
     '--except-interface=lo',
-    `--dhcp-range=${DHCP_RANGE},12h`,
+    `--dhcp-range=${dhcpRange(lab.name)},12h`,
     `--dhcp-leasefile=${folder}/leases`,
     `--pid-file=${folder}/dnsmasq.pid`,
     '--no-hosts',

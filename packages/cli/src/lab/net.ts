@@ -20,7 +20,7 @@ const ip = (...argv: string[]) => tool('ip', ...argv)
 export async function makeNet(lab: LabState): Promise<void> {
   const bridge = bridgeOf(lab.name)
   await ip('link', 'add', bridge, 'type', 'bridge', 'forward_delay', '0')
-  await ip('addr', 'add', `${gatewayOf()}/${SUBNET_BITS}`, 'dev', bridge)
+  await ip('addr', 'add', `${gatewayOf(lab.name)}/${SUBNET_BITS}`, 'dev', bridge)
   await ip('link', 'set', bridge, 'up')
   await tool('nft', 'add', 'table', 'bridge', bridge)
   await tool('nft', 'add', 'chain', 'bridge', bridge, 'f', '{ type filter hook forward priority 0; }')
@@ -28,7 +28,7 @@ export async function makeNet(lab: LabState): Promise<void> {
   await writeFile('/proc/sys/net/ipv4/ip_forward', '1')
   await tool('nft', 'add', 'table', 'ip', bridge)
   await tool('nft', 'add', 'chain', 'ip', bridge, 'out', '{ type nat hook postrouting priority srcnat; }')
-  const net = `${gatewayOf()}/${SUBNET_BITS}`
+  const net = `${gatewayOf(lab.name)}/${SUBNET_BITS}`
   await tool('nft', 'add', 'rule', 'ip', bridge, 'out', 'ip', 'saddr', net, 'oifname', '!=', bridge, 'masquerade')
   for (const host of lab.hosts) await makeHost(lab, host)
 }
@@ -43,7 +43,7 @@ async function makeHost(lab: LabState, { namespace, port, address }: LabHost): P
   await inside('link', 'set', 'eth0', 'master', HOST_BRIDGE, 'up')
   await inside('addr', 'add', `${address}/${SUBNET_BITS}`, 'dev', HOST_BRIDGE)
   await inside('link', 'set', HOST_BRIDGE, 'up')
-  await inside('route', 'add', 'default', 'via', gatewayOf())
+  await inside('route', 'add', 'default', 'via', gatewayOf(lab.name))
   const { rate, delay } = lab.link
   const netem = [...(delay === undefined ? [] : ['delay', delay]), ...(rate === undefined ? [] : ['rate', rate])]
   if (netem.length === 0) return

@@ -26,10 +26,16 @@ const RATE = /^\d{1,5}(\.\d{1,3})?(kbit|mbit|gbit)$/
 const DELAY = /^\d{1,5}(\.\d{1,3})?(us|ms|s)$/
 
 export const bridgeOf = (lab: string) => `w${lab}br`
-export const gatewayOf = () => '10.90.0.1'
+/** The first three numbers of its addresses: each lab has its own, so that two can be there at once. FNV-1a of its name. */
+function prefixOf(lab: string): string {
+  let h = 0x811c9dc5
+  for (const c of lab) h = Math.imul(h ^ c.charCodeAt(0), 0x01000193) >>> 0
+  return `10.${64 + (h % 128)}.${(h >>> 8) % 256}`
+}
+export const gatewayOf = (lab: string) => `${prefixOf(lab)}.1`
 export const SUBNET_BITS = 24
 /** Addresses for guests on the lab's bridge. */
-export const DHCP_RANGE = '10.90.0.100,10.90.0.199'
+export const dhcpRange = (lab: string) => `${prefixOf(lab)}.100,${prefixOf(lab)}.199`
 /** In every host, with the way to the others in it: networks of the kind `bridge` use it. */
 export const HOST_BRIDGE = 'lan0'
 
@@ -56,7 +62,7 @@ export function planLab(o: {
       index,
       instance: `${o.name}${index}`,
       namespace: `w${o.name}${index}`,
-      address: `10.90.0.${10 + index}`,
+      address: `${prefixOf(o.name)}.${10 + index}`,
       port: `w${o.name}p${index}`,
     }
   })

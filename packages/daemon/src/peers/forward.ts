@@ -65,6 +65,8 @@ function send(
   if (subject) headers[SUBJECT_HEADER] = passSubject(subject)
   const upload = endpoint.accepts !== undefined
   const body = upload || request.body === undefined || request.body === null ? undefined : JSON.stringify(request.body)
+  // One that was left out has become an empty object by now.
+  if (body !== undefined) headers['content-type'] = 'application/json'
   // Said also when there is none: without it Node announces a body in pieces.
   const length = upload
     ? request.headers['content-length']

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises'
+import { text } from 'node:stream/consumers'
 import { fail } from '@wadah/api/fault'
 import { instanceOf } from '../../local/instance.ts'
 import { offline } from '../../local/offline.ts'
@@ -46,7 +47,7 @@ async function readToken(file: string): Promise<string> {
       remedy: 'make a new one; give the name of a file that holds it, or - and paste it',
     })
   try {
-    return await readFile(file === '-' ? '/dev/stdin' : file, 'utf8')
+    return file === '-' ? await text(process.stdin) : await readFile(file, 'utf8')
   } catch (cause) {
     throw fail('not_found', `${file} can't be read: ${(cause as Error).message}`, { field: 'token-file', cause })
   }
