@@ -76,6 +76,11 @@ export type MoveLimits = {
    * milliseconds of stall; only worth it where the ceiling is tight.
    */
   hold?: boolean
+  /**
+   * Without hardware acceleration (TCG) RAM is copied in one pass, for QEMU 7.2 loses writes when it looks at a running guest's dirty pages
+   * (docs/migration.md). This lets it look all the same: for measuring.
+   */
+  tcg_rounds?: boolean
   /** Given up after this long without having switched. */
   deadline_ms?: number
 }

@@ -105,6 +105,24 @@ export async function pairKit() {
     request,
     start,
     sh,
+    /** The target's daemon. */
+    arrivals: async (wanted: LaunchRequest, to: HostMachine, placement: Placement, stop: AbortSignal, tls = true) =>
+      new Arrivals(
+        {
+          migration: to.migration,
+          prepare: async (_job, offer) => ({
+            request: { ...wanted, epoch: offer.epoch },
+            listen: '127.0.0.1',
+            tls,
+          }),
+          commitMoved: async (_job, { epoch }) => {
+            Object.assign(placement, { host: to, epoch, sealed: false })
+            placement.log.push('moved')
+          },
+          log: (line) => logs.push(`in: ${line}`),
+        },
+        stop,
+      ),
     /** Whether it could be allowed; what was before comes back at `close`. */
     async allowPostcopy(): Promise<boolean> {
       try {
@@ -144,26 +162,19 @@ export async function move(
   from: HostMachine,
   to: HostMachine,
   order: Partial<MoveOut> = {},
-  means: { wire?: Wire; ports?: Partial<MoveOutPorts>; signal?: AbortSignal; placement?: Placement } = {},
+  means: {
+    wire?: Wire
+    ports?: Partial<MoveOutPorts>
+    signal?: AbortSignal
+    placement?: Placement
+    arrivals?: Arrivals
+  } = {},
 ) {
   const stream = means.wire ?? wire()
   const placement: Placement = means.placement ?? { host: from, epoch: request.epoch, sealed: false, log: [] }
   const epoch = placement.epoch + 1
   const stop = new AbortController()
-  const arrivals = new Arrivals(
-    {
-      migration: to.migration,
-      prepare: async () => ({ request: { ...request, epoch }, listen: '127.0.0.1', tls: order.tls ?? true }),
-      commitMoved: async () => {
-        placement.host = to
-        placement.epoch = epoch
-        placement.sealed = false
-        placement.log.push('moved')
-      },
-      log: (line) => kit.logs.push(`in: ${line}`),
-    },
-    stop.signal,
-  )
+  const arrivals = means.arrivals ?? (await kit.arrivals(request, to, placement, stop.signal, order.tls))
   void arrivals.handle(stream.b)
   const job = order.job ?? newId('job', randomBytes)
   try {

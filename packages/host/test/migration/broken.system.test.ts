@@ -1,0 +1,149 @@
+/** Moves that something goes wrong with: the guest runs in one place, whole, and what was made for the move is gone. */
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { resumeMoveOut } from '@wadah/cluster/migration/source'
+import { wire } from '@wadah/cluster/migration/testing'
+import type { MovePhase } from '@wadah/ports/migration'
+import { until } from '../engine/kit.ts'
+import { type PairKit, type Placement, TICKS, move, never, pairKit } from './kit.ts'
+
+/** So that there is time to break it. */
+const SLOW = { max_stall_ms: 5_000, bandwidth_bytes_per_s: 2 ** 22 }
+
+describe('a move that breaks', () => {
+  let kit: PairKit
+  beforeAll(async () => {
+    kit = await pairKit()
+  })
+  afterEach(async () => {
+    await kit.clear()
+  })
+  afterAll(async () => {
+    await kit.close()
+  })
+
+  async function begin() {
+    const { a } = kit
+    const made = await kit.start(a)
+    const sum = await kit.sh(a, made.vm, TICKS)
+    const placement: Placement = { host: a, epoch: 1, sealed: false, log: [] }
+    const progress = Promise.withResolvers<void>()
+    return { ...made, sum, placement, copies: progress.promise, ports: { progress: () => progress.resolve() } }
+  }
+  async function stayed({ vm, sum, placement }: { vm: string; sum: string; placement: Placement }) {
+    const { a, b } = kit
+    expect(placement).toMatchObject({ host: a, epoch: 1, sealed: false })
+    await until('the target to be undone', async () => (await b.migration.ask(vm)).is === 'gone')
+    expect(await a.observe(vm)).toMatchObject({ state: 'running' })
+    expect(await kit.sh(a, vm, 'md5sum </fill/kept')).toBe(sum)
+    // Nothing of it is left: it can be moved at once.
+    expect(a.running(vm)?.live.moving).toBeUndefined()
+    expect(await b.cgroups.list()).not.toContain(vm)
+  }
+
+  test("the target's QEMU is killed", async () => {
+    const { a, b } = kit
+    const m = await begin()
+    const moving = move(kit, m.request, a, b, { limits: SLOW }, m)
+    moving.catch(() => {})
+    await m.copies
+    process.kill(b.running(m.vm)?.pid ?? 0, 'SIGKILL')
+    await expect(moving).rejects.toMatchObject({ fault: { code: 'qemu_failed', effect: 'none' } })
+    await stayed(m)
+    await move(kit, m.request, a, b)
+    expect(await kit.sh(b, m.vm, 'md5sum </fill/kept')).toBe(m.sum)
+  })
+
+  test('it is cancelled', async () => {
+    const m = await begin()
+    const cancel = new AbortController()
+    const moving = move(kit, m.request, kit.a, kit.b, { limits: SLOW }, { ...m, signal: cancel.signal })
+    moving.catch(() => {})
+    await m.copies
+    cancel.abort(new Error('the user changed his mind'))
+    await expect(moving).rejects.toThrow()
+    await stayed(m)
+  })
+
+  test('the stream of the daemons breaks while it copies', async () => {
+    const m = await begin()
+    const stream = wire()
+    const moving = move(kit, m.request, kit.a, kit.b, { limits: SLOW }, { ...m, wire: stream })
+    moving.catch(() => {})
+    await m.copies
+    stream.cut()
+    await expect(moving).rejects.toMatchObject({ fault: { code: 'unreachable', effect: 'none' } })
+    await stayed(m)
+  })
+
+  test("the source's QEMU is killed: said plainly, and the target is undone", async () => {
+    const { a, b } = kit
+    const m = await begin()
+    const moving = move(kit, m.request, a, b, { limits: SLOW }, m)
+    moving.catch(() => {})
+    await m.copies
+    process.kill(m.running.pid, 'SIGKILL')
+    await expect(moving).rejects.toMatchObject({ fault: { code: 'qemu_failed', effect: 'partial' } })
+    await until('the target to be undone', async () => (await b.migration.ask(m.vm)).is === 'gone')
+    expect(m.placement.sealed).toBe(false)
+    expect(await a.observe(m.vm)).toMatchObject({ state: 'stopped' })
+  })
+
+  test.each(['offer', 'prepare', 'seal', 'copy', 'switch'] as const)('it fails at "%s": it runs on', async (phase) => {
+    const m = await begin()
+    const at = (now: MovePhase) => {
+      if (now === phase) throw new Error(`injected at ${now}`)
+    }
+    await expect(move(kit, m.request, kit.a, kit.b, {}, { ...m, ports: { at } })).rejects.toThrow('injected')
+    await stayed(m)
+  })
+
+  test('`go` is lost with the stream: both are asked, and it goes on over there', async () => {
+    const m = await begin()
+    const stream = wire()
+    stream.pass((message) => {
+      if (message.type !== 'go') return true
+      stream.cut()
+      return false
+    })
+    const { report, placement } = await move(kit, m.request, kit.a, kit.b, {}, { ...m, wire: stream })
+    expect(report.notes.join()).toContain('after go')
+    expect(placement).toMatchObject({ host: kit.b, epoch: 2, sealed: false })
+    expect(await kit.sh(kit.b, m.vm, 'md5sum </fill/kept')).toBe(m.sum)
+    expect(await kit.a.migration.ask(m.vm)).toEqual({ is: 'gone' })
+  })
+
+  test('the source fails right after `go`: whoever comes next finds out and finishes', async () => {
+    const { a, b } = kit
+    const m = await begin()
+    const at = (now: MovePhase) => {
+      if (now === 'start') throw new Error('injected at start')
+    }
+    const job = 'job-bbbbbbbbbb'
+    const order = { job }
+    const stop = new AbortController()
+    const arrivals = await kit.arrivals(m.request, b, m.placement, stop.signal)
+    await expect(move(kit, m.request, a, b, order, { ...m, ports: { at }, arrivals })).rejects.toThrow('injected')
+    await until('it to run over there', async () => (await b.observe(m.vm)).state === 'running')
+    const again = wire()
+    void arrivals.handle(again.b)
+    const limits = { max_stall_ms: 5_000 }
+    const whole = { ...order, vm: m.vm, name: 'tiny', from: '', epoch: 2, mode: 'precopy' as const, limits, tls: true }
+    const ended = await resumeMoveOut(
+      whole,
+      {
+        migration: a.migration,
+        link: again.a,
+        relink: async () => undefined,
+        seal: async () => {},
+        unseal: async () => {},
+        log: (line) => kit.logs.push(line),
+      },
+      never,
+    )
+    expect(ended).toEqual({ moved: true })
+    expect(m.placement).toMatchObject({ host: b, epoch: 2 })
+    expect(await a.migration.ask(m.vm)).toEqual({ is: 'gone' })
+    expect(await kit.sh(b, m.vm, 'md5sum </fill/kept')).toBe(m.sum)
+    stop.abort()
+  })
+})
