@@ -35,6 +35,7 @@ export interface MessageLink {
   listen(listener: (message: MoveMessage) => void): void
   /** Settles, never rejects, with why it ended. */
   readonly closed: Promise<string>
+  /** What was sent before still goes out. */
   close(): void
 }
 
@@ -92,6 +93,10 @@ export function streamLink(stream: Duplex): MessageLink {
       for (const message of early.splice(0)) on(message)
     },
     closed,
-    close: () => end('closed on this side'),
+    close() {
+      resolve('closed on this side')
+      // What was said last is still to arrive.
+      stream.end(() => stream.destroy())
+    },
   }
 }

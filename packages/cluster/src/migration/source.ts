@@ -64,6 +64,7 @@ const ACCEPT_MS = 180_000
 const LOADED_MS = 300_000
 const RUNNING_MS = 60_000
 const COMMIT_MS = 600_000
+const ASK_AGAIN_MS = 10_000
 /** How often the target is looked for after a break, and for how long. */
 const RELINK_MS = [50, 200, 500, 1_000, 2_000] as const
 const RESOLVE_MS = 600_000
@@ -95,7 +96,7 @@ class Source {
   #talk: Talk
   #leaving: LeavingVm | undefined
   #sealed = false
-  #went = false
+  #isCommitted = false
 
   constructor(order: MoveOut, ports: MoveOutPorts) {
     this.#order = order
@@ -244,7 +245,6 @@ class Source {
   async #goOver(switched: SwitchedOver, signal: AbortSignal): Promise<number> {
     const { job } = this.#order
     this.#ports.going?.()
-    this.#went = true
     this.#talk.send({ type: 'go', job, how: switched.how })
     this.#phase('start')
     try {
@@ -310,7 +310,9 @@ class Source {
       }
       this.#talk.send({ type: 'resume', version: MOVE_PROTOCOL, job, vm })
       try {
-        return await this.#talk.next(['resumed'], RUNNING_MS, signal)
+        const said = await this.#talk.next(['resumed'], RUNNING_MS, signal)
+        if (said.state === 'committed') this.#isCommitted = true
+        return said
       } catch (error) {
         if (error instanceof PeerAbort) return { type: 'resumed', job, state: error.undone ? 'undone' : 'cannot-tell' }
         signal.throwIfAborted()
@@ -321,11 +323,13 @@ class Source {
   async #committed(signal: AbortSignal): Promise<boolean> {
     for (const end = performance.now() + COMMIT_MS; performance.now() < end; ) {
       try {
-        await this.#talk.next(['committed'], COMMIT_MS, AbortSignal.any([signal, this.#talk.lost]))
+        if (this.#isCommitted) return true
+        await this.#talk.next(['committed'], ASK_AGAIN_MS, AbortSignal.any([signal, this.#talk.lost]))
         return true
       } catch {
         signal.throwIfAborted()
-        if ((await this.#ask(signal)).state === 'committed') return true
+        // It may have been said on a stream that broke.
+        await this.#ask(signal)
       }
     }
     throw fail('store_failed', 'The guest runs on its new host, which could not commit it yet.', {
@@ -356,8 +360,11 @@ class Source {
       this.#ports.log(`after a restart: the target is ${state}: ${what}`)
       if (what === 'finish') {
         await this.#committed(signal)
-        await this.#leaving?.follow(signal).catch(() => 'completed' as const)
-        await this.#leaving?.quit()
+        if (this.#leaving) {
+          // Post-copy may still be under way; if it can't end, this QEMU has what the guest needs, and stays.
+          await this.#follow(signal)
+          await this.#leaving.quit()
+        }
         this.#talk.send({ type: 'done', job })
         await this.#leaving?.close()
         this.#talk.close()
@@ -380,7 +387,10 @@ class Source {
         await this.#talk.next(['running', 'abort'], RUNNING_MS, signal).catch(() => undefined)
       } else if (what === 'undo-target') {
         this.#talk.send({ type: 'abort', job, fault: toFault(fail('cancelled', 'The source was started anew.')) })
-        await this.#talk.next(['abort'], RUNNING_MS, signal).catch(() => undefined)
+        // Its word, or the end of the stream: then it is asked over another one.
+        await this.#talk.next(['abort'], RUNNING_MS, AbortSignal.any([signal, this.#talk.lost])).catch(() => undefined)
+        this.#talk.close()
+        await pause(10, signal)
       } else await pause(1_000, signal)
     }
   }

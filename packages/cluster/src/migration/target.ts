@@ -257,6 +257,7 @@ export class MoveIn {
     }
     this.#ports.log(`${this.vm}: undone: ${told.fault.detail}`)
     this.#sayUndone(this.#talk, told)
+    this.#talk.close()
     this.#end({ moved: false, fault: told.fault })
   }
 

@@ -31,7 +31,11 @@ export function wire(): Wire {
     const to = from === 'a' ? 'b' : 'a'
     return {
       closed,
-      close: () => cut('closed'),
+      close: () => {
+        // After what is under way.
+        if (delay_ms > 0) setTimeout(() => cut('closed'), delay_ms)
+        else setImmediate(() => cut('closed'))
+      },
       listen(listener) {
         listeners[from] = listener
         for (const m of early[from].splice(0)) listener(m)

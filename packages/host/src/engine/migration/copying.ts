@@ -130,7 +130,11 @@ export class Copying {
       return
     }
     this.#stopped = true
-    this.#tell.phase('switch')
+    try {
+      this.#tell.phase('switch')
+    } catch (error) {
+      return giveUp(error as Error)
+    }
     // In post-copy nothing can be taken back any more, once it has begun.
     if (this.#postcopy || this.#holding) return
     const { max_stall_ms } = this.#order.limits

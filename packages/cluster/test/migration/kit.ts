@@ -1,0 +1,183 @@
+/** Two machines without QEMU: what each half was asked, and where the guest runs. */
+import { fail } from '@wadah/api/fault'
+import type { ArrivingVm, LeavingVm, Migration, MoveAccepted, MoveFacts, SwitchedOver } from '@wadah/ports/migration'
+import type { LaunchRequest } from '@wadah/ports/machine'
+import { Arrivals, type MoveInPorts } from '../../src/migration/target.ts'
+import type { MoveOut, MoveOutPorts } from '../../src/migration/source.ts'
+import { type Wire, wire } from '../../src/migration/testing.ts'
+
+export const JOB = 'job-aaaaaaaaaa'
+export const VM = 'vm-aaaaaaaaaa'
+const facts = { vm: VM, boot: {}, qemu_version: '7.2', ram_bytes: 1, mirrors: [] } as unknown as MoveFacts
+const accepted: MoveAccepted = { qemu_version: '7.2', address: { host: '127.0.0.1', port: 1 } }
+
+export class World {
+  /** Runs on the source, stands still, runs on the target. */
+  source: 'running' | 'let-go' | 'gone' = 'running'
+  target: 'none' | 'waiting' | 'running' = 'none'
+  how: SwitchedOver['how'] = 'precopy'
+  placement = { host: 'a', epoch: 1, sealed: false }
+  /** Throws at the call of this name, once. */
+  fails: string | undefined
+  readonly calls: string[] = []
+  readonly gone = Promise.withResolvers<{ reason: string }>()
+  /** At no time it may run in both. */
+  check(what: string): void {
+    this.calls.push(what)
+    if (this.source === 'running' && this.target === 'running') throw new Error(`two run (at ${what})`)
+    if (this.fails === what) {
+      this.fails = undefined
+      throw fail('qemu_failed', `injected: ${what}`)
+    }
+  }
+
+  leaving(): LeavingVm {
+    return {
+      vm: VM,
+      facts,
+      copy: async (_order, tell, signal) => {
+        tell.phase('copy')
+        try {
+          this.check('copy')
+          await new Promise((resolve) => setTimeout(resolve, 5))
+          signal.throwIfAborted()
+          tell.phase('switch')
+        } catch (error) {
+          this.source = 'running'
+          throw error
+        }
+        this.source = 'let-go'
+        return { how: this.how, stop_ms: 1, released_ms: 2 }
+      },
+      follow: async () => {
+        this.check('follow')
+        return 'completed'
+      },
+      recover: async () => this.check('recover'),
+      claim: async () => ({ downtime_ms: 1 }),
+      takeBack: async () => {
+        if (this.target === 'running') throw new Error('taken back while it runs over there')
+        this.source = 'running'
+        this.check('takeBack')
+      },
+      quit: async () => {
+        this.check('quit')
+        if (this.placement.host !== 'b') throw new Error('ended before it was committed')
+        this.source = 'gone'
+      },
+      close: async () => {},
+    }
+  }
+  arriving(): ArrivingVm {
+    return {
+      vm: VM,
+      epoch: 2,
+      accepted,
+      loaded: async () => {
+        while (this.source !== 'let-go') await new Promise((resolve) => setTimeout(resolve, 1))
+        this.check('loaded')
+      },
+      go: async () => {
+        this.check('go')
+        this.target = 'running'
+        this.check('runs')
+        return { run_ms: 11 }
+      },
+      recover: async () => ({ host: '127.0.0.1', port: 2 }),
+      settle: async () => this.check('settle'),
+      undo: async () => {
+        this.check('undo')
+        if (this.target === 'running') throw new Error('undone while it runs')
+        this.target = 'none'
+      },
+      gone: this.gone.promise,
+    }
+  }
+  get a(): MoveOutPorts['migration'] {
+    return {
+      wall_ms: () => performance.now(),
+      leave: async () => {
+        this.check('leave')
+        return this.leaving()
+      },
+      rejoinLeaving: async () => (this.source === 'gone' ? undefined : this.leaving()),
+      ask: async () =>
+        this.source === 'gone'
+          ? { is: 'gone' }
+          : {
+              is: 'there',
+              status: this.source === 'running' ? 'running' : 'postmigrate',
+              migration: this.source === 'running' ? 'active' : 'completed',
+              epoch: 1,
+            },
+    }
+  }
+  get b(): MoveInPorts['migration'] {
+    return {
+      wall_ms: () => performance.now() + 1_000,
+      arrive: async () => {
+        this.check('arrive')
+        this.target = 'waiting'
+        return this.arriving()
+      },
+      rejoinArriving: async () => (this.target === 'none' ? undefined : this.arriving()),
+      ask: async () =>
+        this.target === 'none'
+          ? { is: 'gone' }
+          : { is: 'there', status: this.target === 'running' ? 'running' : 'paused', migration: 'completed', epoch: 2 },
+    }
+  }
+
+  readonly order: MoveOut = {
+    job: JOB,
+    vm: VM,
+    name: 'web',
+    from: 'host-aaaaaaaaaa',
+    epoch: 2,
+    mode: 'precopy',
+    limits: { max_stall_ms: 300 },
+    tls: true,
+  }
+  readonly stop = new AbortController()
+  arrivals = this.daemon()
+  /** Another daemon on the target: it knows nothing but what its machine does. */
+  daemon(): Arrivals {
+    return new Arrivals(
+      {
+        migration: this.b,
+        prepare: async () => {
+          this.check('prepare')
+          return { request: { vm: VM } as LaunchRequest, listen: '127.0.0.1', tls: true }
+        },
+        commitMoved: async (_job, { epoch }) => {
+          this.check('commit')
+          this.placement = { host: 'b', epoch, sealed: false }
+        },
+        log: () => {},
+      },
+      this.stop.signal,
+    )
+  }
+  ports(stream: Wire, over: Partial<MoveOutPorts> = {}): MoveOutPorts {
+    void this.arrivals.handle(stream.b)
+    return {
+      migration: this.a,
+      link: stream.a,
+      relink: async () => {
+        const again = wire()
+        void this.arrivals.handle(again.b)
+        return again.a
+      },
+      seal: async () => {
+        this.check('seal')
+        this.placement.sealed = true
+      },
+      unseal: async () => {
+        this.check('unseal')
+        this.placement.sealed = false
+      },
+      log: () => {},
+      ...over,
+    }
+  }
+}

@@ -1,0 +1,165 @@
+import type { MoveMessage, MovePhase } from '@wadah/ports/migration'
+import { describe, expect, test } from 'vitest'
+import { moveOut, resumeMoveOut } from '../../src/migration/source.ts'
+import { wire } from '../../src/migration/testing.ts'
+import { JOB, VM, World } from './kit.ts'
+
+const never = new AbortController().signal
+const settled = () => new Promise((resolve) => setTimeout(resolve, 20))
+
+describe('a move', () => {
+  test.each(['precopy', 'postcopy'] as const)('%s: sealed before, committed after, ended last', async (how) => {
+    const w = new World()
+    w.how = how
+    const stream = wire()
+    const report = await moveOut({ ...w.order, mode: how }, w.ports(stream), never)
+    expect(w).toMatchObject({ source: 'gone', target: 'running', placement: { host: 'b', epoch: 2, sealed: false } })
+    const order = ['seal', 'copy', 'go', 'commit', ...(how === 'postcopy' ? ['follow'] : []), 'quit']
+    expect(w.calls.filter((c) => order.includes(c))).toEqual(order)
+    const said = stream.said.map((s) => s.message.type).filter((t) => !t.startsWith('heartbeat'))
+    expect(said.indexOf('sealed')).toBeLessThan(said.indexOf('go'))
+    if (how === 'postcopy') expect(said.indexOf('loaded')).toBeLessThan(said.indexOf('go'))
+    // The clocks of the two are a second apart.
+    expect(report.clock.offset_ms).toBeCloseTo(1_000, -2)
+    expect(report.stall_ms).toBeCloseTo(11 - report.clock.offset_ms - 1, 0)
+    const phases: MovePhase[] = ['offer', 'prepare', 'seal', 'copy', 'switch', 'start', 'commit']
+    expect(report.phases.map((p) => p.phase)).toEqual([...phases, ...(how === 'postcopy' ? ['follow'] : []), 'quit'])
+    for (const p of report.phases) expect(p.end_ms).toBeGreaterThanOrEqual(p.begin_ms)
+  })
+
+  test.each(['leave', 'prepare', 'arrive', 'seal', 'copy'])('"%s" fails: it runs on, nothing is left', async (call) => {
+    const w = new World()
+    w.fails = call
+    await expect(moveOut(w.order, w.ports(wire()), never)).rejects.toMatchObject({ fault: { effect: 'none' } })
+    await settled()
+    expect(w).toMatchObject({ source: 'running', target: 'none', placement: { host: 'a', epoch: 1, sealed: false } })
+  })
+  test.each(['offer', 'prepare', 'seal', 'copy', 'switch'] as const)('a failure at "%s"', async (phase) => {
+    const w = new World()
+    const at = (now: MovePhase) => {
+      if (now === phase) throw new Error('injected')
+    }
+    await expect(moveOut(w.order, w.ports(wire(), { at }), never)).rejects.toThrow('injected')
+    await settled()
+    expect(w).toMatchObject({ source: 'running', target: 'none', placement: { host: 'a', sealed: false } })
+  })
+  test('the target can not let it run, and gives its word: taken back', async () => {
+    const w = new World()
+    w.fails = 'go'
+    await expect(moveOut(w.order, w.ports(wire()), never)).rejects.toMatchObject({ fault: { effect: 'none' } })
+    await settled()
+    expect(w).toMatchObject({ source: 'running', target: 'none', placement: { host: 'a', sealed: false } })
+  })
+  test('the commit fails at first: tried again, and the source waits for it', async () => {
+    const w = new World()
+    w.fails = 'commit'
+    await moveOut(w.order, w.ports(wire()), never)
+    expect(w.calls.filter((c) => c === 'commit')).toHaveLength(2)
+    expect(w).toMatchObject({ source: 'gone', target: 'running', placement: { host: 'b' } })
+  })
+  test('it is cancelled while it copies', async () => {
+    const w = new World()
+    const cancel = new AbortController()
+    const at = (now: MovePhase) => void (now === 'copy' && cancel.abort(new Error('enough')))
+    await expect(moveOut(w.order, w.ports(wire(), { at }), cancel.signal)).rejects.toThrow('enough')
+    await settled()
+    expect(w).toMatchObject({ source: 'running', target: 'none', placement: { sealed: false } })
+  })
+  test('another version is refused', async () => {
+    const w = new World()
+    const stream = wire()
+    stream.pass((m) => {
+      if (m.type === 'offer') m.version = 99
+      return true
+    })
+    await expect(moveOut(w.order, w.ports(stream), never)).rejects.toMatchObject({ fault: { code: 'host_lacks' } })
+  })
+
+  // The stream breaks as this message is sent: it is lost, or it is the last that arrives.
+  const kinds: MoveMessage['type'][] = ['offer', 'accept', 'sealed', 'go', 'running', 'committed']
+  test.each(kinds.flatMap((k) => [[k, true] as const, [k, false] as const]))(
+    'the stream breaks at "%s" (lost: %s): one runs, and the placement says which',
+    async (kind, lost) => {
+      const w = new World()
+      const stream = wire()
+      stream.pass((m) => {
+        if (m.type !== kind) return true
+        if (lost) stream.cut()
+        else setImmediate(() => setImmediate(() => stream.cut()))
+        return !lost
+      })
+      const moved = await moveOut(w.order, w.ports(stream), never).then(
+        () => true,
+        () => false,
+      )
+      await settled()
+      if (['go', 'running', 'committed'].includes(kind)) expect(moved).toBe(true)
+      // A target that waits and was left alone gives up by its own clock; it never runs.
+      if (moved) expect(w).toMatchObject({ source: 'gone', target: 'running', placement: { host: 'b', epoch: 2 } })
+      else {
+        expect(w).toMatchObject({ source: 'running', placement: { host: 'a', sealed: false } })
+        expect(w.target).not.toBe('running')
+      }
+    },
+  )
+  test.each([0, 3, 20])('a slow stream (%i ms each) changes nothing', async (ms) => {
+    const w = new World()
+    const stream = wire()
+    stream.delay(ms)
+    await moveOut(w.order, w.ports(stream), never)
+    expect(w).toMatchObject({ source: 'gone', target: 'running' })
+  })
+  test('the daemon of the target is started anew after `go`: its machine knows', async () => {
+    const w = new World()
+    const stream = wire()
+    stream.pass((m) => {
+      if (m.type !== 'running') return true
+      w.arrivals = w.daemon()
+      stream.cut()
+      return false
+    })
+    const { notes } = await moveOut(w.order, w.ports(stream), never)
+    expect(notes.join()).toContain('after go')
+    expect(w).toMatchObject({ source: 'gone', target: 'running', placement: { host: 'b', epoch: 2 } })
+  })
+})
+
+describe('a source that was started anew', () => {
+  async function again(w: World) {
+    const ended = await resumeMoveOut(w.order, w.ports(wire()), never)
+    await settled()
+    return ended
+  }
+  test('while it copied: the target gives its word, it runs on', async () => {
+    const w = new World()
+    Object.assign(w, { target: 'waiting' })
+    w.placement.sealed = true
+    expect(await again(w)).toEqual({ moved: false })
+    expect(w).toMatchObject({ source: 'running', target: 'none', placement: { host: 'a', sealed: false } })
+  })
+  test('after the source had let go: it goes over', async () => {
+    const w = new World()
+    Object.assign(w, { source: 'let-go', target: 'waiting' })
+    expect(await again(w)).toEqual({ moved: true })
+    expect(w).toMatchObject({ source: 'gone', target: 'running', placement: { host: 'b' } })
+  })
+  test('after it had gone over: finished', async () => {
+    const w = new World()
+    Object.assign(w, { source: 'let-go', target: 'running' })
+    expect(await again(w)).toEqual({ moved: true })
+    expect(w).toMatchObject({ source: 'gone', placement: { host: 'b' } })
+  })
+  test('nobody knows of it over there: taken back', async () => {
+    const w = new World()
+    w.source = 'let-go'
+    expect(await again(w)).toEqual({ moved: false })
+    expect(w.source).toBe('running')
+  })
+  test('none is left: said', async () => {
+    const w = new World()
+    w.source = 'gone'
+    await expect(again(w)).rejects.toMatchObject({ fault: { effect: 'partial' } })
+    expect(w.placement.sealed).toBe(false)
+    expect([JOB, VM]).toHaveLength(2)
+  })
+})
