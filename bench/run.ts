@@ -14,12 +14,13 @@ import { type Bench, Daemon, ROOT } from './kit.ts'
 import { instant } from './instant.ts'
 import { list } from './list.ts'
 import { many } from './many.ts'
+import { migration } from './migration.ts'
 import { keep, machine } from './report.ts'
 import { scheduler } from './scheduler.ts'
 import { snapshot } from './snapshot.ts'
 import { start } from './start.ts'
 
-const BENCHES: Bench[] = [start, clone, many, list, idle, import_, snapshot, cycles, instant, scheduler]
+const BENCHES: Bench[] = [start, clone, many, list, idle, import_, snapshot, cycles, instant, migration]
 const { values } = parseArgs({
   options: {
     only: { type: 'string', multiple: true },

@@ -36,7 +36,12 @@ describe('the other clock', () => {
 })
 
 describe('after a break', () => {
-  const there = (migration: string, status = 'postmigrate'): QemuAnswer => ({ is: 'there', status, migration, epoch: 1 })
+  const there = (migration: string, status = 'postmigrate'): QemuAnswer => ({
+    is: 'there',
+    status,
+    migration,
+    epoch: 1,
+  })
   const table: [QemuAnswer, ArrivalState, Resolution][] = [
     [there('completed'), 'waiting', 'go'],
     [there('completed'), 'running', 'finish'],
@@ -62,7 +67,9 @@ describe('after a break', () => {
     expect(resolveMove(source, target)).toBe(wanted)
   })
   test('it never runs in two places: taken back only on the word that it will not run there', () => {
-    const sources = ['completed', 'active', 'failed', 'cancelled', 'setup', 'device', 'none', 'postcopy-active'].map((m) => there(m))
+    const sources = ['completed', 'active', 'failed', 'cancelled', 'setup', 'device', 'none', 'postcopy-active'].map(
+      (m) => there(m),
+    )
     const states: ArrivalState[] = ['waiting', 'running', 'committed', 'undone', 'unknown', 'cannot-tell']
     for (const source of [...sources, { is: 'gone' } as const, { is: 'unknown', why: '' } as const]) {
       for (const state of states) {
@@ -129,7 +136,8 @@ describe('a forecast', () => {
 describe('the stream', () => {
   test('of messages that are not known nothing is heard; what is no message ends it', async () => {
     expect(parseMessage('{"type":"from-the-future"}')).toBeUndefined()
-    for (const line of ['nonsense', '{}', '[]', 'null', '{"type":5}']) expect(() => parseMessage(line)).toThrow('malformed')
+    for (const line of ['nonsense', '{}', '[]', 'null', '{"type":5}'])
+      expect(() => parseMessage(line)).toThrow('malformed')
     const stream = new PassThrough()
     const link = streamLink(stream)
     const heard: string[] = []

@@ -222,9 +222,10 @@ export async function move(
 /** A clock in the guest that says on the serial line every so often that it ticks; and a pattern in memory with its sum. */
 export const TICKS = `(while :; do read up _ </proc/uptime; echo "tick $up" >/dev/ttyS0; usleep 50000; done) >/dev/null 2>&1 &
 mkdir -p /fill; mount -t tmpfs none /fill; dd if=/dev/urandom of=/fill/kept bs=1M count=8 2>/dev/null; md5sum </fill/kept`
-/** Writes so many MiB of RAM over and over; whatever else the guest has to do comes first. */
-export const dirty = (mib: number, name = 'hot', from = '/dev/urandom') =>
-  `nice -n 19 sh -c 'while :; do dd if=${from} of=/fill/${name} bs=1M count=${mib} conv=notrunc; done' >/dev/null 2>&1 &`
+/** Writes so many MiB of RAM over and over, with a breath in between for the agent. The same bytes do: QEMU looks at pages, not at what is in them. */
+export const dirty = (mib: number, name = 'hot') =>
+  `dd if=/fill/kept of=/fill/${name} bs=1M count=${mib} 2>/dev/null
+(while :; do dd if=/fill/kept of=/fill/${name} bs=1M count=${mib} conv=notrunc; usleep 5000; done) >/dev/null 2>&1 &`
 
 export function ticksOf(text: string): number[] {
   return [...text.matchAll(/tick (\d+\.\d+)/g)].map((m) => Number(m[1]))

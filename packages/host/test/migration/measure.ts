@@ -4,6 +4,7 @@
  */
 import { spawn } from 'node:child_process'
 import { chown, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { connectAgent } from '@wadah/qmp/agent'
 import { connectQmp, type Qmp } from '@wadah/qmp/client'
 import type { BootPlan } from '@wadah/ports/machine'
 import type { HostMachine } from '../../src/engine/machine.ts'
@@ -38,7 +39,12 @@ async function bare(plan: BootPlan, uid: number, incoming: boolean): Promise<Bar
   })
   child.stdio[3]?.on('error', () => {})
   const gone = new Promise((resolve) => child.once('exit', resolve))
-  const qmp = await connectQmp({ path: `${dir}/qmp.sock`, connect_timeout_ms: 60_000, greeting_timeout_ms: 60_000, gone })
+  const qmp = await connectQmp({
+    path: `${dir}/qmp.sock`,
+    connect_timeout_ms: 60_000,
+    greeting_timeout_ms: 60_000,
+    gone,
+  })
   return {
     qmp,
     dir,
@@ -51,7 +57,13 @@ async function bare(plan: BootPlan, uid: number, incoming: boolean): Promise<Bar
   }
 }
 
-async function tls(to: Bare, end: 'client' | 'server', mine: MoveIdentity, peer: MoveIdentity, uid: number): Promise<void> {
+async function tls(
+  to: Bare,
+  end: 'client' | 'server',
+  mine: MoveIdentity,
+  peer: MoveIdentity,
+  uid: number,
+): Promise<void> {
   const dir = `${to.dir}/tls`
   await mkdir(dir)
   await chown(dir, uid, uid)
@@ -61,7 +73,10 @@ async function tls(to: Bare, end: 'client' | 'server', mine: MoveIdentity, peer:
   const creds = { 'qom-type': 'tls-creds-x509', id, dir, endpoint: end, 'verify-peer': true, 'sanity-check': false }
   await to.qmp.executeAny('object-add', creds)
   await rm(dir, { recursive: true })
-  await to.qmp.executeAny('migrate-set-parameters', { 'tls-creds': id, 'tls-hostname': end === 'client' ? peer.name : '' })
+  await to.qmp.executeAny('migrate-set-parameters', {
+    'tls-creds': id,
+    'tls-hostname': end === 'client' ? peer.name : '',
+  })
 }
 
 /** What an administrator's script would do, without a moment's thought. */
@@ -83,11 +98,15 @@ async function bareMove(from: Bare, plan: BootPlan, uid: number, secure: boolean
   if (source && target) {
     await tls(to, 'server', target, source, uid)
     await tls(from, 'client', source, target, uid)
-  } else for (const side of [from, to]) await side.qmp.executeAny('migrate-set-parameters', { 'tls-creds': '', 'tls-hostname': '' })
+  } else
+    for (const side of [from, to])
+      await side.qmp.executeAny('migrate-set-parameters', { 'tls-creds': '', 'tls-hostname': '' })
   await to.qmp.executeAny('migrate-incoming', { uri: 'tcp:127.0.0.1:0' })
   const info = (await to.qmp.executeAny('query-migrate')) as { 'socket-address': { port: string }[] }
   await from.qmp.executeAny('migrate-set-parameters', { 'max-bandwidth': 2 ** 50, 'downtime-limit': DOWNTIME_LIMIT_MS })
-  const done = from.qmp.waitFor('MIGRATION', (e) => ['completed', 'failed'].includes(e.data.status), { timeout_ms: 120_000 })
+  const done = from.qmp.waitFor('MIGRATION', (e) => ['completed', 'failed'].includes(e.data.status), {
+    timeout_ms: 120_000,
+  })
   const runs = to.qmp.waitFor('RESUME', undefined, { timeout_ms: 120_000 })
   await from.qmp.executeAny('migrate', { uri: `tcp:127.0.0.1:${info['socket-address'][0]?.port}` })
   if ((await done).data.status !== 'completed') throw new Error('the bare move failed')
@@ -98,30 +117,39 @@ async function bareMove(from: Bare, plan: BootPlan, uid: number, secure: boolean
   return { to, total: performance.now() - begun, stall: at('to RESUME') - at('from STOP') }
 }
 
-const raw: Record<string, number[]> = {}
-const add = (name: string, value: number) => (raw[name] ??= []).push(value)
-try {
-  const ours = await kit.start(a, await kit.request({ memory_mib }))
-  await kit.sh(a, ours.vm, FILL, 120_000)
-  // The bare guest goes on from a copy of ours: the same pages on both sides.
-  const other = await kit.request({ memory_mib })
-  const plan = await a.plan(other)
-  const { uid } = other.spec
-  let from = await bare(plan, uid, false)
-  await from.qmp.executeAny('cont')
-  const { GuestAgent } = await import('@wadah/qmp/agent')
-  const agent = new GuestAgent({ path: `${from.dir}/agent.sock` } as never)
+async function agentOf({ dir }: Bare): Promise<void> {
   for (let i = 0; ; i++) {
     try {
-      await agent.exec({ argv: ['sh', '-c', FILL], timeout_ms: 120_000 } as never)
-      break
+      await using agent = {
+        is: await connectAgent({ path: `${dir}/agent.sock` }),
+        [Symbol.asyncDispose]: async () => void (await agent.is.close()),
+      }
+      await agent.is.exec({ path: 'sh', args: ['-c', FILL], timeout_ms: 120_000 })
+      return
     } catch (error) {
       if (i > 60) throw error
       await new Promise((resolve) => setTimeout(resolve, 1_000))
     }
   }
-  agent.close()
-  let at: { request: typeof ours.request; from: HostMachine; to: HostMachine } = { request: ours.request, from: a, to: b }
+}
+
+const raw: Record<string, number[]> = {}
+const add = (name: string, value: number) => (raw[name] ??= []).push(value)
+try {
+  const ours = await kit.start(a, await kit.request({ memory_mib }))
+  await kit.sh(a, ours.vm, FILL, 120_000)
+  // The bare guest is made the same way.
+  const other = await kit.request({ memory_mib })
+  const plan = await a.plan(other)
+  const { uid } = other.spec
+  let from = await bare(plan, uid, false)
+  await from.qmp.executeAny('cont')
+  await agentOf(from)
+  let at: { request: typeof ours.request; from: HostMachine; to: HostMachine } = {
+    request: ours.request,
+    from: a,
+    to: b,
+  }
   for (let i = 0; i <= rounds; i++) {
     for (const secure of i % 2 === 0 ? [false, true] : [true, false]) {
       const mine = async () => {

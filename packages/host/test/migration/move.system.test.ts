@@ -76,7 +76,7 @@ describe('a move', () => {
     const { request, vm } = await kit.start(a, await kit.request({ memory_mib: 160 }))
     const sum = await kit.sh(a, vm, TICKS)
     // Pages of zeros would cost nothing.
-    await kit.sh(a, vm, dirty(8, 'hot', '/fill/kept'))
+    await kit.sh(a, vm, dirty(8))
     // A thin line and a tight ceiling: QEMU may look more than once here, for that is what is tried.
     const limits = { max_stall_ms: 300, bandwidth_bytes_per_s: 2 ** 23, tcg_rounds: true }
     await expect(move(kit, request, a, b, { mode: 'auto', tls: false, limits })).rejects.toMatchObject({

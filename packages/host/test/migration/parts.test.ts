@@ -76,14 +76,22 @@ describe('parts', () => {
     let [now, mono] = [1_000, 0]
     const ticks = () => (mono > 0.4 ? (now = 1_001) : now)
     expect(tickOffset(ticks, () => (mono += 0.25))).toBeCloseTo(1_000.25, 5)
-    expect(tickOffset(() => 5, () => (mono += 1))).toBeLessThan(5)
+    expect(
+      tickOffset(
+        () => 5,
+        () => (mono += 1),
+      ),
+    ).toBeLessThan(5)
   })
 
   test('whether post-copy may be, and how it comes to be', async () => {
     const dir = await mkdtemp(join(tmpdir(), 'wadah-uffd-'))
     const file = join(dir, 'sysctl')
     try {
-      expect(await postcopySupport(file)).toMatchObject({ ok: false, reason: expect.stringContaining('no userfaultfd') })
+      expect(await postcopySupport(file)).toMatchObject({
+        ok: false,
+        reason: expect.stringContaining('no userfaultfd'),
+      })
       await writeFile(file, '0\n')
       expect(await postcopySupport(file)).toMatchObject({ ok: false, remedy: expect.stringContaining('sysctl') })
       expect(await allowUserfaults(file)).toBe('0')
