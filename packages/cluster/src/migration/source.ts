@@ -51,13 +51,13 @@ export type MoveOutPorts = {
   seal(signal: AbortSignal): Promise<void>
   /** Takes the hand-over out of the placement: it stays here. Done twice is done once. */
   unseal(): Promise<void>
-  progress?(p: MoveProgress): void
-  phase?(phase: MovePhase): void
+  progress?: (p: MoveProgress) => void
+  phase?: (phase: MovePhase) => void
   /** Right before `go` is said: what is done here may not wait for anything. A job passes its pivot with it. */
-  going?(): void
-  log(line: string): void
+  going?: () => void
+  log: (line: string) => void
   /** Tests make phases fail by throwing here. */
-  at?(phase: MovePhase): void
+  at?: (phase: MovePhase) => void
 }
 
 const ACCEPT_MS = 180_000

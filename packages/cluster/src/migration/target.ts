@@ -153,7 +153,7 @@ export class MoveIn {
       }
     } catch (error) {
       if (talk !== this.#talk || this.#isOver) return
-      if (error instanceof PeerAbort) return void (await this.#undo(error))
+      if (error instanceof PeerAbort) return this.#undo(error)
       if (this.#stop.aborted) return
       this.#ports.log(`${this.vm}: ${(error as Error).message}`)
       // Running: all that matters is done or being done. Waiting: the source comes back, or QEMU ends with it (`gone`).
@@ -193,7 +193,7 @@ export class MoveIn {
       else if (is.is === 'unknown') {
         this.#state = 'cannot-tell'
         throw error
-      } else return void (await this.#undo(error))
+      } else return this.#undo(error)
     }
     talk.send({ type: 'running', job, run_ms: this.#run_ms ?? this.#ports.migration.wall_ms() })
     void this.#settle(how)

@@ -1,6 +1,6 @@
 /** Two machines without QEMU: what each half was asked, and where the guest runs. */
 import { fail } from '@wadah/api/fault'
-import type { ArrivingVm, LeavingVm, Migration, MoveAccepted, MoveFacts, SwitchedOver } from '@wadah/ports/migration'
+import type { ArrivingVm, LeavingVm, MoveAccepted, MoveFacts, SwitchedOver } from '@wadah/ports/migration'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import { Arrivals, type MoveInPorts } from '../../src/migration/target.ts'
 import type { MoveOut, MoveOutPorts } from '../../src/migration/source.ts'

@@ -3,7 +3,7 @@
  * bench/migration.ts, which may not come closer to these rooms than a process.
  */
 import { spawn } from 'node:child_process'
-import { chown, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { chown, mkdir, open, readFile, rm, writeFile } from 'node:fs/promises'
 import { connectAgent } from '@wadah/qmp/agent'
 import { connectQmp, type Qmp } from '@wadah/qmp/client'
 import type { BootPlan } from '@wadah/ports/machine'
@@ -34,10 +34,11 @@ async function bare(plan: BootPlan, uid: number, incoming: boolean): Promise<Bar
   await chown(`${dir}/seed`, uid, uid)
   const local = { ...plan.local, directory: dir, ...(incoming ? { arriving: { job: '' } } : {}) }
   const drop = [`--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', '--bounding-set=-all', '--no-new-privs', '--']
+  const log = await open(`${dir}.log`, 'a')
   const child = spawn('/usr/bin/setpriv', [...drop, plan.local.qemu, ...argv({ ...plan, local })], {
-    stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
+    stdio: ['ignore', 'ignore', 'inherit', log.fd],
   })
-  child.stdio[3]?.on('error', () => {})
+  await log.close()
   const gone = new Promise((resolve) => child.once('exit', resolve))
   const qmp = await connectQmp({
     path: `${dir}/qmp.sock`,
@@ -122,7 +123,7 @@ async function agentOf({ dir }: Bare): Promise<void> {
     try {
       await using agent = {
         is: await connectAgent({ path: `${dir}/agent.sock` }),
-        [Symbol.asyncDispose]: async () => void (await agent.is.close()),
+        [Symbol.asyncDispose]: async () => agent.is.close(),
       }
       await agent.is.exec({ path: 'sh', args: ['-c', FILL], timeout_ms: 120_000 })
       return
