@@ -196,7 +196,7 @@ class Source {
     }
     // The target may give up meanwhile: its QEMU ended, say.
     const over = new AbortController()
-    const given = this.#talk.next(['abort'], 2 ** 31 - 1, AbortSignal.any([limit, over.signal])).then(
+    const given = this.#talk.next([], 2 ** 31 - 1, AbortSignal.any([limit, over.signal])).then(
       () => undefined,
       (error: unknown) => {
         if (error instanceof PeerAbort) over.abort(error)
@@ -207,6 +207,8 @@ class Source {
     try {
       return await this.#need().copy({ mode, limits, to: said.accepted }, tell, AbortSignal.any([limit, peer.signal]))
     } catch (error) {
+      // The guest has ended here: whatever the other host says of it comes from that.
+      if (error instanceof WadahError && error.fault.effect !== 'none') throw error
       // QEMU fails a moment before the other host has told why.
       if (error instanceof WadahError && error.fault.code === 'qemu_failed' && !over.signal.aborted)
         await Promise.race([given, new Promise((resolve) => setTimeout(resolve, 300))])
