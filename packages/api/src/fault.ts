@@ -43,6 +43,7 @@ export const FAULTS = {
   tool_failed: { status: 500, retryable: false, title: 'A program of the host failed' },
   store_failed: { status: 503, retryable: true, title: 'The record store failed' },
   unreachable: { status: 503, retryable: true, title: 'The daemon cannot be reached' },
+  download_failed: { status: 502, retryable: true, title: 'The file could not be fetched' },
   unavailable: { status: 503, retryable: true, title: 'Not ready yet' },
   internal: { status: 500, retryable: false, title: 'A mistake of ours' },
 } as const

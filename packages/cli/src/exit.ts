@@ -56,6 +56,7 @@ const CLASSES: Record<FaultCode, ExitName> = {
   agent_failed: 'failed',
   qemu_failed: 'failed',
   tool_failed: 'failed',
+  download_failed: 'failed',
   store_failed: 'failed',
   internal: 'failed',
 }

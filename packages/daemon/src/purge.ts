@@ -1,13 +1,19 @@
 /** `wadahd --purge`: takes away everything of one instance, also what a broken store does not know any more. */
 import { existsSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { Cgroups } from '@wadah/host/engine/cgroup'
 import { VmDirectory } from '@wadah/host/engine/directory'
 import { processes, signalProcess, waitGone } from '@wadah/host/engine/process'
 import { endTpm, tpmsWithin } from '@wadah/host/engine/tpm'
 import { removeMember } from '@wadah/host/etcd/member'
+import { fileName, folders, removeFolders } from '@wadah/host/storage/pool-folder'
+import { poolKind, volumeKind, type VolumeRecord } from '@wadah/cluster/records'
+import type { PoolDefinition } from '@wadah/ports/volumes'
+import { everything } from '@wadah/store/copy'
+import { openSqliteStore } from '@wadah/store/sqlite/sqlite-store'
+import { workerUrl } from './worker-url.ts'
 import { createNetworks } from '@wadah/host/network/networks'
 import { etcdDir } from './cluster/identity.ts'
 import { type DaemonConfig, runOf, servedBy } from './config.ts'
@@ -44,6 +50,7 @@ export async function purge(config: DaemonConfig): Promise<void> {
     const cgroups = await Cgroups.open(config.instance === 'default' ? 'wadah' : `wadah-${config.instance}`)
     await cgroups.removeAll()
   }
+  for (const line of await emptyPools(config)) process.stderr.write(`${line}\n`)
   // Only what a daemon made: a folder without a store is somebody else's.
   if (
     existsSync(`${config.data}/store.db`) ||
@@ -58,4 +65,31 @@ export async function purge(config: DaemonConfig): Promise<void> {
     await rm(`/var/cache/wadah-${config.instance}`, { recursive: true, force: true })
   }
   process.stdout.write(`removed: everything of the instance "${config.instance}"\n`)
+}
+
+/** Volumes of this instance that lie in pools elsewhere: nobody would know whose they are once its store is gone. Says what stays. */
+async function emptyPools(config: DaemonConfig): Promise<string[]> {
+  if (!existsSync(`${config.data}/store.db`)) return []
+  const said: string[] = []
+  try {
+    const store = await openSqliteStore({ file: `${config.data}/store.db`, ...workerUrl() })
+    try {
+      const pools: PoolDefinition[] = []
+      const volumes: VolumeRecord[] = []
+      for await (const { kind, value } of everything(store)) {
+        if (kind === poolKind.name) pools.push(value as PoolDefinition)
+        if (kind === volumeKind.name) volumes.push(value as VolumeRecord)
+      }
+      for (const pool of pools.filter((p) => !p.path.startsWith(`${config.data}/`))) {
+        for (const volume of volumes.filter((v) => v.pool === pool.id))
+          await rm(join(folders(pool).volumes, fileName(volume)), { force: true })
+        await removeFolders(pool).catch((error: unknown) => said.push(`left: ${pool.path}: ${(error as Error).message}`))
+      }
+    } finally {
+      await store.close()
+    }
+  } catch (error) {
+    said.push(`left: volumes in other pools, for the store can't be read: ${(error as Error).message}`)
+  }
+  return said
 }

@@ -144,6 +144,8 @@ export type Observed = {
   paused_by?: PausedBy
   reason?: string
   pid?: number
+  /** When its QEMU was started. */
+  started_ms?: number
   epoch?: number
   accelerator?: 'kvm' | 'tcg'
   qemu_version?: string

@@ -452,6 +452,7 @@ export const en = {
   'fault.monitor_silent': 'QEMU does not answer',
   'fault.tool_failed': 'a program failed',
   'fault.store_failed': 'the record store failed',
+  'fault.download_failed': 'the file could not be fetched',
   'fault.unreachable': 'the daemon cannot be reached',
   'fault.unavailable': 'not ready yet',
   'fault.internal': 'a mistake of ours',

@@ -456,6 +456,7 @@ export const id: Record<MessageKey, string> = {
   'fault.monitor_silent': 'QEMU tidak menjawab',
   'fault.tool_failed': 'sebuah program gagal',
   'fault.store_failed': 'penyimpan catatan gagal',
+  'fault.download_failed': 'berkas tidak dapat diambil',
   'fault.unreachable': 'daemon tidak dapat dihubungi',
   'fault.unavailable': 'belum siap',
   'fault.internal': 'kesalahan kami',

@@ -16,8 +16,15 @@ const ADOPT_AT_ONCE = 16
 /** States that pass by themselves within a moment: not worth a write. */
 const FLEETING = new Set(['starting', 'prepared'])
 
-/** Pure: the record after an observation; undefined when nothing that is kept has changed. */
-export function statusAfter(before: StatusRecord | undefined, seen: Observed): StatusRecord | undefined {
+/**
+ * Pure: the record after an observation; undefined when nothing that is kept has changed. When it was started is kept of the same QEMU
+ * only: a store that was put back may tell of an earlier one. `moved`: of the same guest in another QEMU.
+ */
+export function statusAfter(
+  before: StatusRecord | undefined,
+  seen: Observed,
+  moved = false,
+): StatusRecord | undefined {
   const same =
     before !== undefined &&
     before.state === seen.state &&
@@ -27,14 +34,19 @@ export function statusAfter(before: StatusRecord | undefined, seen: Observed): S
     before.pid === seen.pid
   if (same) return undefined
   const live = seen.state !== 'stopped' && seen.state !== 'absent'
-  const kept = live && before ? before : undefined
+  const other = before?.pid !== undefined && seen.pid !== undefined && before.pid !== seen.pid && !moved
+  const kept = live && before && !other ? before : undefined
   return {
     schema: 1,
     state: seen.state,
     ...(seen.paused_by === undefined ? {} : { paused_by: seen.paused_by }),
     ...(seen.reason === undefined ? {} : { reason: seen.reason }),
     since_ms: before?.state === seen.state && before.paused_by === seen.paused_by ? before.since_ms : seen.at_ms,
-    ...(kept?.started_ms === undefined ? {} : { started_ms: kept.started_ms }),
+    ...(kept?.started_ms === undefined
+      ? live && other && seen.started_ms !== undefined
+        ? { started_ms: seen.started_ms }
+        : {}
+      : { started_ms: kept.started_ms }),
     ...(kept?.booted === undefined ? {} : { booted: kept.booted }),
     ...(kept?.ready_ms === undefined ? {} : { ready_ms: kept.ready_ms }),
     ...(live && seen.pid !== undefined ? { pid: seen.pid } : {}),
@@ -49,7 +61,7 @@ export async function recordNow(deps: Deps, vm: string): Promise<void> {
   const seen = await deps.machine.observe(vm)
   for (let i = 1; ; i += 1) {
     try {
-      return await record(deps, seen)
+      return await record(deps, seen, true)
     } catch (error) {
       if (i >= ADOPT_TRIES || !(error instanceof WadahError) || error.fault.code !== 'conflict') throw error
     }
@@ -84,7 +96,7 @@ export async function keepStatuses(deps: Deps, signal: AbortSignal): Promise<voi
   }
 }
 
-async function record(deps: Deps, seen: Observed): Promise<void> {
+async function record(deps: Deps, seen: Observed, moved = false): Promise<void> {
   const [vm, status, placement] = await Promise.all([
     deps.store.get(vmKind, seen.vm),
     deps.store.get(statusKind, seen.vm),
@@ -94,7 +106,7 @@ async function record(deps: Deps, seen: Observed): Promise<void> {
   if (!vm || !status || placement?.value.host !== deps.hostId) return
   const with_host = seen.by_guest === true && (await goesDownWithHost(deps, seen.vm))
   const by_guest = seen.by_guest === true && !with_host
-  const next = statusAfter(status.value, with_host ? { ...seen, reason: 'it was shut down with the host' } : seen)
+  const next = statusAfter(status.value, with_host ? { ...seen, reason: 'it was shut down with the host' } : seen, moved)
   const writes: Write[] = next ? [put(statusKind, seen.vm, next)] : []
   if (by_guest && vm.value.wanted !== 'stopped') {
     writes.push(put(vmKind, seen.vm, { ...vm.value, wanted: 'stopped' } satisfies VmRecord))

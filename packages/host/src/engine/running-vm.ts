@@ -229,6 +229,7 @@ export class RunningVm implements Running {
     this.last = {
       vm: this.vm,
       pid: live.qemu.pid,
+      started_ms: live.started_at_ms,
       epoch: live.epoch,
       accelerator: live.accelerator,
       qemu_version: live.qemu_version,

@@ -64,10 +64,10 @@ export async function resolveOnce(
   const addresses = ipaddr.isValid(name)
     ? [name]
     : await resolve(name).catch((cause: unknown) => {
-        throw fail('unreachable', `The name "${name}" is not known (DNS).`, { field: '/url', cause })
+        throw fail('download_failed', `The name "${name}" is not known (DNS).`, { field: '/url', cause })
       })
   const [first] = addresses
-  if (first === undefined) throw fail('unreachable', `The name "${name}" has no address.`, { field: '/url' })
+  if (first === undefined) throw fail('download_failed', `The name "${name}" has no address.`, { field: '/url' })
   const own = Object.values(networkInterfaces()).flatMap((all) => (all ?? []).map((a) => a.address.split('%')[0] ?? ''))
   for (const address of addresses) {
     const problem = addressProblem(address, own)

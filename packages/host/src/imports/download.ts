@@ -85,7 +85,7 @@ export async function download(o: DownloadOptions): Promise<{ size_bytes: number
         failures = forward ? 0 : failures + 1
         if (forward) wait = o.patience_ms ?? 1000
         if (failures >= TRIES_MAX)
-          throw fail('unreachable', `The download does not come to its end: ${error.message}.`, {
+          throw fail('download_failed', `The download does not come to its end: ${error.message}.`, {
             remedy: 'try again later, or download it yourself and import the file',
             effect: 'none',
           })
@@ -133,7 +133,7 @@ async function attempt(o: DownloadOptions, handle: Handle, state: State): Promis
       throw new Cut('the server has another file by now')
     }
     if (status !== 200 && !goesOn)
-      throw fail('unreachable', `The server answered ${status} instead of the file.`, {
+      throw fail('download_failed', `The server answered ${status} instead of the file.`, {
         field: '/url',
         remedy: 'open the URL in a browser: does it lead to the file itself?',
         retryable: false,
@@ -250,8 +250,8 @@ async function follow(o: DownloadOptions, headers: Record<string, string>): Prom
     if (![301, 302, 303, 307, 308].includes(status) || location === undefined) return answer
     response.destroy()
     if (hop >= REDIRECTS_MAX)
-      throw fail('unreachable', `More than ${REDIRECTS_MAX} redirects.`, { field: '/url', retryable: false })
-    if (!URL.canParse(location, url.href)) throw fail('unreachable', 'The server redirects to what is no URL.')
+      throw fail('download_failed', `More than ${REDIRECTS_MAX} redirects.`, { field: '/url', retryable: false })
+    if (!URL.canParse(location, url.href)) throw fail('download_failed', 'The server redirects to what is no URL.')
     const next = parseUrl(new URL(location, url).href)
     if (url.protocol === 'https:' && next.protocol === 'http:')
       throw fail('forbidden', `${shownUrl(url)} redirects from https to http (${shownUrl(next)}).`, {
@@ -297,7 +297,7 @@ async function get(o: DownloadOptions, url: URL, headers: Record<string, string>
       const code = error.code ?? ''
       if (/^(ERR_TLS|CERT|UNABLE|DEPTH|SELF_SIGNED|ERR_SSL)/.test(code))
         return reject(
-          fail('unreachable', `The certificate of ${url.host} is not trusted (${code}).`, {
+          fail('download_failed', `The certificate of ${url.host} is not trusted (${code}).`, {
             field: '/url',
             retryable: false,
           }),

@@ -101,7 +101,7 @@ describe('a download', () => {
     })
     writeFileSync(file(), BODY.subarray(0, 1000))
     writeFileSync(`${file()}.json`, JSON.stringify({ url, etag: '"v1"' }))
-    await expect(get(url)).rejects.toMatchObject({ fault: { code: 'unreachable' } })
+    await expect(get(url)).rejects.toMatchObject({ fault: { code: 'download_failed' } })
     expect(asked).toBe(1)
   })
 
@@ -112,7 +112,7 @@ describe('a download', () => {
       res.writeHead(200, { 'content-length': 1000 })
       res.write('abc', () => res.destroy())
     })
-    await expect(get(url)).rejects.toMatchObject({ fault: { code: 'unreachable', effect: 'none' } })
+    await expect(get(url)).rejects.toMatchObject({ fault: { code: 'download_failed', effect: 'none' } })
     expect(tries).toBeLessThan(10)
   })
 
@@ -141,7 +141,7 @@ describe('a download', () => {
 
   test.each([404, 403, 500])('that is answered %d', async (status) => {
     const url = await serve((_, res) => res.writeHead(status).end('no'))
-    await expect(get(url)).rejects.toMatchObject({ fault: { code: 'unreachable' } })
+    await expect(get(url)).rejects.toMatchObject({ fault: { code: 'download_failed' } })
   })
 
   test('is cancelled at once', async () => {

@@ -64,9 +64,15 @@ export class HostSnapshots implements Snapshots {
     })
   }
 
-  /** Opens the new layers; they come on top when the returned function is called. */
+  /** New layers that did not come on top are closed again: QEMU, which holds them to write, could save no RAM any more. */
+  async #close(running: RunningVm, { layers }: SnapshotRequest): Promise<void> {
+    for (const { disk } of layers) await closeNodes(running, disk).catch(() => {})
+  }
+
+  /** Opens the new layers; they come on top when the returned function is called. Those that a failed try left open go first. */
   async #ready(running: RunningVm, { layers }: SnapshotRequest): Promise<() => Promise<void>> {
     const heads = await headNodes(running)
+    for (const { disk } of layers) await closeNodes(running, disk)
     const pairs: { node: string; overlay: string }[] = []
     for (const { disk, pool, volume } of layers) {
       const node = heads.get(disk)
@@ -80,11 +86,20 @@ export class HostSnapshots implements Snapshots {
   }
 
   async #disksOnly(running: RunningVm, request: SnapshotRequest): Promise<SnapshotTaken> {
-    const switchOver = await this.#ready(running, request)
-    const frozen = await this.#freeze(running, request)
+    const opened = async <T>(work: () => Promise<T>): Promise<T> => {
+      try {
+        return await work()
+      } catch (error) {
+        await this.#close(running, request)
+        throw error
+      }
+    }
+    const [switchOver, frozen] = await opened(
+      async () => [await this.#ready(running, request), await this.#freeze(running, request)] as const,
+    )
     const begun = performance.now()
     try {
-      await switchOver()
+      await opened(switchOver)
     } finally {
       if (frozen === true)
         await this.#o
@@ -129,9 +144,9 @@ export class HostSnapshots implements Snapshots {
     const directory = new VmDirectory(this.#o.dataDir, vm)
     const { uid, qemu_version } = running.live
     await directory.makeTransfer(this.#o.root ? uid : null)
-    const switchOver = await this.#ready(running, request)
     let switched = false
     try {
+      const switchOver = await this.#ready(running, request)
       const boot = structuredClone(running.record)
       let took: Saved | undefined
       const most = mostBytes(running.record.memory.max_mib * 2 ** 20)
@@ -164,7 +179,7 @@ export class HostSnapshots implements Snapshots {
     } catch (error) {
       if (running.live.paused_by === 'job') await running.note(undefined).catch(() => {})
       if (!switched) {
-        for (const { disk } of request.layers) await closeNodes(running, disk).catch(() => {})
+        await this.#close(running, request)
         throw error
       }
       // The disks have their new layers, and there is no way back from there: what there is, is kept and said.
