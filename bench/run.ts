@@ -20,7 +20,7 @@ import { scheduler } from './scheduler.ts'
 import { snapshot } from './snapshot.ts'
 import { start } from './start.ts'
 
-const BENCHES: Bench[] = [start, clone, many, list, idle, import_, snapshot, cycles, instant, migration]
+const BENCHES: Bench[] = [start, clone, many, list, idle, import_, snapshot, cycles, instant, migration, scheduler]
 const { values } = parseArgs({
   options: {
     only: { type: 'string', multiple: true },

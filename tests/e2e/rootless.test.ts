@@ -79,6 +79,8 @@ test('says what it lacks without root', () => {
 test('a VM with a kernel serves by a published port; one with a disk runs; both go', async () => {
   const port = await freePort()
   must('image', 'build', 'tiny')
+  const low = wadah('vm', 'create', 'kernel', '--image', 'tiny', '--publish', '81:80')
+  expect([low.status, low.err]).toEqual([5, expect.stringContaining('Port 81 can be taken by root only')])
   must('vm', 'create', 'kernel', '--image', 'tiny', '--start', '--publish', `${port}:80`)
   const vm = JSON.parse(must('vm', 'show', 'kernel', '--json')) as {
     status: { pid: number }

@@ -30,7 +30,7 @@ const STATES: Record<VmAction, readonly VmState[]> = {
   delete: ['stopped'],
   edit: ['stopped', ...LIVE],
   clone: ['stopped'],
-  migrate: ['stopped', 'running', 'paused'],
+  migrate: ['stopped', 'running'],
   snapshot: ['stopped', 'running', 'paused'],
   revert: ['stopped', ...LIVE],
   exec: ['running'],

@@ -18,10 +18,10 @@ const possible = (context: CanContext) =>
 describe('in each state', () => {
   const table: Record<VmState, VmAction[]> = {
     absent: [],
-    stopped: ['clone', 'delete', 'edit', 'revert', 'snapshot', 'start'],
+    stopped: ['clone', 'delete', 'edit', 'migrate', 'revert', 'snapshot', 'start'],
     starting: ['stop'],
     prepared: ['console', 'edit', 'resume', 'revert', 'stop'],
-    running: ['console', 'edit', 'exec', 'pause', 'reset', 'revert', 'shutdown', 'snapshot', 'stop'],
+    running: ['console', 'edit', 'exec', 'migrate', 'pause', 'reset', 'revert', 'shutdown', 'snapshot', 'stop'],
     paused: ['console', 'edit', 'reset', 'resume', 'revert', 'snapshot', 'stop'],
     suspended: ['console', 'edit', 'resume', 'revert', 'stop'],
     panicked: ['console', 'edit', 'reset', 'revert', 'stop'],
@@ -68,7 +68,14 @@ describe('a protected VM', () => {
       ok: false,
       why: { code: 'protected', status: 409, remedy: 'wadah vm edit web --unprotect' },
     })
-    expect(possible(ctx('stopped', {}, { protected: true }))).toEqual(['clone', 'edit', 'revert', 'snapshot', 'start'])
+    expect(possible(ctx('stopped', {}, { protected: true }))).toEqual([
+      'clone',
+      'edit',
+      'migrate',
+      'revert',
+      'snapshot',
+      'start',
+    ])
   })
 })
 

@@ -260,7 +260,7 @@ describe('jobs leave all or nothing', () => {
               await deps.machine.launch({ record: { vm: id } } as never, 'fresh', new AbortController().signal)
               return { before: false }
             }
-            deps.children = { start, stop: end, shutdown: end }
+            deps.children = { start, stop: end, shutdown: end, migrate: start }
             return deps
           },
         }

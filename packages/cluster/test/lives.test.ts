@@ -341,6 +341,13 @@ describe('statuses', () => {
       since_ms: 2000,
     })
   })
+  test('of another QEMU than the one that is recorded: when it was started is its own, but of a guest that moved', () => {
+    const was: StatusRecord = { schema: 1, state: 'running', since_ms: 1, started_ms: 10, pid: 7, ready_ms: 5 }
+    const now = seen({ pid: 8, started_ms: 900 })
+    expect(statusAfter(was, now)).toMatchObject({ pid: 8, started_ms: 900 })
+    expect(statusAfter(was, now)).not.toHaveProperty('ready_ms')
+    expect(statusAfter(was, now, true)).toMatchObject({ pid: 8, started_ms: 10, ready_ms: 5 })
+  })
   test('a guest that switches itself off is wanted stopped, one that is killed is not', async () => {
     for (const name of ['off', 'killed']) await create({ name, start: true })
     const [off, killed] = ['off', 'killed'].map((name) => r.vms.get(caller, name).id) as [string, string]

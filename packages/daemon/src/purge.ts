@@ -83,7 +83,9 @@ async function emptyPools(config: DaemonConfig): Promise<string[]> {
       for (const pool of pools.filter((p) => !p.path.startsWith(`${config.data}/`))) {
         for (const volume of volumes.filter((v) => v.pool === pool.id))
           await rm(join(folders(pool).volumes, fileName(volume)), { force: true })
-        await removeFolders(pool).catch((error: unknown) => said.push(`left: ${pool.path}: ${(error as Error).message}`))
+        await removeFolders(pool).catch((error: unknown) =>
+          said.push(`left: ${pool.path}: ${(error as Error).message}`),
+        )
       }
     } finally {
       await store.close()

@@ -203,7 +203,11 @@ export const undrainJob = defineJob<DrainParams, Deps>(
   params,
   [
     step('open', {
-      do: ({ deps, params: p }) => changeHost(deps, p.host, ({ maintenance: _, ...h }) => h),
+      do: ({ deps, params: p }) =>
+        changeHost(deps, p.host, (h) => {
+          const { maintenance: _, ...open } = h
+          return open
+        }),
     }),
     step('move', { do: bringBack, weight: 20 }),
   ],

@@ -159,7 +159,7 @@ export class Storage implements StorageService {
     await commit(deps, [unchanged(rec)], [put(poolKind, rec.id, { ...rec.value, closing: true })])
     try {
       refuse()
-      await deps.machine.volumes.shared.unmark(poolDefinition(rec.value), 'pool')
+      if (rec.value.shared) await deps.machine.volumes.shared.unmark(poolDefinition(rec.value), 'pool')
       await deps.machine.volumes.closePool(poolDefinition(rec.value))
     } catch (error) {
       const { closing: _, ...open } = rec.value

@@ -20,11 +20,7 @@ const FLEETING = new Set(['starting', 'prepared'])
  * Pure: the record after an observation; undefined when nothing that is kept has changed. When it was started is kept of the same QEMU
  * only: a store that was put back may tell of an earlier one. `moved`: of the same guest in another QEMU.
  */
-export function statusAfter(
-  before: StatusRecord | undefined,
-  seen: Observed,
-  moved = false,
-): StatusRecord | undefined {
+export function statusAfter(before: StatusRecord | undefined, seen: Observed, moved = false): StatusRecord | undefined {
   const same =
     before !== undefined &&
     before.state === seen.state &&
@@ -106,7 +102,11 @@ async function record(deps: Deps, seen: Observed, moved = false): Promise<void> 
   if (!vm || !status || placement?.value.host !== deps.hostId) return
   const with_host = seen.by_guest === true && (await goesDownWithHost(deps, seen.vm))
   const by_guest = seen.by_guest === true && !with_host
-  const next = statusAfter(status.value, with_host ? { ...seen, reason: 'it was shut down with the host' } : seen, moved)
+  const next = statusAfter(
+    status.value,
+    with_host ? { ...seen, reason: 'it was shut down with the host' } : seen,
+    moved,
+  )
   const writes: Write[] = next ? [put(statusKind, seen.vm, next)] : []
   if (by_guest && vm.value.wanted !== 'stopped') {
     writes.push(put(vmKind, seen.vm, { ...vm.value, wanted: 'stopped' } satisfies VmRecord))

@@ -77,10 +77,10 @@ export async function askToMove(
     })
   const status = view.get(statusKind, vm.id)?.value
   const live = isLive(status?.state)
-  if (live && status?.state !== 'running' && status?.state !== 'paused')
+  if (live && status?.state !== 'running')
     throw fail(
       'wrong_state',
-      `"${vm.value.name}" is ${status?.state ?? 'unknown'}; it is moved while it runs, is paused or is stopped.`,
+      `"${vm.value.name}" is ${status?.state ?? 'unknown'}; it is moved while it runs or is stopped.`,
       {
         remedy: `wadah vm show ${vm.value.name}`,
       },

@@ -20,6 +20,7 @@ import {
   indexKind,
   networkKind,
   poolKind,
+  hostKind,
   volumeKind,
 } from '../../src/records.ts'
 import type { Caller } from '../../src/services.ts'
@@ -61,6 +62,7 @@ export function ground(): Write[] {
   }
   const index = (key: string, holder: string) => put(indexKind, key, { schema: 1, holder })
   return [
+    put(hostKind, HOST, { schema: 1, id: HOST, name: 'here', created_at: named.created_at }),
     put(poolKind, POOL, {
       ...named,
       id: POOL,

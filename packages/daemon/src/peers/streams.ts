@@ -60,7 +60,7 @@ export function consoles(deps: Deps, peers: PeerClient, vms: Pick<VmService, 'co
       const host = deps.view.get(placementKind, vm)?.value.host
       if (host === undefined || host === deps.hostId) return vms.console(vm, target)
       const query = new URLSearchParams({ vm, kind: target.kind, port: String(target.port ?? 0) })
-      const socket = await peers.open(host, `/peer/v1/console?${query}`, AbortSignal.timeout(OPEN_MS))
+      const socket = await peers.open(host, `/peer/v1/console?${query.toString()}`, AbortSignal.timeout(OPEN_MS))
       return {
         data: socket as AsyncIterable<Uint8Array>,
         write: (data) => (socket.write(data) ? undefined : drained(socket)),
@@ -83,7 +83,7 @@ export function imageFetcher(deps: Deps, peers: PeerClient): NonNullable<Deps['h
     const signal = AbortSignal.timeout(IMAGE_MS)
     for (const file of wanted) {
       if (has[file] !== undefined) continue
-      const socket = await peers.open(host, `/peer/v1/image?${new URLSearchParams({ image, file })}`, signal)
+      const socket = await peers.open(host, `/peer/v1/image?${new URLSearchParams({ image, file }).toString()}`, signal)
       await deps.machine.images.putFile(image, file, socket as AsyncIterable<Uint8Array>, signal)
       deps.log(`the ${file} of the image ${record.name} came from ${peers.nameOf(host)}`)
     }

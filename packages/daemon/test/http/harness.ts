@@ -35,7 +35,8 @@ export type Overrides = { [name: string]: (...args: never[]) => unknown }
 /** Every method answers something plausible, and remembers its call under `vms.get`, `jobs.wait`, … */
 export function fakeServices(overrides: Overrides = {}): { services: Services; calls: Call[] } {
   const calls: Call[] = []
-  const jobMethods = /^(warm|unwarm|create|delete|start|stop|stopGuests|shutdown|clone|revert|build|.*Volume)$/
+  const jobMethods =
+    /^(warm|unwarm|create|delete|start|stop|stopGuests|shutdown|clone|migrate|drain|undrain|revert|build|.*Volume)$/
   const group = (service: string) =>
     new Proxy(
       {},
@@ -55,7 +56,7 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
             if (method === 'readFile' || method === 'screenshot') return pieces('content')
             if (method.startsWith('list') || method === 'recipes') return method === 'recipes' ? [] : { items: [] }
             if (/^(writeFile|upload)$/.test(method)) return drain(args.find(isIterable))
-            if (/^(networks|firewallGroups)\.delete$|deletePool/.test(name)) return Promise.resolve()
+            if (/^(networks|firewallGroups)\.delete$|deletePool|^cluster\.remove$/.test(name)) return Promise.resolve()
             if (!/^(networks|firewallGroups)/.test(name) && method !== 'getVolume' && jobMethods.test(method))
               return Promise.resolve(JOB)
             return { id: `x-${method}`, generation: 3 }
@@ -74,6 +75,7 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
     'firewallGroups',
     'jobs',
     'host',
+    'cluster',
   ] as const
   return { services: Object.fromEntries(names.map((n) => [n, group(n)])) as unknown as Services, calls }
 }
@@ -206,6 +208,9 @@ export const BODIES: Record<string, unknown> = {
   'vms.create': { name: 'web' },
   'vms.edit': { cpus: 2 },
   'vms.clone': { name: 'web2' },
+  'vms.migrate': { to: 'host2' },
+  'cluster.edit': { maintenance: true },
+  'cluster.token': {},
   'vms.exec': { argv: ['/bin/true'] },
   'vms.console': { kind: 'serial' },
   'images.build': { recipe: 'web-server' },

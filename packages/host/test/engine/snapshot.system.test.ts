@@ -373,6 +373,31 @@ describe('snapshots of a real guest', () => {
     120_000,
   )
 
+  test('one that was refused because file systems could not be frozen leaves nothing that keeps the next from saving RAM', async () => {
+    const base = kit.request()
+    const { uid } = base.spec
+    const v1 = await make(uid)
+    const request = withDisk(base, [v1], v1.id)
+    await launch(request)
+    const { vm } = request
+    // As if no agent had ever connected.
+    const running = kit.machine.running(vm) as RunningVm
+    running.last = { ...running.last, agent: 'absent' }
+    const v2 = await make(uid, v1)
+    await expect(
+      kit.machine.snapshots.take({ vm, layers: [{ disk: 'root', pool, volume: v2 }], freeze: 'require' }, work),
+    ).rejects.toMatchObject({ fault: { code: 'agent_silent', effect: 'none' } })
+    await kit.machine.volumes.delete(pool, v2)
+    const v3 = await make(uid, v1)
+    const ram = { pool, volume: { ...volume(), format: 'raw' as const } }
+    const taken = await kit.machine.snapshots.take(
+      { vm, layers: [{ disk: 'root', pool, volume: v3 }], ram, freeze: 'auto' },
+      work,
+    )
+    expect(taken).toMatchObject({ consistency: 'ram' })
+    await kit.machine.clean(vm)
+  })
+
   test('no room for RAM: the guest runs on, and nothing is left of it', async () => {
     const base = kit.request()
     const { uid } = base.spec
