@@ -22,6 +22,7 @@ import { FirewallGroups } from './networks/firewall-groups.ts'
 import { NetworkStore, networkSync, newNetwork } from './networks/service.ts'
 import { type Membership, Clusters } from './members/service.ts'
 import { stayAlive } from './members/alive.ts'
+import { freeName } from './members/settle.ts'
 import { Pending } from './pending.ts'
 import { hostKind, indexKeys, indexKind, networkKind, poolKind, vmKind } from './records.ts'
 import type { Services } from './services.ts'
@@ -224,8 +225,8 @@ async function firstThings(o: ClusterOptions, deps: Deps): Promise<void> {
   if (own) await deps.machine.volumes.openPool({ id: own.id, path: own.value.path, direct_io: own.value.direct_io })
   else {
     // Of a cluster only one host's can have that name.
-    const taken = view.get(indexKind, indexKeys.name('pool', 'default', DEFAULT_POOL)) !== undefined
-    const name = taken ? `${DEFAULT_POOL}-${nameOf(deps)}` : DEFAULT_POOL
+    const taken = (n: string) => view.get(indexKind, indexKeys.name('pool', 'default', n)) !== undefined
+    const name = taken(DEFAULT_POOL) ? freeName(DEFAULT_POOL, nameOf(deps), taken) : DEFAULT_POOL
     const id = newId('pool', deps.randomBytes)
     const { direct_io } = await deps.machine.volumes.openPool({ id, path: o.defaultPoolPath, direct_io: true })
     await commit(

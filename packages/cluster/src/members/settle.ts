@@ -54,6 +54,33 @@ const RENAMED = {
 
 type Named = { name: string; project: string }
 
+/**
+ * What the joining host has of which the cluster has the same with another host: a store that was put back from a copy, or a VM that
+ * was moved away before. Taken in, one VM would have two places. @returns lines like those of `refused`
+ */
+export function copies(host: string, joining: readonly Raw[], there: readonly Raw[]): Settled['refused'] {
+  const ids = new Set(joining.map((r) => `${r.kind}/${r.id}`))
+  const nameOf = new Map(there.filter((r) => r.kind === vmKind.name).map((r) => [r.id, (r.value as VmRecord).name]))
+  return there.flatMap(({ kind, id, value }) => {
+    const [holder, what] =
+      kind === placementKind.name
+        ? [(value as { host: string }).host, `VM "${nameOf.get(id) ?? id}"`]
+        : kind === poolKind.name && !(value as PoolRecord).shared
+          ? [(value as PoolRecord).host, `pool "${(value as PoolRecord).name}"`]
+          : []
+    // Of one that was deleted and made anew nothing has the same id.
+    const known = kind === placementKind.name ? ids.has(`${vmKind.name}/${id}`) : ids.has(`${kind}/${id}`)
+    if (holder === undefined || holder === host || !known) return []
+    return [
+      {
+        what: `the ${what} (${id}) is in the cluster already, on the host ${holder}: this host has a copy of its record`,
+        // Not "delete it": its disk may be the one that the other host writes.
+        remedy: 'move the data folder of the host that joins away, and let it join without',
+      },
+    ]
+  })
+}
+
 export function settle(host: HostRecord, joining: readonly Raw[], there: readonly Raw[], uids: Uids): Settled {
   const refused: Settled['refused'] = []
   const changes: string[] = []
@@ -69,15 +96,21 @@ export function settle(host: HostRecord, joining: readonly Raw[], there: readonl
       refused.push({ what: `the job ${job.id} (${job.name}) is under way`, remedy: `wadah job wait ${job.id}` })
 
   // ---- names that may change
+  const chosen = new Set<string>()
+  const newName = (noun: keyof typeof RENAMED | 'network', { name, project }: Named) => {
+    const found = freeName(name, host.name, (n) => {
+      const key = indexKeys.name(noun, project, n)
+      return held.has(key) || own.has(key) || chosen.has(key)
+    })
+    chosen.add(indexKeys.name(noun, project, found))
+    return found
+  }
   const renamed = new Map<string, string>()
   for (const [noun, kind] of Object.entries(RENAMED) as [keyof typeof RENAMED, string][]) {
     for (const { id, value } of of<Named>(joining, kind)) {
       const key = indexKeys.name(noun, value.project, value.name)
       if (!held.has(key) || own.get(key) !== id) continue
-      const name = freeName(`${value.name}-${host.name}`, (n) => {
-        const k = indexKeys.name(noun, value.project, n)
-        return held.has(k) || own.has(k)
-      })
+      const name = newName(noun, value)
       renamed.set(id, name)
       moved.set(key, indexKeys.name(noun, value.project, name))
       if (noun !== 'volume') changes.push(`${noun} "${value.name}" of ${host.name} is called "${name}" from now on`)
@@ -86,7 +119,9 @@ export function settle(host: HostRecord, joining: readonly Raw[], there: readonl
 
   // ---- networks: alike ones become one, unused ones go, others keep apart
   const vms = of<VmRecord>(joining, vmKind.name)
-  const used = new Set(vms.flatMap(({ value }) => value.spec.nics.map((n) => n.network)))
+  const snapshots = of<SnapshotRecord>(joining, snapshotKind.name)
+  // What a VM goes back to with a snapshot must be there too.
+  const used = new Set([...vms, ...snapshots].flatMap(({ value }) => value.spec.nics.map((n) => n.network)))
   const into = new Map<string, string>()
   const theirs = of<NetworkRecord>(there, networkKind.name)
   for (const { id, value: n } of of<NetworkRecord>(joining, networkKind.name)) {
@@ -108,7 +143,7 @@ export function settle(host: HostRecord, joining: readonly Raw[], there: readonl
         remedy: `give its VMs NICs on another network: wadah network create NAME --kind nat --subnet …`,
       })
     } else if (held.has(key)) {
-      const name = freeName(`${n.name}-${host.name}`, (x) => held.has(indexKeys.name('network', n.project, x)))
+      const name = newName('network', n)
       renamed.set(id, name)
       moved.set(key, indexKeys.name('network', n.project, name))
       changes.push(`network "${n.name}" of ${host.name} is called "${name}" from now on`)
@@ -231,8 +266,11 @@ export function settle(host: HostRecord, joining: readonly Raw[], there: readonl
   return { refused, changes, index, records }
 }
 
-function freeName(wanted: string, taken: (name: string) => boolean): string {
-  const base = wanted.slice(0, 60)
+/** A name like any other: one label, also where the host is called by several. */
+export function freeName(of: string, host: string, taken: (name: string) => boolean): string {
+  const short = (text: string, most: number) => text.slice(0, most).replace(/-+$/, '')
+  const label = host.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-')
+  const base = short(`${short(of, 38)}-${label}`, 58)
   for (let i = 1; ; i += 1) {
     const name = i === 1 ? base : `${base}-${i}`
     if (!taken(name)) return name
