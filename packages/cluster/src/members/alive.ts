@@ -2,9 +2,9 @@
 import type { HostFacts } from '@wadah/ports/machine'
 import { sleep } from '@wadah/store/clock'
 import type { Lease } from '@wadah/store/store'
-import { del, put } from '@wadah/store/store'
+import { del, exists, put } from '@wadah/store/store'
 import { commit, type Deps } from '../context.ts'
-import { networkKind, poolKind } from '../records.ts'
+import { hostKind, networkKind, poolKind } from '../records.ts'
 import { networkDefinition, poolDefinition } from '../resolve.ts'
 import { seesShared } from '../storage/shared.ts'
 import { type AliveRecord, aliveKind, type FactsRecord, factsKind } from './records.ts'
@@ -25,7 +25,7 @@ export async function stayAlive(deps: Deps, version: string, facts: OwnFacts, si
     try {
       lease = await deps.store.lease(ALIVE_S)
       const alive: AliveRecord = { schema: 1, host: deps.hostId, since_ms: deps.clock.now_ms() }
-      await commit(deps, [], [put(aliveKind, deps.hostId, alive, lease)])
+      await commit(deps, [exists(hostKind, deps.hostId)], [put(aliveKind, deps.hostId, alive, lease)])
       await new Promise<void>((resolve) => {
         const over = AbortSignal.any([signal, (lease as Lease).lost])
         if (over.aborted) resolve()
@@ -55,7 +55,7 @@ async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: Abo
       const { facts, cpu_flags } = await own()
       const next = factsRecord(facts, cpu_flags, version, await reachedBy(deps), deps.clock.now_ms())
       if (!sameFacts(deps.view.get(factsKind, deps.hostId)?.value, next))
-        await commit(deps, [], [put(factsKind, deps.hostId, next)])
+        await commit(deps, [exists(hostKind, deps.hostId)], [put(factsKind, deps.hostId, next)])
     } catch (error) {
       if (!signal.aborted) deps.log(`facts of this host: ${(error as Error).message}`)
     }

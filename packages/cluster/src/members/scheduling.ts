@@ -157,7 +157,8 @@ export function hostFor(
   }
   const snapshot = snapshotOf(view, o)
   const [only] = snapshot.hosts
-  if (snapshot.hosts.length < 2) return only?.id ?? o.own
+  // Of a single host too little is known to refuse anything here.
+  if (!only || (snapshot.hosts.length === 1 && only.state === 'up')) return only?.id ?? o.own
   const choice = place(snapshot, wished(view, project, body), { start: true, most: 20 })
   if (choice.chosen) return choice.chosen.host
   throw fail('no_room', refusal(choice), { remedy: remedyOf(choice) })

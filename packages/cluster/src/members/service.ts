@@ -266,3 +266,10 @@ export function checkJoinToken(
     throw fail('unauthenticated', `The token ended at ${iso(found.value.expires_ms)}.`, { remedy })
   return found
 }
+
+/** Whether any host could come with this secret now: said before a body of a stranger is read. @throws WadahError `unauthenticated` */
+export function checkJoinSecret(list: readonly Rec<JoinTokenRecord>[], secret: string, now_ms: number): void {
+  const [id] = secret.split('.', 1)
+  const host = list.find((t) => t.id === id)?.value.used_by ?? ''
+  checkJoinToken(list, secret, host, now_ms)
+}

@@ -98,16 +98,19 @@ test('the name of a VM, a MAC and an address are refused, each with the command 
   ])
 })
 
-test.each(['running', 'paused', 'unknown', 'io-error'])('a VM that is %s keeps its user id, or does not come', (state) => {
-  const there = new Side(H1).vm('vm-aaaaaaaaaa', 'a', { uid: 5000 })
-  const joining = new Side(H2).vm('vm-bbbbbbbbbb', 'b', { uid: 5000, state })
-  expect(join(there, joining).refused).toEqual([
-    {
-      what: 'VM "b" runs as the user id 5000, which a VM of the cluster has',
-      remedy: 'wadah vm shutdown b; it gets another when h2 joins, and can be started then',
-    },
-  ])
-})
+test.each(['running', 'paused', 'unknown', 'io-error'])(
+  'a VM that is %s keeps its user id, or does not come',
+  (state) => {
+    const there = new Side(H1).vm('vm-aaaaaaaaaa', 'a', { uid: 5000 })
+    const joining = new Side(H2).vm('vm-bbbbbbbbbb', 'b', { uid: 5000, state })
+    expect(join(there, joining).refused).toEqual([
+      {
+        what: 'VM "b" runs as the user id 5000, which a VM of the cluster has',
+        remedy: 'wadah vm shutdown b; it gets another when h2 joins, and can be started then',
+      },
+    ])
+  },
+)
 
 test('a VM that is stopped gets another user id: its spec, its index and its snapshots say the same one', () => {
   const there = new Side(H1).vm('vm-aaaaaaaaaa', 'a', { uid: 5000 }).vm('vm-dddddddddd', 'd', { uid: 5002 })
@@ -331,7 +334,13 @@ function check(all: readonly Raw[]): void {
     if (key.startsWith('uid/')) expect(record?.value).toMatchObject({ spec: { uid: Number(key.slice(4)) } })
   }
   const held = new Set(index.map((r) => r.id))
-  const nouns = { pool: 'pool', image: 'image', 'firewall-group': 'firewall-group', volume: 'volume', network: 'network' }
+  const nouns = {
+    pool: 'pool',
+    image: 'image',
+    'firewall-group': 'firewall-group',
+    volume: 'volume',
+    network: 'network',
+  }
   for (const { kind, value } of all) {
     const v = value as { name: string; vm: string; spec: { uid: number; nics: Nic[] } }
     if (kind in nouns) expect(held).toContain(indexKeys.name(kind as 'pool', 'default', v.name))
