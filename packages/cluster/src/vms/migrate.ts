@@ -198,7 +198,10 @@ async function changeHandover(
 }
 
 async function unnote(ctx: Ctx): Promise<void> {
-  await changeHandover(ctx, ({ handover: _, ...rest }) => rest)
+  await changeHandover(ctx, (placement) => {
+    const { handover: _, ...rest } = placement
+    return rest
+  })
 }
 
 /** The outcome of a move that is not known yet: the next step finds it out. */

@@ -67,7 +67,10 @@ describe('who keeps a copy of the store', () => {
     expect(nextMember(three.slice(0, 2), all)).toBeUndefined()
     expect(
       nextMember(
-        [host(0)].map(({ address: _, ...h }) => h),
+        [host(0)].map((h) => {
+          const { address: _, ...alone } = h
+          return alone
+        }),
         all,
       ),
     ).toBeUndefined()
@@ -111,7 +114,7 @@ describe('who carries out a request', () => {
     index('image', 'cd', 'img-bbbbbbbbbb'),
     record(jobKind, 'job-aaaaaaaaaa', { executor: { host: B } }),
   ])
-  const where = (id: string, params: Record<string, string> = {}, query: object = {}, body: unknown = undefined) =>
+  const where = (id: string, params: Record<string, string> = {}, query: object = {}, body?: unknown) =>
     whereIs(view, 'default', { id, params, query: query as Record<string, unknown>, body })
   test.each([
     ['vms.start', { vm: 'web' }, {}, undefined, B],

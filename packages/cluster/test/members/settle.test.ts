@@ -311,7 +311,8 @@ const side = (id: string, letter: string) =>
       const taken = new Set<string>()
       vms.forEach((v, i) => {
         const on = networks.length === 0 ? undefined : v.network % networks.length
-        const n = on === undefined ? undefined : nic(`net-${text(on)}`, v.mac, v.address && `10.1.0.${v.address}`)
+        const n =
+          on === undefined ? undefined : nic(`net-${text(on)}`, v.mac, v.address ? `10.1.0.${v.address}` : undefined)
         const wanted = [v.name, n?.mac ?? '', `${n?.network} ${n?.address}`].filter((x) => x !== '')
         if (wanted.some((w) => taken.has(w))) return
         for (const w of wanted) taken.add(w)
@@ -330,7 +331,8 @@ function check(all: readonly Raw[]): void {
     const holder = (value as { holder: string }).holder
     const record = all.find((r) => r.id === holder && (r.value as { name?: string }).name !== undefined)
     expect(record, `${key} is held by ${holder}`).toBeDefined()
-    if (key.startsWith('name/')) expect(key.split('/').at(-1)).toBe((record?.value as { name: string }).name)
+    if (key.startsWith('name/'))
+      expect(key.split('/').at(-1)).toBe((record?.value as { name: string } | undefined)?.name)
     if (key.startsWith('uid/')) expect(record?.value).toMatchObject({ spec: { uid: Number(key.slice(4)) } })
   }
   const held = new Set(index.map((r) => r.id))
