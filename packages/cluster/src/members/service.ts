@@ -85,7 +85,9 @@ export class Clusters implements ClusterService {
   }
 
   plan(_caller: Caller, ref: string): DrainPlan {
-    return drainPlan(this.#deps, this.#find(ref).id, AT_ONCE)
+    const { id } = this.#find(ref)
+    if (!this.#membership) throw fail('wrong_state', `${ALONE} There is no other for its VMs.`, { remedy: INIT })
+    return drainPlan(this.#deps, id, AT_ONCE)
   }
 
   drain(caller: Caller, ref: string, body: { at_once?: number }): Promise<Job> {

@@ -212,7 +212,10 @@ class Source {
       // QEMU fails a moment before the other host has told why.
       if (error instanceof WadahError && error.fault.code === 'qemu_failed' && !over.signal.aborted)
         await Promise.race([given, new Promise((resolve) => setTimeout(resolve, 300))])
-      throw over.signal.reason instanceof PeerAbort ? over.signal.reason : error
+      // What this side decided itself is the cause of what the other saw.
+      const own =
+        error instanceof WadahError && ['does_not_converge', 'cancelled', 'timeout'].includes(error.fault.code)
+      throw over.signal.reason instanceof PeerAbort && !own ? over.signal.reason : error
     } finally {
       if (!over.signal.aborted) over.abort(new Error('over'))
     }

@@ -89,7 +89,12 @@ export class Storage implements StorageService {
   async #createPool(caller: Caller, body: PoolCreate): Promise<Pool> {
     const deps = this.#deps
     const path = posix.normalize(body.path).replace(/\/+$/, '') || '/'
-    const shared = body.shared === true && deps.askHost !== undefined
+    const shared = body.shared === true
+    if (shared && !deps.askHost)
+      throw fail('wrong_state', 'This host is alone: there is nobody to share a pool with.', {
+        field: '/shared',
+        remedy: 'leave it out, or: wadah cluster init --address ADDRESS',
+      })
     // The same path on another host is another folder, unless it is shared.
     const twin = deps.view
       .list(poolKind)

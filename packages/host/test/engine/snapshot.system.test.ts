@@ -4,10 +4,11 @@ import { randomBytes } from 'node:crypto'
 import { accessSync, constants, readFileSync, writeFileSync } from 'node:fs'
 import { chmod, open, readFile, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
+import { fail } from '@wadah/api/fault'
 import { newId } from '@wadah/api/ids'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import type { VolumeDefinition } from '@wadah/ports/volumes'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import type { RunningVm } from '../../src/engine/running-vm.ts'
 import { saveRam } from '../../src/engine/snapshot/ram.ts'
 import { headProblem, readHead } from '../../src/storage/qcow2.ts'
@@ -380,9 +381,7 @@ describe('snapshots of a real guest', () => {
     const request = withDisk(base, [v1], v1.id)
     await launch(request)
     const { vm } = request
-    // As if no agent had ever connected.
-    const running = kit.machine.running(vm) as RunningVm
-    running.last = { ...running.last, agent: 'absent' }
+    vi.spyOn(kit.machine.guest(vm), 'freeze').mockRejectedValueOnce(fail('agent_silent', 'it does not answer'))
     const v2 = await make(uid, v1)
     await expect(
       kit.machine.snapshots.take({ vm, layers: [{ disk: 'root', pool, volume: v2 }], freeze: 'require' }, work),
