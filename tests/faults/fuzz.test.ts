@@ -2,6 +2,7 @@
  * Ten thousand random requests against the OpenAPI document that the daemon serves: every answer is one that the document
  * foresees, none is a 500, and the daemon is the same process in the end.
  */
+import { hostname } from 'node:os'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -41,6 +42,8 @@ const limits = {
   memory_mib: fc.oneof({ weight: 9, arbitrary: fc.constantFrom(96, 128) }, { weight: 1, arbitrary: fc.integer() }),
   start: fc.oneof({ weight: 9, arbitrary: fc.constant(false) }, { weight: 1, arbitrary: fc.boolean() }),
   wait_ready: fc.constant(false),
+  // The one host there is, mostly.
+  host: fc.oneof({ weight: 5, arbitrary: fc.constant(hostname()) }, { weight: 1, arbitrary: fc.constant('nowhere') }),
   // A subnet that nobody has: a bridge in one that is in use is refused.
   subnet: fc.integer({ min: 0, max: 40 }).map((n) => `10.231.${n}.0/24`),
   path: fc.constantFrom('/srv', '/etc', '/srv/../etc', '/proc/self', '/nowhere', '/'),
