@@ -86,7 +86,8 @@ export class Clusters implements ClusterService {
 
   plan(_caller: Caller, ref: string): DrainPlan {
     const { id } = this.#find(ref)
-    if (!this.#membership) throw fail('wrong_state', `${ALONE} There is no other for its VMs.`, { remedy: INIT })
+    if (!this.#membership)
+      return { moves: [], blockers: [], eta_s: 0, eta_how: '', detail: `${ALONE} There is no other for its VMs.` }
     return drainPlan(this.#deps, id, AT_ONCE)
   }
 
