@@ -23,6 +23,7 @@ import { NetworkStore, networkSync, newNetwork } from './networks/service.ts'
 import { type Membership, Clusters } from './members/service.ts'
 import { stayAlive } from './members/alive.ts'
 import { freeName } from './members/settle.ts'
+import { hostName } from './members/where.ts'
 import { Pending } from './pending.ts'
 import { hostKind, indexKeys, indexKind, networkKind, poolKind, vmKind } from './records.ts'
 import type { Services } from './services.ts'
@@ -226,7 +227,7 @@ async function firstThings(o: ClusterOptions, deps: Deps): Promise<void> {
   else {
     // Of a cluster only one host's can have that name.
     const taken = (n: string) => view.get(indexKind, indexKeys.name('pool', 'default', n)) !== undefined
-    const name = taken(DEFAULT_POOL) ? freeName(DEFAULT_POOL, nameOf(deps), taken) : DEFAULT_POOL
+    const name = taken(DEFAULT_POOL) ? freeName(DEFAULT_POOL, hostName(view, deps.hostId), taken) : DEFAULT_POOL
     const id = newId('pool', deps.randomBytes)
     const { direct_io } = await deps.machine.volumes.openPool({ id, path: o.defaultPoolPath, direct_io: true })
     await commit(
@@ -265,8 +266,6 @@ async function firstThings(o: ClusterOptions, deps: Deps): Promise<void> {
     )
   }
 }
-
-const nameOf = ({ view, hostId }: Deps) => view.get(hostKind, hostId)?.value.name ?? hostId
 
 /** A VM that came, went or changed its NICs, by whatever way: names and ports follow. Merged, and beside what jobs ask for themselves. */
 function followNetworks(deps: Deps, signal: AbortSignal): () => void {

@@ -101,6 +101,17 @@ export async function commit(
   }
 }
 
+/** Reads, decides and commits again as long as somebody else was quicker; `tries` times in all. */
+export async function againOnConflict<T>(tries: number, work: () => Promise<T>): Promise<T> {
+  for (let i = 1; ; i++) {
+    try {
+      return await work()
+    } catch (error) {
+      if (i >= tries || !(error instanceof WadahError) || error.fault.code !== 'conflict') throw error
+    }
+  }
+}
+
 /** From here on the view shows everything that was committed up to now. */
 export async function caughtUp({ store, view }: Pick<Deps, 'store' | 'view'>): Promise<void> {
   await view.waitFor(await store.current())

@@ -56,6 +56,10 @@ export type StatusRecord = {
 }
 export const statusKind: Kind<StatusRecord> = { name: 'vm/status' }
 
+/** Whether there is, or may be, a QEMU of it: anything but proof of the contrary. Nothing is known of one without a status. */
+export const isLive = (state: VmState | undefined): boolean =>
+  state !== undefined && state !== 'stopped' && state !== 'absent'
+
 /** Given to the guest at its start and to nobody else. */
 export type SecretRecord = { schema: 1; password?: string; user_data?: string }
 export const secretKind: Kind<SecretRecord> = { name: 'vm/secret' }

@@ -5,7 +5,7 @@ import type { Vm } from '@wadah/api/schema/vm'
 import type { Cli } from '../cli.ts'
 import { follow, jobFault } from '../jobs/follow.ts'
 import { answers, stopDaemon } from '../local/daemon.ts'
-import { instanceOf } from '../local/instance.ts'
+import { namedInstance } from '../local/instance.ts'
 import { type Api, listAll } from '../net/api.ts'
 import type { Register } from '../program.ts'
 
@@ -20,8 +20,7 @@ export const register: Register = (group, cli) => {
     .option('--data <dir>', t('opt.up.data'))
     .option('--vms', t('opt.down.vms'))
     .action(async (o: Options) => {
-      const uid = process.getuid?.() ?? 0
-      const instance = instanceOf(o.instance, { uid, env: cli.io.env, data: o.data, socket: cli.options.socket })
+      const instance = namedInstance(cli, o)
       let running = 0
       if ((await answers(cli, instance)) !== undefined) {
         const api = await cli.api({ socket: instance.socket })

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { fail } from '@wadah/api/fault'
 import type { Cli } from '../cli.ts'
 import { daemonProgram, findDaemon, stopDaemon } from '../local/daemon.ts'
-import { type Instance, instanceOf } from '../local/instance.ts'
+import { type Instance, namedInstance } from '../local/instance.ts'
 import { parseListen } from '../local/listen.ts'
 import { hasSystemd, isActive, removeUnit, systemctl, writeUnit } from '../local/systemd.ts'
 import { daemonUnit, guestsUnit, type UnitOptions, unitNames } from '../local/units.ts'
@@ -22,7 +22,7 @@ export const register: Register = (group, cli) => {
     .option('--remove', t('opt.init.remove'))
     .action(async (o: Options) => {
       const uid = process.getuid?.() ?? 0
-      const instance = instanceOf(o.instance, { uid, env: cli.io.env, data: o.data, socket: cli.options.socket })
+      const instance = namedInstance(cli, o)
       if (o.listen !== undefined) parseListen(o.listen)
       const units: UnitOptions = { home: cli.io.home, instance, listen: o.listen, config: o.config }
       if (o.print) return print(cli, units)

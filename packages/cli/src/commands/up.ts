@@ -4,7 +4,7 @@ import { endpoints } from '@wadah/api/endpoints/all'
 import { answers, daemonArguments, daemonProgram, startDaemon } from '../local/daemon.ts'
 import { fail } from '@wadah/api/fault'
 import { fingerprintOf } from '../local/fingerprint.ts'
-import { instanceOf } from '../local/instance.ts'
+import { namedInstance } from '../local/instance.ts'
 import { listenOf, parseListen } from '../local/listen.ts'
 import { setupLink } from '../local/setup-link.ts'
 import type { Register } from '../program.ts'
@@ -22,8 +22,7 @@ export const register: Register = (group, cli) => {
     .option('--config <file>', t('opt.up.config'))
     .option('--foreground', t('opt.up.foreground'))
     .action(async (o: Options) => {
-      const uid = process.getuid?.() ?? 0
-      const instance = instanceOf(o.instance, { uid, env: cli.io.env, data: o.data, socket: cli.options.socket })
+      const instance = namedInstance(cli, o)
       if (o.listen !== undefined) parseListen(o.listen)
       const start = { listen: o.listen, config: o.config }
       if (o.foreground) {

@@ -1,5 +1,6 @@
 /** A lab as data: hosts of one machine, what they are called, where they are. Pure. */
 import { fail } from '@wadah/api/fault'
+import { fnv1a } from '@wadah/api/fnv'
 
 export type LabHost = {
   name: string
@@ -26,10 +27,9 @@ const RATE = /^\d{1,5}(\.\d{1,3})?(kbit|mbit|gbit)$/
 const DELAY = /^\d{1,5}(\.\d{1,3})?(us|ms|s)$/
 
 export const bridgeOf = (lab: string) => `w${lab}br`
-/** The first three numbers of its addresses: each lab has its own, so that two can be there at once. FNV-1a of its name. */
+/** The first three numbers of its addresses: each lab has its own, so that two can be there at once. */
 function prefixOf(lab: string): string {
-  let h = 0x811c9dc5
-  for (const c of lab) h = Math.imul(h ^ c.charCodeAt(0), 0x01000193) >>> 0
+  const h = fnv1a(lab)
   return `10.${64 + (h % 128)}.${(h >>> 8) % 256}`
 }
 export const gatewayOf = (lab: string) => `${prefixOf(lab)}.1`

@@ -1,6 +1,7 @@
 /** Where an instance of the daemon keeps its things. The same rules as wadahd's own; always passed to it, so they cannot drift. */
 import { fail } from '@wadah/api/fault'
 import { nameProblem } from '@wadah/api/ids'
+import type { Cli } from '../cli.ts'
 
 export type Instance = {
   name: string
@@ -11,6 +12,12 @@ export type Instance = {
   logFile: string
   /** What the daemon's program is started by: a host of a lab has a network of its own. */
   enter?: string[]
+}
+
+/** The instance that the options of a command on this machine name. */
+export function namedInstance(cli: Cli, o: { instance: string; data?: string | undefined }): Instance {
+  const uid = process.getuid?.() ?? 0
+  return instanceOf(o.instance, { uid, env: cli.io.env, data: o.data, socket: cli.options.socket })
 }
 
 /**

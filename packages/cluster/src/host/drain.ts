@@ -5,31 +5,29 @@ import type { VmMove } from '@wadah/api/schema/migration'
 import { drain } from '@wadah/scheduler/drain'
 import type { MoveAction } from '@wadah/scheduler/plan'
 import { put, unchanged } from '@wadah/store/store'
-import { commit, type Deps } from '../context.ts'
+import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, step, type StepContext } from '../jobs/define.ts'
 import { hasEnded, jobKind } from '../jobs/record.ts'
-import { snapshotOf } from '../members/scheduling.ts'
+import { snapshotNow } from '../members/scheduling.ts'
+import { hostName } from '../members/where.ts'
 import { type HostRecord, hostKind, placementKind, vmKind } from '../records.ts'
 import { powerClaim } from './jobs.ts'
 
 export type DrainParams = { host: string; name: string; at_once: number }
 type Ctx = StepContext<DrainParams, Deps>
 
+const TRIES = 20
 const FAILURES_MOST = 2
 const LOOK_MS = 500
 export const MIGRATE_PATH = '/peer/v1/migrate'
 
-const snapshot = (deps: Deps) =>
-  snapshotOf(deps.view, { now_ms: deps.clock.now_ms(), memory_overcommit: deps.config.memory_overcommit })
-
 /** What would be done, and what is in the way; nothing is changed. */
 export function drainPlan(deps: Deps, host: string, at_once: number): DrainPlan {
-  const plan = drain(snapshot(deps), host, { at_once })
-  const nameOf = (id: string) => deps.view.get(hostKind, id)?.value.name ?? id
+  const plan = drain(snapshotNow(deps), host, { at_once })
   return {
     moves: plan.actions.map((a) => ({
       vm: a.name,
-      to: nameOf(a.to),
+      to: hostName(deps.view, a.to),
       mode: a.mode,
       seconds: Math.round(a.cost.seconds * 10) / 10,
       bytes: a.cost.bytes,
@@ -52,13 +50,13 @@ async function empty(ctx: Ctx): Promise<DrainResult> {
   const failed = new Map<string, { times: number; why: string }>()
   const under_way = new Map<string, Promise<void>>()
   const begin = (a: MoveAction) => {
-    ctx.log(`${a.name} goes to ${nameOf(deps, a.to)} (${a.mode})`)
+    ctx.log(`${a.name} goes to ${hostName(deps.view, a.to)} (${a.mode})`)
     const tries = failed.get(a.vm)?.times ?? 0
     const work = (async () => {
       if (!deps.children) throw fail('unavailable', 'The daemon is still starting.')
       const end = await deps.children.migrate(a.vm, a.to, `${ctx.jobId}/${a.vm}/${tries}`, signal)
       if (!end.fault) {
-        moved.push({ vm: a.name, to: nameOf(deps, a.to), ...stallOf(end.result) })
+        moved.push({ vm: a.name, to: hostName(deps.view, a.to), ...stallOf(end.result) })
         await noteMoved(deps, p.host, a)
         return
       }
@@ -69,7 +67,7 @@ async function empty(ctx: Ctx): Promise<DrainResult> {
   }
   for (;;) {
     signal.throwIfAborted()
-    const plan = drain(snapshot(deps), p.host, { at_once: p.at_once })
+    const plan = drain(snapshotNow(deps), p.host, { at_once: p.at_once })
     const left = deps.view.list(placementKind).filter((x) => x.value.host === p.host)
     const ready = plan.actions.filter(
       (a) =>
@@ -96,8 +94,6 @@ async function empty(ctx: Ctx): Promise<DrainResult> {
   }
 }
 
-const nameOf = (deps: Deps, host: string) => deps.view.get(hostKind, host)?.value.name ?? host
-
 const stallOf = (result: unknown) => {
   const { stall_ms } = (result ?? {}) as Partial<VmMove>
   return stall_ms === undefined ? {} : { stall_ms }
@@ -118,17 +114,12 @@ async function noteMoved(deps: Deps, host: string, a: MoveAction): Promise<void>
   }))
 }
 
-async function changeHost(deps: Deps, id: string, change: (host: HostRecord) => HostRecord): Promise<void> {
-  for (let i = 0; ; i += 1) {
+function changeHost(deps: Deps, id: string, change: (host: HostRecord) => HostRecord): Promise<void> {
+  return againOnConflict(TRIES, async () => {
     const rec = await deps.store.get(hostKind, id)
     if (!rec) throw fail('gone', 'The host is not in the cluster any more.')
-    try {
-      await commit(deps, [unchanged(rec)], [put(hostKind, id, change(rec.value))])
-      return
-    } catch (error) {
-      if (i > 20 || toFault(error).code !== 'conflict') throw error
-    }
-  }
+    await commit(deps, [unchanged(rec)], [put(hostKind, id, change(rec.value))])
+  })
 }
 
 const params = (value: unknown): DrainParams => {
@@ -163,7 +154,7 @@ async function bringBack(ctx: Ctx): Promise<DrainResult> {
     const at = deps.view.get(placementKind, vm)?.value.host
     if (name === undefined) continue
     if (at !== to) {
-      if (at !== p.host) stayed.push({ vm: name, why: `it is on ${nameOf(deps, at ?? '')} by now` })
+      if (at !== p.host) stayed.push({ vm: name, why: `it is on ${hostName(deps.view, at ?? '')} by now` })
       continue
     }
     try {
@@ -172,7 +163,7 @@ async function bringBack(ctx: Ctx): Promise<DrainResult> {
       const { job } = await deps.askHost<{ job: string }>(to, MIGRATE_PATH, asked, 30_000)
       const end = await ended(deps, job, signal)
       if (end.state !== 'done') throw fail('tool_failed', end.fault?.detail ?? `the job ${job} ended as ${end.state}`)
-      moved.push({ vm: name, to: nameOf(deps, p.host), ...stallOf(end.result) })
+      moved.push({ vm: name, to: hostName(deps.view, p.host), ...stallOf(end.result) })
     } catch (error) {
       signal.throwIfAborted()
       stayed.push({ vm: name, why: toFault(error).detail })

@@ -3,7 +3,7 @@ import { fail } from '@wadah/api/fault'
 import { sleep } from '@wadah/store/clock'
 import type { Deps } from '../context.ts'
 import { type StepContext, defineJob, step } from '../jobs/define.ts'
-import { placementKind, statusKind, vmKind } from '../records.ts'
+import { isLive, placementKind, statusKind, vmKind } from '../records.ts'
 import type { Children } from './children.ts'
 import { type Ordered, graceOf, orderedOf, startGroups, stopGroups } from './order.ts'
 
@@ -69,7 +69,7 @@ function live(deps: Deps): Ordered[] {
   return deps.view.list(vmKind).flatMap(({ id, value }) => {
     const state = deps.view.get(statusKind, id)?.value.state
     const here = deps.view.get(placementKind, id)?.value.host === deps.hostId
-    return here && state !== undefined && state !== 'stopped' && state !== 'absent' ? [orderedOf({ ...value, id })] : []
+    return here && isLive(state) ? [orderedOf({ ...value, id })] : []
   })
 }
 

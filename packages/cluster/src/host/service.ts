@@ -6,7 +6,7 @@ import type { Deps } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { human } from '@wadah/api/admit'
 import { toFault } from '@wadah/api/fault'
-import { networkKind, placementKind, poolKind, statusKind, vmKind } from '../records.ts'
+import { isLive, networkKind, placementKind, poolKind, statusKind, vmKind } from '../records.ts'
 import { poolDefinition } from '../resolve.ts'
 import { viewHostDevices } from '../vms/hostdevs.ts'
 import { stopAllGuests } from './power.ts'
@@ -60,7 +60,7 @@ export class HostView implements HostService {
     for (const { id, value: vm } of view.list(vmKind)) {
       if (view.get(placementKind, id)?.value.host !== hostId) continue
       const status = view.get(statusKind, id)?.value
-      const live = status !== undefined && status.state !== 'stopped' && status.state !== 'absent'
+      const live = isLive(status?.state)
       if (live) promised += vm.spec.memory_mib
       if (status && vm.wanted === 'running' && status.state === 'stopped') {
         attention.push({

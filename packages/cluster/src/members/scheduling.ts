@@ -18,6 +18,7 @@ import {
   vmKind,
   volumeKind,
 } from '../records.ts'
+import type { Deps } from '../context.ts'
 import { chainOf } from '../resolve.ts'
 import { hostNamed } from './where.ts'
 import { aliveKind, factsKind } from './records.ts'
@@ -72,6 +73,10 @@ export function snapshotOf(view: View, o: { now_ms: number; memory_overcommit: n
     ]),
   }
 }
+
+/** As this host sees it at this moment. */
+export const snapshotNow = ({ view, clock, config }: Pick<Deps, 'view' | 'clock' | 'config'>): Snapshot =>
+  snapshotOf(view, { now_ms: clock.now_ms(), memory_overcommit: config.memory_overcommit })
 
 /** A VM that is there. */
 export function viewOf(view: View, vm: VmRecord): VmView {

@@ -1,6 +1,7 @@
 /** The cluster as the API shows it, and what changes who is in it. */
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { fail } from '@wadah/api/fault'
+import { hostPort } from '@wadah/api/host-port'
 import { newId } from '@wadah/api/ids'
 import type { Cluster, ClusterHost, DrainPlan, JoinToken, JoinTokenCreate } from '@wadah/api/schema/cluster'
 import type { Job } from '@wadah/api/schema/job'
@@ -16,6 +17,7 @@ import {
   imageKind,
   indexKeys,
   indexKind,
+  isLive,
   placementKind,
   poolKind,
   statusKind,
@@ -218,12 +220,8 @@ export class Clusters implements ClusterService {
   }
 }
 
-export const isLive = (state: string | undefined) => state !== undefined && state !== 'stopped' && state !== 'absent'
-
 export const addressOf = (h: HostRecord): string | undefined =>
-  h.address === undefined || h.ports === undefined
-    ? undefined
-    : `${h.address.includes(':') ? `[${h.address}]` : h.address}:${h.ports.peer}`
+  h.address === undefined || h.ports === undefined ? undefined : hostPort(h.address, h.ports.peer)
 
 export const hashOf = (secret: string) => createHash('sha256').update(secret).digest('hex')
 

@@ -64,6 +64,9 @@ export function whereIs(view: View, project: string, asked: Asked): string | und
   return undefined
 }
 
+/** What it is called; its id when it is not of the cluster any more. */
+export const hostName = (view: Pick<View, 'get'>, id: string): string => view.get(hostKind, id)?.value.name ?? id
+
 /** By name or id. */
 export function hostNamed(view: View, ref: string): string | undefined {
   return view.list(hostKind).find(({ id, value }) => id === ref || value.name === ref)?.id

@@ -6,7 +6,7 @@ import { connect } from 'node:net'
 import type { Gap } from '@wadah/api/schema/migration'
 
 export type Answer = { asked_ms: number; answered_ms: number | undefined }
-export type ProbeMarks = { begin_ms: number; switch_ms?: number | undefined; end_ms: number }
+export type ProbeMarks = { begin_ms: number; end_ms: number }
 
 const EVERY_MS = 4
 const PATIENCE_MS = 3_000
@@ -85,10 +85,15 @@ export class Probe {
     socket.once('close', () => (this.#under_way -= 1))
   }
 
+  /** Asks no more. */
+  stop(): void {
+    clearInterval(this.#timer)
+  }
+
   /** Ends it, with a moment for the last answers. */
   async end(marks: ProbeMarks): Promise<Gap | undefined> {
     await new Promise((resolve) => setTimeout(resolve, 100))
-    clearInterval(this.#timer)
+    this.stop()
     return gapOf(this.#answers, this.#address, marks)
   }
 }

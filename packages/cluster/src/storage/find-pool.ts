@@ -1,7 +1,8 @@
 import { fail } from '@wadah/api/fault'
 import type { Rec } from '@wadah/store/store'
 import { type Deps, find } from '../context.ts'
-import { hostKind, type PoolRecord, poolKind } from '../records.ts'
+import { hostName } from '../members/where.ts'
+import { type PoolRecord, poolKind } from '../records.ts'
 
 export const DEFAULT_POOL = 'default'
 
@@ -30,7 +31,7 @@ export function findPool(
   }
   const pool = find(deps as Deps, 'pool', poolKind, project, ref ?? DEFAULT_POOL, field)
   if (reaches(deps, pool.value)) return pool
-  const host = deps.view.get(hostKind, pool.value.host)?.value.name ?? pool.value.host
+  const host = hostName(deps.view, pool.value.host)
   throw fail('wrong_state', `The pool "${pool.value.name}" is on the host ${host}, and this host can't reach it.`, {
     field,
     remedy: `--host ${host}, or another pool: wadah pool list`,

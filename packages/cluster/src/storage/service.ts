@@ -9,12 +9,12 @@ import { type Deps, checkGeneration, commit, find, indexConflict, made, page } f
 import { type BuildParams, buildImage } from '../images/jobs.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind, hasEnded, jobKind } from '../jobs/record.ts'
+import { hostName } from '../members/where.ts'
 import type { Pending } from '../pending.ts'
 import {
   type PoolRecord,
   type VolumeRecord,
   imageKind,
-  hostKind,
   indexKeys,
   indexKind,
   poolKind,
@@ -70,7 +70,7 @@ export class Storage implements StorageService {
       overcommit: p.overcommit,
       promised_bytes: promisedBytes(this.#deps, p.id),
       shared: p.shared === true,
-      ...(p.shared ? {} : { host: this.#deps.view.get(hostKind, p.host)?.value.name ?? p.host }),
+      ...(p.shared ? {} : { host: hostName(this.#deps.view, p.host) }),
       ...facts,
     }
   }

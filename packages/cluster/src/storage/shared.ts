@@ -6,7 +6,7 @@ import { aliveKind } from '../members/records.ts'
 import { hostKind } from '../records.ts'
 
 /** What a host is asked about a pool. `mark`: the text that it must find there. */
-export type PoolQuestion = { pool: PoolDefinition; mark: string; name: string; locked: boolean }
+export type PoolQuestion = { pool: PoolDefinition; mark: string; name: string }
 export type PoolAnswer = { found: boolean; free: boolean }
 export const POOL_PATH = '/peer/v1/pool'
 
@@ -41,14 +41,14 @@ export async function checkShared(deps: Deps, pool: PoolDefinition): Promise<str
     )
   await shared.mark(pool, name, mark)
   try {
-    const ask = async (host: string, locked: boolean) => {
+    const ask = async (host: string) => {
       if (!deps.askHost) throw fail('internal', 'no way to other hosts')
-      return deps.askHost<PoolAnswer>(host, POOL_PATH, { pool, mark, name, locked } satisfies PoolQuestion, ASK_MS)
+      return deps.askHost<PoolAnswer>(host, POOL_PATH, { pool, mark, name } satisfies PoolQuestion, ASK_MS)
     }
     const release = await shared.hold(pool, name)
     try {
       for (const { id, value: host } of others) {
-        const { found, free } = await ask(id, true)
+        const { found, free } = await ask(id)
         const back = found ? await shared.read(pool, answerOf(name, id)) : undefined
         if (back !== mark)
           throw fail('wrong_state', `${pool.path} is another folder on ${host.name} than here: it is not shared.`, {
@@ -69,7 +69,7 @@ export async function checkShared(deps: Deps, pool: PoolDefinition): Promise<str
       await release()
     }
     for (const { id, value: host } of others)
-      if (!(await ask(id, false)).free)
+      if (!(await ask(id)).free)
         throw fail(
           'wrong_state',
           `A lock in ${pool.path} that this host has given back still stands on ${host.name}.`,

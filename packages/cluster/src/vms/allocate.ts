@@ -1,5 +1,6 @@
 /** Choosing what a VM needs from what is free. Pure: the records and the random bytes come in. */
 import { fail } from '@wadah/api/fault'
+import { fnv1a } from '@wadah/api/fnv'
 
 /** The first uid that nobody has, from `base + from` on and around. */
 export function freeUid(taken: (uid: number) => boolean, base: number, count: number, from = 0): number {
@@ -12,11 +13,9 @@ export function freeUid(taken: (uid: number) => boolean, base: number, count: nu
   })
 }
 
-/** Where a host begins to look: hosts that become one cluster later have seldom given out the same. FNV-1a of its id. */
+/** Where a host begins to look: hosts that become one cluster later have seldom given out the same. */
 export function uidsFrom(host: string, count: number): number {
-  let h = 0x811c9dc5
-  for (const c of host) h = Math.imul(h ^ c.charCodeAt(0), 0x01000193) >>> 0
-  return h % count
+  return fnv1a(host) % count
 }
 
 /** 52:54:00 is QEMU's own prefix; the rest is chance. */

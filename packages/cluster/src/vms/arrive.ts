@@ -1,12 +1,12 @@
 /** A VM that comes from another host: whether it may, with what, and when it is this host's. */
-import { WadahError, fail } from '@wadah/api/fault'
+import { fail } from '@wadah/api/fault'
 import type { MoveOffer } from '@wadah/ports/migration'
 import { put, unchanged } from '@wadah/store/store'
-import { caughtUp, commit, type Deps } from '../context.ts'
+import { againOnConflict, caughtUp, commit, type Deps } from '../context.ts'
 import type { MoveInPorts } from '../migration/target.ts'
 import { hostKind, placementKind, vmKind } from '../records.ts'
 import { launchRequest } from '../resolve.ts'
-import { grantTo } from './jobs.ts'
+import { filesReady } from './jobs.ts'
 import { recordNow } from './keeper.ts'
 import { checkRoomToRun } from './room.ts'
 
@@ -28,9 +28,7 @@ export function arrivals(deps: Deps): MoveInPorts {
         throw fail('wrong_state', `The host ${host.name} is in maintenance.`, { remedy: 'wadah host list' })
       if (host?.address === undefined) throw fail('internal', 'this host has no address in the cluster')
       checkRoomToRun(deps, vm)
-      for (const disk of vm.spec.disks) await grantTo(deps, vm, disk.volume)
-      if (vm.spec.boot.kind === 'kernel') await deps.haveImage?.(vm.spec.boot.image)
-      for (const { image } of vm.spec.cdroms ?? []) if (image !== undefined) await deps.haveImage?.(image)
+      await filesReady(deps, vm)
       await deps.syncNetworks()
       return {
         request: { ...launchRequest(deps, vm), epoch: offer.epoch },
@@ -40,20 +38,15 @@ export function arrivals(deps: Deps): MoveInPorts {
     },
 
     commitMoved: async (job, { vm, epoch }) => {
-      for (let i = 0; ; i += 1) {
+      await againOnConflict(TRIES, async () => {
         const placement = await deps.store.get(placementKind, vm)
         if (!placement) throw fail('gone', 'The VM is not there any more.')
         const { host, epoch: now, handover } = placement.value
-        if (host === deps.hostId && now === epoch) break
+        if (host === deps.hostId && now === epoch) return
         if (handover?.job !== job || handover.to !== deps.hostId)
           throw fail('not_owner', `The placement of ${vm} says another host by now.`, { effect: 'unknown' })
-        try {
-          await commit(deps, [unchanged(placement)], [put(placementKind, vm, { schema: 1, host: deps.hostId, epoch })])
-          break
-        } catch (error) {
-          if (i >= TRIES || !(error instanceof WadahError) || error.fault.code !== 'conflict') throw error
-        }
-      }
+        await commit(deps, [unchanged(placement)], [put(placementKind, vm, { schema: 1, host: deps.hostId, epoch })])
+      })
       // Its state is this host's to write from now on.
       await recordNow(deps, vm).catch((error: unknown) => deps.log(`status of ${vm}: ${(error as Error).message}`))
       deps.syncNetworks().catch((error: unknown) => deps.log(`networks: ${(error as Error).message}`))

@@ -70,6 +70,14 @@ export async function grantTo(deps: Deps, vm: VmRecord, id: string): Promise<voi
   await deps.machine.volumes.grant(pool, volumeDefinition(deps, volume), { uid: vm.spec.uid })
 }
 
+/** Everything its QEMU opens on this host is here, and its user may open it. */
+export async function filesReady(deps: Deps, vm: VmRecord): Promise<void> {
+  // Done when they were attached, unless a crash came between, or another host did it.
+  for (const disk of vm.spec.disks) await grantTo(deps, vm, disk.volume)
+  if (vm.spec.boot.kind === 'kernel') await deps.haveImage?.(vm.spec.boot.image)
+  for (const { image } of vm.spec.cdroms ?? []) if (image !== undefined) await deps.haveImage?.(image)
+}
+
 /** Makes the file of one volume and gives it to who may write it. */
 export async function makeVolume(
   ctx: Pick<Ctx<unknown>, 'deps' | 'signal' | 'log'>,
@@ -259,10 +267,7 @@ export async function launch(
   if (!NOT_BEGUN.has(seen.state) && seen.epoch === placement.epoch) ctx.log('it runs already')
   else {
     if (!deps.machine.running(vm.id)) checkRoomToRun(deps, vm)
-    // Done when they were attached, unless a crash came between.
-    for (const disk of vm.spec.disks) await grantTo(deps, vm, disk.volume)
-    if (vm.spec.boot.kind === 'kernel') await deps.haveImage?.(vm.spec.boot.image)
-    for (const cdrom of vm.spec.cdroms ?? []) if (cdrom.image !== undefined) await deps.haveImage?.(cdrom.image)
+    await filesReady(deps, vm)
     const plan = await deps.machine.plan(requestOf(vm))
     await deps.machine.prepare(plan, signal)
     await deps.machine.launch(plan, 'fresh', signal)

@@ -3,9 +3,9 @@ import { WadahError } from '@wadah/api/fault'
 import type { Observed } from '@wadah/ports/machine'
 import { type Write, exists, put, unchanged } from '@wadah/store/store'
 import type { Deps } from '../context.ts'
-import { commit } from '../context.ts'
+import { againOnConflict, commit } from '../context.ts'
 import { claimKind, jobKind } from '../jobs/record.ts'
-import { type StatusRecord, type VmRecord, placementKind, statusKind, vmKind } from '../records.ts'
+import { type StatusRecord, type VmRecord, isLive, placementKind, statusKind, vmKind } from '../records.ts'
 
 import type { ShutdownParams } from './jobs.ts'
 
@@ -29,20 +29,17 @@ export function statusAfter(before: StatusRecord | undefined, seen: Observed, mo
     before.agent === seen.agent &&
     before.pid === seen.pid
   if (same) return undefined
-  const live = seen.state !== 'stopped' && seen.state !== 'absent'
+  const live = isLive(seen.state)
   const other = before?.pid !== undefined && seen.pid !== undefined && before.pid !== seen.pid && !moved
   const kept = live && before && !other ? before : undefined
+  const started_ms = live && other ? seen.started_ms : kept?.started_ms
   return {
     schema: 1,
     state: seen.state,
     ...(seen.paused_by === undefined ? {} : { paused_by: seen.paused_by }),
     ...(seen.reason === undefined ? {} : { reason: seen.reason }),
     since_ms: before?.state === seen.state && before.paused_by === seen.paused_by ? before.since_ms : seen.at_ms,
-    ...(kept?.started_ms === undefined
-      ? live && other && seen.started_ms !== undefined
-        ? { started_ms: seen.started_ms }
-        : {}
-      : { started_ms: kept.started_ms }),
+    ...(started_ms === undefined ? {} : { started_ms }),
     ...(kept?.booted === undefined ? {} : { booted: kept.booted }),
     ...(kept?.ready_ms === undefined ? {} : { ready_ms: kept.ready_ms }),
     ...(live && seen.pid !== undefined ? { pid: seen.pid } : {}),
@@ -55,13 +52,7 @@ export function statusAfter(before: StatusRecord | undefined, seen: Observed, mo
 /** For a VM that became this host's just now: nothing of it may be observed for a long time. */
 export async function recordNow(deps: Deps, vm: string): Promise<void> {
   const seen = await deps.machine.observe(vm)
-  for (let i = 1; ; i += 1) {
-    try {
-      return await record(deps, seen, true)
-    } catch (error) {
-      if (i >= ADOPT_TRIES || !(error instanceof WadahError) || error.fault.code !== 'conflict') throw error
-    }
-  }
+  await againOnConflict(ADOPT_TRIES, () => record(deps, seen, true))
 }
 
 /** Runs until `signal` aborts. */
@@ -165,14 +156,8 @@ async function adopt(deps: Deps, id: string, status: StatusRecord | undefined, w
   await deps.machine.clean(id)
   const kept = status?.state === 'stopped' ? status.reason : why
   const ended = status === undefined || kept === undefined ? seen : { ...seen, reason: kept }
-  for (let i = 1; ; i++) {
-    try {
-      return await record(deps, ended)
-    } catch (error) {
-      // The keeper of statuses may have written at the same moment.
-      if (i >= ADOPT_TRIES || !(error instanceof WadahError) || error.fault.code !== 'conflict') throw error
-    }
-  }
+  // The keeper of statuses may write at the same moment.
+  await againOnConflict(ADOPT_TRIES, () => record(deps, ended))
 }
 
 /**

@@ -3,35 +3,16 @@
  * the place changes. Its first step is undone as long as the source may keep the guest; `go` is the pivot.
  */
 import { type Fault, WadahError, fail, toFault } from '@wadah/api/fault'
-import type { VmMigrate, VmMove } from '@wadah/api/schema/migration'
-import type { Job } from '@wadah/api/schema/job'
+import type { VmMove } from '@wadah/api/schema/migration'
 import type { MoveLimits, MoveMode, MoveReport } from '@wadah/ports/migration'
-import { fits } from '@wadah/scheduler/fits'
-import { place } from '@wadah/scheduler/place'
-import { put, type Rec, unchanged } from '@wadah/store/store'
-import { commit, type Deps } from '../context.ts'
+import { put, unchanged } from '@wadah/store/store'
+import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, pivot, step, type StepContext } from '../jobs/define.ts'
-import type { JobEngine } from '../jobs/engine.ts'
-import { isLive } from '../members/service.ts'
-import { snapshotOf, viewOf } from '../members/scheduling.ts'
-import { hostNamed } from '../members/where.ts'
+import { hostName } from '../members/where.ts'
 import { forecast } from '../migration/forecast.ts'
 import { Probe } from '../migration/probe.ts'
 import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.ts'
-import {
-  hostKind,
-  networkKind,
-  placementKind,
-  type PlacementRecord,
-  poolKind,
-  statusKind,
-  type VmRecord,
-  vmKind,
-} from '../records.ts'
-import { chainOf } from '../resolve.ts'
-import type { Caller } from '../services.ts'
-import { submit } from '../submit.ts'
-import { vmTarget } from './allow.ts'
+import { placementKind, type PlacementRecord, statusKind, vmKind } from '../records.ts'
 
 export type MigrateParams = {
   vm: string
@@ -47,7 +28,6 @@ export type MigrateParams = {
 }
 type Ctx = StepContext<MigrateParams, Deps>
 
-const STALL_MS = 300
 /** What a link is taken to carry as long as no move has measured it. */
 const LINK_BYTES_PER_S = 100 * 2 ** 20
 /** Devices, messages and the start on the other side; preparing and ending. Medians of moves that were measured (docs/migration.md). */
@@ -56,117 +36,6 @@ const AROUND_MS = 900
 const PROBE_PORT = 9
 const PROBE_BEFORE_MS = 500
 const AGENT_MS = 3_000
-
-/** Chooses and refuses before anything is written. */
-export async function askToMove(
-  deps: Deps,
-  engine: JobEngine<Deps>,
-  caller: Caller,
-  vm: Rec<VmRecord>,
-  body: VmMigrate,
-): Promise<Job> {
-  const { view, hostId } = deps
-  const placement = view.get(placementKind, vm.id)
-  if (!deps.moves || placement?.value.host !== hostId)
-    throw fail('wrong_state', `"${vm.value.name}" is on a host that is alone: there is no other to move it to.`, {
-      remedy: 'wadah cluster init --address ADDRESS, then let another host join',
-    })
-  if (placement.value.handover)
-    throw fail('busy', `"${vm.value.name}" is on its way already (${placement.value.handover.job}).`, {
-      remedy: `wadah job wait ${placement.value.handover.job}`,
-    })
-  const status = view.get(statusKind, vm.id)?.value
-  const live = isLive(status?.state)
-  if (live && status?.state !== 'running')
-    throw fail(
-      'wrong_state',
-      `"${vm.value.name}" is ${status?.state ?? 'unknown'}; it is moved while it runs or is stopped.`,
-      {
-        remedy: `wadah vm show ${vm.value.name}`,
-      },
-    )
-  refuseTied(deps, vm.value, live)
-  const to = chooseTarget(deps, vm.value, body.to)
-  const may_postcopy = (body.mode ?? 'auto') !== 'precopy' && (await deps.machine.migration.postcopy()).ok
-  const params: MigrateParams = {
-    vm: vm.id,
-    name: vm.value.name,
-    from: hostId,
-    to,
-    epoch: placement.value.epoch + 1,
-    live,
-    mode: body.mode ?? 'auto',
-    limits: {
-      max_stall_ms: body.max_stall_ms ?? STALL_MS,
-      may_postcopy,
-      ...(body.bandwidth_mib_per_s === undefined ? {} : { bandwidth_bytes_per_s: body.bandwidth_mib_per_s * 2 ** 20 }),
-    },
-    tls: body.plain !== true,
-  }
-  return submit(deps, engine, caller, migrateVm, params, vmTarget(vm.value), { checks: [unchanged(placement)] })
-}
-
-/** What keeps a VM where it is, whatever the target. */
-function refuseTied(deps: Deps, vm: VmRecord, live: boolean): void {
-  const { view } = deps
-  const devices = vm.spec.hostdevs ?? []
-  if (devices.length > 0)
-    throw fail('wrong_state', `"${vm.name}" has devices of its host (${devices.map((d) => d.name).join(', ')}).`, {
-      remedy: `wadah vm edit ${vm.name} --remove-hostdev ${devices[0]?.name ?? ''}`,
-    })
-  if (vm.spec.firmware?.kind === 'uefi' || vm.spec.tpm)
-    throw fail('wrong_state', `"${vm.name}" has UEFI variables or a TPM, which lie on its host and do not move yet.`, {
-      remedy: 'only VMs with BIOS firmware and without a TPM are moved',
-    })
-  const local = vm.spec.disks.find(({ volume }) =>
-    chainOf(deps, volume).some((v) => view.get(poolKind, v.pool)?.value.shared !== true),
-  )
-  if (local)
-    throw fail('wrong_state', `The disk "${local.name}" of "${vm.name}" lies in a pool of its host only.`, {
-      remedy: 'wadah volume move VOLUME POOL (a shared one), while it is stopped',
-    })
-  if (!live) return
-  for (const nic of vm.spec.nics) {
-    const network = view.get(networkKind, nic.network)?.value
-    if (network?.kind !== 'bridge')
-      throw fail(
-        'wrong_state',
-        `The NIC "${nic.name}" of "${vm.name}" is on the ${network?.kind ?? ''} network "${network?.name ?? nic.network}", which each host has for itself: its connections would break.`,
-        {
-          remedy: `shut it down, then move it; or give it a NIC on a network of the kind bridge`,
-        },
-      )
-  }
-}
-
-function chooseTarget(deps: Deps, vm: VmRecord, ref: string | undefined): string {
-  const { view, hostId, config, clock } = deps
-  const snapshot = snapshotOf(view, { now_ms: clock.now_ms(), memory_overcommit: config.memory_overcommit })
-  const own = viewOf(view, vm)
-  if (ref === undefined) {
-    const choice = place(snapshot, own, { most: 20 })
-    if (choice.chosen && choice.chosen.host !== hostId) return choice.chosen.host
-    const why = [...choice.stuck, ...choice.refused.flatMap((r) => r.reasons)]
-    throw fail(
-      'no_room',
-      `No other host can take "${vm.name}". ${why.map((r) => r.detail).join(' ') || choice.detail}`,
-      {
-        remedy: why[0]?.remedy ?? 'wadah host list',
-      },
-    )
-  }
-  const to = hostNamed(view, ref)
-  if (to === undefined)
-    throw fail('not_found', `There is no host "${ref}".`, { field: '/to', remedy: 'wadah host list' })
-  if (to === hostId)
-    throw fail('invalid', `"${vm.name}" is on ${ref} already.`, { field: '/to', remedy: 'wadah host list' })
-  const [why] = fits(snapshot, own, to)
-  if (why)
-    throw fail('wrong_state', `"${vm.name}" can't go to ${ref}: ${why.detail}`, { field: '/to', remedy: why.remedy })
-  return to
-}
-
-// ---- the job -----------------------------------------------------------------------------------------------------------
 
 async function note(ctx: Ctx): Promise<void> {
   const { deps, params: p, jobId } = ctx
@@ -183,18 +52,12 @@ async function changeHandover(
   { deps, params: p, jobId }: Ctx,
   change: (placement: PlacementRecord) => PlacementRecord | undefined,
 ): Promise<void> {
-  for (let i = 0; ; i += 1) {
+  await againOnConflict(20, async () => {
     const placement = await deps.store.get(placementKind, p.vm)
     if (placement?.value.handover?.job !== jobId) return
     const next = change(placement.value)
-    if (!next) return
-    try {
-      await commit(deps, [unchanged(placement)], [put(placementKind, p.vm, next)])
-      return
-    } catch (error) {
-      if (i > 20 || !(error instanceof WadahError) || error.fault.code !== 'conflict') throw error
-    }
-  }
+    if (next) await commit(deps, [unchanged(placement)], [put(placementKind, p.vm, next)])
+  })
 }
 
 async function unnote(ctx: Ctx): Promise<void> {
@@ -235,23 +98,24 @@ async function settle(ctx: Ctx): Promise<VmMove> {
 async function move(ctx: Ctx): Promise<VmMove> {
   const { deps, params: p, jobId, signal } = ctx
   const begun = performance.now()
-  const names = { vm: p.name, from: nameOf(deps, p.from), to: nameOf(deps, p.to) }
+  const names = { vm: p.name, from: hostName(deps.view, p.from), to: hostName(deps.view, p.to) }
   const { migration } = deps.machine
   if (!p.live) {
     await relocate(ctx)
     return { ...names, live: false, mode: 'offline', total_ms: since(begun), phases: [], notes: [] }
   }
+  /** What was measured ended with the daemon that began it. */
+  const anew = (total_ms: number): VmMove => ({
+    ...names,
+    live: true,
+    mode: p.mode,
+    total_ms,
+    phases: [],
+    notes: ['the daemon was started anew meanwhile'],
+  })
   const there = await deps.store.get(placementKind, p.vm)
   const isThere = there?.value.host === p.to && there.value.epoch === p.epoch
-  if (isThere && (await migration.ask(p.vm)).is === 'gone')
-    return {
-      ...names,
-      live: true,
-      mode: p.mode,
-      total_ms: 0,
-      phases: [],
-      notes: ['the daemon was started anew meanwhile'],
-    }
+  if (isThere && (await migration.ask(p.vm)).is === 'gone') return anew(0)
   const order = {
     job: jobId,
     vm: p.vm,
@@ -283,14 +147,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
       throw fail('cancelled', `The move was cut off by an end of this daemon; "${p.name}" runs on here.`, {
         remedy: `wadah vm migrate ${p.name} --to ${names.to}`,
       })
-    return {
-      ...names,
-      live: true,
-      mode: p.mode,
-      total_ms: since(begun),
-      phases: [],
-      notes: ['the daemon was started anew meanwhile'],
-    }
+    return anew(since(begun))
   }
   const foreseen = await foresee(ctx)
   const began = { over: false }
@@ -302,21 +159,23 @@ async function move(ctx: Ctx): Promise<VmMove> {
   if (signal.aborted) stop()
   else signal.addEventListener('abort', stop)
   const probe = await openProbe(ctx)
-  const link = await moves.open(p.to, signal)
-  const began_ms = Date.now()
-  const going = () => {
-    began.over = true
+  try {
+    const link = await moves.open(p.to, signal)
+    const began_ms = Date.now()
+    const going = () => {
+      began.over = true
+    }
+    const report = await moveOut({ ...order, forecast: foreseen }, { ...ports(link), going }, limit.signal)
+    const outside = await probe?.end({ begin_ms: began_ms, end_ms: Date.now() })
+    return { ...names, ...shown(report), total_ms: since(begun), ...(outside ? { outside } : {}) }
+  } finally {
+    probe?.stop()
+    signal.removeEventListener('abort', stop)
   }
-  const report = await moveOut({ ...order, forecast: foreseen }, { ...ports(link), going }, limit.signal).finally(() =>
-    signal.removeEventListener('abort', stop),
-  )
-  const outside = await probe?.end({ begin_ms: began_ms, end_ms: Date.now() })
-  return { ...names, ...shown(report), total_ms: since(begun), ...(outside ? { outside } : {}) }
 }
 
 const isCancel = (reason: unknown) => reason instanceof WadahError && reason.fault.code === 'cancelled'
 const since = (begun: number) => Math.round(performance.now() - begun)
-const nameOf = (deps: Deps, host: string) => deps.view.get(hostKind, host)?.value.name ?? host
 
 function shown(r: MoveReport): Omit<VmMove, 'vm' | 'from' | 'to' | 'total_ms'> {
   return {

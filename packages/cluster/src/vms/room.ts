@@ -1,7 +1,7 @@
 /** Whether there is memory for a VM to run. */
 import { fail } from '@wadah/api/fault'
 import type { Deps } from '../context.ts'
-import { type VmRecord, placementKind, statusKind, vmKind } from '../records.ts'
+import { type VmRecord, isLive, placementKind, statusKind, vmKind } from '../records.ts'
 
 /** RAM that is promised to VMs which run, this one added. */
 export function checkRoomToRun(deps: Deps, vm: Pick<VmRecord, 'id' | 'spec'>, field?: string): void {
@@ -9,7 +9,7 @@ export function checkRoomToRun(deps: Deps, vm: Pick<VmRecord, 'id' | 'spec'>, fi
   for (const { id, value } of deps.view.list(statusKind)) {
     // Those of other hosts have their RAM there.
     if ((deps.view.get(placementKind, id)?.value.host ?? deps.hostId) !== deps.hostId) continue
-    if (id === vm.id || value.state === 'stopped' || value.state === 'absent') continue
+    if (id === vm.id || !isLive(value.state)) continue
     promised += deps.view.get(vmKind, id)?.value.spec.memory_mib ?? 0
   }
   const most = Math.floor(deps.hostMemoryMib * deps.config.memory_overcommit)

@@ -34,7 +34,7 @@ import { makeVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
 import { freeMac } from './allocate.ts'
 import type { VmMigrate } from '@wadah/api/schema/migration'
-import { askToMove } from './migrate.ts'
+import { askToMove } from './move-request.ts'
 import { newUid } from './uids.ts'
 import { allow, jobOn, vmTarget } from './allow.ts'
 import {

@@ -3,7 +3,7 @@ import { canAll } from '@wadah/api/can'
 import type { Scope } from '@wadah/api/schema/access'
 import { AUTOSTART_DEFAULT, type Vm, type VmSpec } from '@wadah/api/schema/vm'
 import type { Rec } from '@wadah/store/store'
-import type { PlacementRecord, StatusRecord, VmRecord } from '../records.ts'
+import { isLive, type PlacementRecord, type StatusRecord, type VmRecord } from '../records.ts'
 
 export type VmParts = {
   vm: Rec<VmRecord>
@@ -72,7 +72,7 @@ export function viewVm(
   const { value } = vm
   const { spec } = value
   const s: StatusRecord = status ?? { schema: 1, state: 'unknown', since_ms: Date.parse(value.created_at) }
-  const live = s.state !== 'stopped' && s.state !== 'absent'
+  const live = isLive(s.state)
   return {
     id: value.id,
     name: value.name,

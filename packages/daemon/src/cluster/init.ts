@@ -9,6 +9,7 @@ import { hostname, networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import { randomBytes, randomUUID } from 'node:crypto'
 import { fail, WadahError } from '@wadah/api/fault'
+import { hostPort } from '@wadah/api/host-port'
 import { newId } from '@wadah/api/ids'
 import { storeFault } from '@wadah/cluster/jobs/faults'
 import { authoritiesKind, CLUSTER, clusterKind, LEVEL } from '@wadah/cluster/members/records'
@@ -22,7 +23,7 @@ import { put } from '@wadah/store/store'
 import type { DaemonConfig } from '../config.ts'
 import { dropUnfinished, etcdDir, type Identity, readIdentity, writeCertificates, writeIdentity } from './identity.ts'
 import { workerUrl } from '../worker-url.ts'
-import { at, certify, etcdUid, memberPlan, openStore, portsFrom } from './parts.ts'
+import { certify, etcdUid, memberPlan, openStore, portsFrom } from './parts.ts'
 import { makeAuthority } from './pki.ts'
 
 export type ClusterOptions = { address: string; port: number }
@@ -65,10 +66,10 @@ export async function initCluster(config: DaemonConfig, o: ClusterOptions): Prom
       name: host.name,
       address: o.address,
       ports,
-      endpoints: [at(o.address, ports.etcd_client)],
+      endpoints: [hostPort(o.address, ports.etcd_client)],
       member: {
         name: host.id,
-        initial_cluster: `${host.id}=https://${at(o.address, ports.etcd_peer)}`,
+        initial_cluster: `${host.id}=https://${hostPort(o.address, ports.etcd_peer)}`,
         initial_state: 'new',
       },
     }

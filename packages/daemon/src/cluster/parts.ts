@@ -20,9 +20,6 @@ export const portsFrom = (peer: number): HostPorts => ({ peer, etcd_client: peer
 export const etcdUid = (config: Pick<DaemonConfig, 'uid_base' | 'uid_count'>): number | null =>
   process.getuid?.() === 0 ? config.uid_base + config.uid_count + 2 : null
 
-export const at = (address: string, port: number) =>
-  address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`
-
 /** What its certificates say of a host: its id is its name among peers. */
 export const namesOf = (host: { id: string; address: string }) => [host.id, host.address]
 

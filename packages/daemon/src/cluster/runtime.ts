@@ -1,6 +1,7 @@
 /** A host of a cluster at work: its member of etcd, the store, the way to the other hosts, certificates, and who does the chores. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fail } from '@wadah/api/fault'
+import { hostPort } from '@wadah/api/host-port'
 import type { Cluster as ClusterView } from '@wadah/api/schema/cluster'
 import type { Cluster } from '@wadah/cluster/cluster'
 import { type Deps, commit } from '@wadah/cluster/context'
@@ -26,7 +27,7 @@ import { type PeerHandlers, PeerServer } from '../peers/listen.ts'
 import { VERSION } from '../version.ts'
 import { workerUrl } from '../worker-url.ts'
 import { type Certificates, type Identity, readCertificates, writeCertificates, writeIdentity } from './identity.ts'
-import { at, certify, etcdUid, memberPlan, namesOf, openStore } from './parts.ts'
+import { certify, etcdUid, memberPlan, namesOf, openStore } from './parts.ts'
 import { fingerprintOf, nearsItsEnd } from './pki.ts'
 
 /** After a whole site lost its power the others may take long to come back. */
@@ -154,7 +155,7 @@ export class ClusterRuntime {
   #endpoints(): readonly string[] {
     const hosts = this.#deps?.view.list(hostKind) ?? []
     const found = hosts.flatMap(({ value: h }) =>
-      h.member === true && h.address !== undefined && h.ports ? [at(h.address, h.ports.etcd_client)] : [],
+      h.member === true && h.address !== undefined && h.ports ? [hostPort(h.address, h.ports.etcd_client)] : [],
     )
     return found.length > 0 ? found.toSorted() : this.#identity.endpoints
   }
@@ -164,7 +165,7 @@ export class ClusterRuntime {
     const known = [...this.store.client.endpoints].toSorted()
     if (JSON.stringify(endpoints) === JSON.stringify(known)) return
     // Its own first: no way is shorter.
-    const own = at(this.#identity.address, this.#identity.ports.etcd_client)
+    const own = hostPort(this.#identity.address, this.#identity.ports.etcd_client)
     this.store.client.setEndpoints(endpoints.toSorted((a, b) => Number(b === own) - Number(a === own)))
     this.#keep({ ...this.#identity, endpoints }).catch((error: unknown) =>
       this.#log(`the addresses of the store could not be written down: ${(error as Error).message}`),
@@ -234,7 +235,7 @@ export class ClusterRuntime {
 
   async #becomeMember(): Promise<void> {
     const { address, ports, host } = this.#identity
-    const url = `https://${at(address, ports.etcd_peer)}`
+    const url = `https://${hostPort(address, ports.etcd_peer)}`
     const mine = await this.#admin.addLearner(url)
     const members = (await this.#admin.members()).filter((m) => m.name !== '' && m.id !== mine.id)
     const initial_cluster = [...members.map((m) => `${m.name}=${m.peer_urls[0] ?? ''}`), `${host}=${url}`].join(',')
@@ -305,4 +306,4 @@ export class ClusterRuntime {
 const isAt = (m: EtcdMember, host: HostRecord) =>
   host.address !== undefined &&
   host.ports !== undefined &&
-  m.peer_urls.includes(`https://${at(host.address, host.ports.etcd_peer)}`)
+  m.peer_urls.includes(`https://${hostPort(host.address, host.ports.etcd_peer)}`)

@@ -8,6 +8,7 @@ import { hostname } from 'node:os'
 import { dirname } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { type Fault, fail, fault } from '@wadah/api/fault'
+import { hostPort } from '@wadah/api/host-port'
 import { crossSiteProblem, hostProblem } from './guard.ts'
 import { problem } from './problems.ts'
 import { type Built, buildServer, type ServerOptions } from './server.ts'
@@ -115,8 +116,8 @@ export async function startServer(o: ServerOptions & { listen: ListenOptions }):
   }
   renew()
   const { port } = secure.address() as AddressInfo
-  const shown = wildcard ? hostname() : listen.host.includes(':') ? `[${listen.host}]` : listen.host
-  const url = o.publicUrl ?? `https://${shown}:${port}`
+  const shown = wildcard ? hostname() : listen.host
+  const url = o.publicUrl ?? `https://${hostPort(shown, port)}`
   built.setPublicUrl(url)
   return {
     ...built,

@@ -7,6 +7,7 @@ import { chmod, chown, mkdir, open, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fail } from '@wadah/api/fault'
+import { hostPort } from '@wadah/api/host-port'
 import { type Process, processes, signalProcess, waitGone } from '../engine/process.ts'
 import { missingProgram } from '../system/run.ts'
 
@@ -35,7 +36,7 @@ const ENDS_MS = 10_000
 
 /** Pure: the command line. Election and heartbeat are for hosts of one site on old disks (https://etcd.io/docs/v3.4/tuning/). */
 export function memberArguments(p: MemberPlan): string[] {
-  const own = (port: number) => `https://${p.address.includes(':') ? `[${p.address}]` : p.address}:${port}`
+  const own = (port: number) => `https://${hostPort(p.address, port)}`
   return [
     ...['--name', p.name, '--data-dir', join(p.directory, 'data')],
     ...['--listen-client-urls', own(p.client_port), '--advertise-client-urls', own(p.client_port)],

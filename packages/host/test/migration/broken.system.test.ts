@@ -1,24 +1,18 @@
 /** Moves that something goes wrong with: the guest runs in one place, whole, and what was made for the move is gone. */
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { resumeMoveOut } from '@wadah/cluster/migration/source'
 import { wire } from '@wadah/cluster/migration/testing'
 import type { MovePhase } from '@wadah/ports/migration'
 import { until } from '../engine/kit.ts'
-import { type PairKit, type Placement, TICKS, move, never, pairKit } from './kit.ts'
+import { type PairKit, type Placement, TICKS, move, never, usePair } from './kit.ts'
 
 /** So that there is time to break it. */
 const SLOW = { max_stall_ms: 5_000, bandwidth_bytes_per_s: 2 ** 22 }
 
 describe('a move that breaks', () => {
   let kit: PairKit
-  beforeAll(async () => {
-    kit = await pairKit()
-  })
-  afterEach(async () => {
-    await kit.clear()
-  })
-  afterAll(async () => {
-    await kit.close()
+  usePair((made) => {
+    kit = made
   })
 
   async function begin() {

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { afterAll, afterEach, beforeAll } from 'vitest'
 import { newId } from '@wadah/api/ids'
 import { Arrivals } from '@wadah/cluster/migration/target'
 import { type MoveOut, type MoveOutPorts, moveOut } from '@wadah/cluster/migration/source'
@@ -17,6 +18,21 @@ import { CACHE, noNetworks, until } from '../engine/kit.ts'
 
 export const never = new AbortController().signal
 const USERFAULTS = '/proc/sys/vm/unprivileged_userfaultfd'
+
+/** Two machines for all tests of a `describe`; each finds them as new. */
+export function usePair(give: (kit: PairKit) => void): void {
+  let kit: PairKit
+  beforeAll(async () => {
+    kit = await pairKit()
+    give(kit)
+  })
+  afterEach(async () => {
+    await kit.clear()
+  })
+  afterAll(async () => {
+    await kit.close()
+  })
+}
 
 export async function pairKit() {
   const tiny = await buildTiny({ outDir: `${CACHE}/tiny`, cacheDir: CACHE, agent: true })

@@ -1,20 +1,14 @@
 /** Whole moves of a real guest between two machines: both state machines, QEMU to QEMU over loopback. */
 import { readdir } from 'node:fs/promises'
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import type { HostMachine } from '../../src/engine/machine.ts'
-import { type PairKit, TICKS, dirty, move, pairKit, ticksOf } from './kit.ts'
+import { type PairKit, TICKS, dirty, move, ticksOf, usePair } from './kit.ts'
 
 describe('a move', () => {
   let kit: PairKit
-  beforeAll(async () => {
-    kit = await pairKit()
-  })
-  afterEach(async () => {
-    await kit.clear()
-  })
-  afterAll(async () => {
-    await kit.close()
+  usePair((made) => {
+    kit = made
   })
 
   /** What the guest kept: its memory, its disk, its clock; and that it lives in one place only. */

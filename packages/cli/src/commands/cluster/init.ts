@@ -1,4 +1,4 @@
-import { instanceOf } from '../../local/instance.ts'
+import { namedInstance } from '../../local/instance.ts'
 import { offline } from '../../local/offline.ts'
 import type { Register } from '../../program.ts'
 
@@ -17,8 +17,7 @@ export const init: Register = (group, cli) => {
     .option('--instance <name>', t('opt.up.instance'), 'default')
     .option('--data <dir>', t('opt.up.data'))
     .action(async (o: Options) => {
-      const uid = process.getuid?.() ?? 0
-      const instance = instanceOf(o.instance, { uid, env: cli.io.env, data: o.data, socket: cli.options.socket })
+      const instance = namedInstance(cli, o)
       const args = [
         '--cluster-init',
         '--address',

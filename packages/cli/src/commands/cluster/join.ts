@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { text } from 'node:stream/consumers'
 import { fail } from '@wadah/api/fault'
-import { instanceOf } from '../../local/instance.ts'
+import { namedInstance } from '../../local/instance.ts'
 import { offline } from '../../local/offline.ts'
 import { confirm } from '../../local/prompt.ts'
 import type { Register } from '../../program.ts'
@@ -23,8 +23,7 @@ export const join: Register = (group, cli) => {
     .option('--data <dir>', t('opt.up.data'))
     .option('-y, --yes', t('opt.yes'))
     .action(async (file: string, o: Options) => {
-      const uid = process.getuid?.() ?? 0
-      const instance = instanceOf(o.instance, { uid, env: cli.io.env, data: o.data, socket: cli.options.socket })
+      const instance = namedInstance(cli, o)
       // In argv everybody on this machine would read it.
       const token = (await readToken(file)).trim()
       if (!o.yes && !(await confirm(cli, t('cluster.ask_join', { data: instance.data }))))

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { answers, daemonArguments, daemonProgram, findDaemon } from '../../local/daemon.ts'
-import { instanceOf } from '../../local/instance.ts'
+import { namedInstance } from '../../local/instance.ts'
 import { runProgram } from '../../local/process.ts'
 import { confirm } from '../../local/prompt.ts'
 import type { Register } from '../../program.ts'
@@ -19,8 +19,7 @@ export const restore: Register = (group, cli) => {
     .option('--data <dir>', t('opt.up.data'))
     .option('-y, --yes', t('opt.yes'))
     .action(async (file: string, o: Options) => {
-      const uid = process.getuid?.() ?? 0
-      const instance = instanceOf(o.instance, { uid, env: cli.io.env, data: o.data, socket: cli.options.socket })
+      const instance = namedInstance(cli, o)
       if ((await findDaemon(instance)) ?? (await answers(cli, instance)))
         throw fail('wrong_state', t('store.running'), { remedy: 'systemctl stop wadahd, or wadah down (VMs run on)' })
       if (!o.yes && !(await confirm(cli, t('store.ask', { file, data: instance.data }))))
