@@ -1,7 +1,7 @@
-/** The demo as a user runs it, under another name: three images built, three servers served, real clients, nothing left. */
+/** The demo as a user runs it, under another name: three hosts, three servers that move while real clients use them, nothing left. */
 import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -25,7 +25,21 @@ describe('the demo', () => {
     expect(up.stderr + up.stdout).toContain('ketoprak')
     expect(up.status).toBe(0)
     expect(wadah('demo', 'up').status).toBe(0)
-    const { servers } = JSON.parse(wadah('demo', 'status', '--json').stdout) as {
+    const { servers, hosts, moves, snapshot } = JSON.parse(wadah('demo', 'status', '--json').stdout) as {
+      hosts: { name: string; state: string; vms: string[] }[]
+      snapshot: { vm: string }
+      moves: {
+        vm: string
+        from: string
+        to: string
+        total_ms: number
+        bytes: number
+        claimed_downtime_ms: number
+        stall_ms: number
+        forecast: { total_ms: number; stall_ms: number; bytes: number }
+        client_errors: number
+        client: { requests: number }
+      }[]
       servers: {
         name: string
         service: string
@@ -35,6 +49,32 @@ describe('the demo', () => {
         ready_ms: number
         check: { ok: boolean }
       }[]
+    }
+    expect(hosts.map((h) => [h.state, h.vms.length])).toEqual([
+      ['up', 1],
+      ['up', 1],
+      ['up', 1],
+    ])
+    expect(snapshot.vm).toBe('ketoprak')
+    expect(moves.map((m) => [m.vm, m.client_errors])).toEqual([
+      ['batagor', 0],
+      ['mieayam', 0],
+      ['ketoprak', 0],
+    ])
+    for (const m of moves) {
+      expect(m.from).not.toBe(m.to)
+      // It runs where it went.
+      expect(hosts.find((h) => h.name === m.to)?.vms).toEqual([m.vm])
+      const figures = [
+        m.total_ms,
+        m.bytes,
+        m.claimed_downtime_ms,
+        m.stall_ms,
+        m.client.requests,
+        ...Object.values(m.forecast),
+      ]
+      expect(figures.filter((n) => !(n > 0))).toEqual([])
+      expect(m.stall_ms).toBeGreaterThanOrEqual(m.claimed_downtime_ms - 5)
     }
     expect(servers.map((s) => [s.name, s.service, s.check.ok])).toEqual([
       ['batagor', 'smb', true],
@@ -115,7 +155,10 @@ describe('the demo', () => {
 
   test('goes down and leaves nothing', { timeout: 300_000 }, () => {
     expect(wadah('demo', 'down').status).toBe(0)
-    expect([existsSync(data), existsSync(`/run/wadah-${instance}`)]).toEqual([false, false])
+    const left = [...readdirSync('/var/lib'), ...readdirSync('/run'), ...readdirSync('/srv')]
+    expect(left.filter((name) => name.includes(instance))).toEqual([])
+    expect(spawnSync('ip', ['-o', 'link'], { encoding: 'utf8' }).stdout).not.toContain(instance)
+    expect(spawnSync('ip', ['netns'], { encoding: 'utf8' }).stdout).not.toContain(instance)
     const seen = spawnSync('ps', ['-eo', 'args='], { encoding: 'utf8' }).stdout
     expect(seen.includes(data)).toBe(false)
     expect(spawnSync('nft', ['list', 'tables'], { encoding: 'utf8' }).stdout.includes(instance)).toBe(false)

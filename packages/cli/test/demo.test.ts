@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { Cli } from '../src/cli.ts'
+import { Client } from '../src/demo/clients.ts'
 import { check, requireClients } from '../src/demo/check.ts'
 import { ensureImage, ensureNetwork, ensureRunning, ensureVm, type Work } from '../src/demo/ensure.ts'
 import { DEMO_SERVERS, type DemoState } from '../src/demo/plan.ts'
@@ -54,6 +55,51 @@ const missing = () => problem('not_found', 404, 'no')
 const page = (items: unknown[]) => ({ json: { items } })
 const calls = () => daemon.seen.map((s) => `${s.method} ${s.path}`)
 const nat = { id: 'net-aaaaaaaaaa', name: 'demo', kind: 'nat', state: 'up', reservations: [] }
+
+describe('a client at work', () => {
+  it('counts what did not come, or was not the right page', async () => {
+    let n = 0
+    const server = http.createServer((_, response) => {
+      n += 1
+      if (n === 4) response.destroy()
+      else response.end(n === 6 ? 'another page' : 'the page')
+    })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    try {
+      const { port } = server.address() as AddressInfo
+      const credentials = { user: 'u', password: 'p' }
+      const target = {
+        host: '127.0.0.1',
+        port,
+        vm: 'web',
+        credentials,
+        api: undefined,
+        signal: AbortSignal.timeout(9e3),
+      }
+      const client = await Client.begin('http', target)
+      while (n < 9) await new Promise((resolve) => setTimeout(resolve, 10))
+      const used = await client.end()
+      expect(used.requests).toBe(n - 1)
+      expect(used.errors).toEqual([expect.any(String), 'another page'])
+      expect(used.bytes).toBe((n - 3) * 'the page'.length)
+    } finally {
+      server.closeAllConnections()
+      server.close()
+    }
+  })
+  it('that gets nothing at all does not begin', async () => {
+    const credentials = { user: 'u', password: 'p' }
+    const target = {
+      host: '127.0.0.1',
+      port: 1,
+      vm: 'web',
+      credentials,
+      api: undefined,
+      signal: AbortSignal.timeout(9e3),
+    }
+    await expect(Client.begin('http', target)).rejects.toThrow('ECONNREFUSED')
+  })
+})
 
 describe('the network', () => {
   it('is nat where that works', async () => {
@@ -296,5 +342,5 @@ it('status of a demo that is not there is empty and exits 1', async () => {
   daemon = await fakeDaemon({})
   const env = { WADAH_DEMO_DATA: join(folder, 'none'), WADAH_DEMO_SOCKET: join(folder, 'run', 's') }
   const r = await wadah(['demo', 'status', '--json'], { env })
-  expect(r).toMatchObject({ code: 1, stdout: '{"servers":[]}\n', stderr: '' })
+  expect(r).toMatchObject({ code: 1, stdout: '{"servers":[],"hosts":[],"moves":[]}\n', stderr: '' })
 })

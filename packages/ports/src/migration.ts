@@ -207,6 +207,8 @@ export interface Migration {
   postcopy(): Promise<PostcopySupport>
   /** Bytes per second that the guest writes to, sampled for a second; undefined while it moves or when QEMU can't. */
   dirtyRate(vm: string, signal: AbortSignal): Promise<number | undefined>
+  /** Bytes of its RAM that hold something; undefined when it does not run. */
+  usedRam(vm: string): Promise<number | undefined>
   /** ms since 1970 with fractions, the clock QEMU stamps its events with. */
   readonly wall_ms: () => number
 }

@@ -75,34 +75,35 @@ async function checkHttp({ host, port, vm, api, signal }: Target, folder: string
   return problem === undefined && (await readFile(file, 'utf8')).slice(0, PAGE_CHARS) === text ? good : other
 }
 
+export const sum = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
+
+/** The password is in a file of our own, not among the arguments that everybody may read. */
+export async function smbArguments(
+  { host, port, credentials }: Pick<Target, 'host' | 'port' | 'credentials'>,
+  folder: string,
+  patience_s: number,
+): Promise<string[]> {
+  const auth = join(folder, 'auth')
+  await writeFile(auth, `username = ${credentials.user}\npassword = ${credentials.password}\n`, { mode: 0o600 })
+  return [`//${host}/share`, '-p', String(port), '-A', auth, '-m', 'SMB3', '-t', String(patience_s)]
+}
+
 /** Puts a random file on the share, gets it back, compares, removes it. */
 async function checkSmb({ host, port, credentials, signal }: Target, folder: string): Promise<Check> {
   const data = randomBytes(256 * 1024)
   const name = `wadah-check-${randomBytes(6).toString('hex')}.bin`
   const sent = join(folder, 'sent')
   const got = join(folder, 'got')
-  const auth = join(folder, 'auth')
   await writeFile(sent, data)
-  // The password is in a file of our own, not among the arguments that everybody may read.
-  await writeFile(auth, `username = ${credentials.user}\npassword = ${credentials.password}\n`, { mode: 0o600 })
   const ran = await runProgram(
     'smbclient',
     [
-      `//${host}/share`,
-      '-p',
-      String(port),
-      '-A',
-      auth,
-      '-m',
-      'SMB3',
-      '-t',
-      '10',
+      ...(await smbArguments({ host, port, credentials }, folder, 10)),
       '-c',
       `put ${sent} ${name}; get ${name} ${got}; del ${name}`,
     ],
     { signal, timeout_ms: 30_000, cwd: folder },
   )
-  const sum = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex')
   const back = await readFile(got).catch(() => undefined)
   if (!back) return { ok: false, detail: `smbclient: ${lastLine(`${ran.stdout}\n${ran.stderr}`)}` }
   if (sum(back) !== sum(data))
@@ -114,38 +115,54 @@ async function checkSmb({ host, port, credentials, signal }: Target, folder: str
 }
 
 /** Prints a page of text, fetches the PDF it became out of the guest, and reads its text. */
-async function checkIpp({ host, port, vm, api, signal }: Target, folder: string): Promise<Check> {
-  const word = `wadah-${randomBytes(6).toString('hex')}`
-  const page = join(folder, 'page.txt')
-  await writeFile(page, `Wadah prints this page.\nSelamat mencetak: ${word}\n`)
+async function checkIpp(target: Target, folder: string): Promise<Check> {
+  const { host, port, signal } = target
   // A cheap question first: lp itself waits long for a server that is still booting.
   await fetch(`http://${host}:${port}/`, { signal: AbortSignal.any([signal, AbortSignal.timeout(3000)]) }).then((r) =>
     r.body?.cancel(),
   )
+  const page = await printPage(target, folder)
+  if (typeof page === 'string') return { ok: false, detail: page }
+  const problem = await findPrinted(target, page, folder)
+  if (problem !== undefined) return { ok: false, detail: problem }
+  return { ok: true, detail: `lp: job pdf-${page.job} came out as a PDF with the right text` }
+}
+
+/** A page that the queue took; `word` is on it and nowhere else. */
+export type Page = { job: string; word: string; path: string }
+
+/** @returns the page, or what was wrong */
+export async function printPage({ host, port, signal }: Target, folder: string): Promise<Page | string> {
+  const word = `wadah-${randomBytes(6).toString('hex')}`
+  const file = join(folder, 'page.txt')
+  await writeFile(file, `Wadah prints this page.\nSelamat mencetak: ${word}\n`)
   const title = `check-${word}`
   const env = { ...process.env, LC_ALL: 'C', CUPS_USER: undefined, HOME: folder }
-  const ran = await runProgram('lp', ['-h', `${host}:${port}`, '-U', 'wadah', '-d', 'pdf', '-t', title, '--', page], {
+  const ran = await runProgram('lp', ['-h', `${host}:${port}`, '-U', 'wadah', '-d', 'pdf', '-t', title, '--', file], {
     signal,
     timeout_ms: 30_000,
     env,
   })
   const job = /request id is pdf-(\d+)/.exec(ran.stdout)?.[1]
-  if (ran.code !== 0 || job === undefined)
-    return { ok: false, detail: `lp: ${lastLine(`${ran.stdout}\n${ran.stderr}`)}` }
-  if (!api)
-    return { ok: false, detail: 'lp: the job was taken, but the daemon does not answer, so the file cannot be fetched' }
-  const path = `/srv/prints/${job}-wadah-${title}.pdf`
+  if (ran.code !== 0 || job === undefined) return `lp: ${lastLine(`${ran.stdout}\n${ran.stderr}`)}`
+  return { job, word, path: `/srv/prints/${job}-wadah-${title}.pdf` }
+}
+
+/** Waits for the page to come out, takes it away and reads it. @returns what was wrong */
+export async function findPrinted(
+  { api, vm, signal }: Target,
+  { job, word, path }: Page,
+  folder: string,
+): Promise<string | undefined> {
+  if (!api) return 'lp: the job was taken, but the daemon does not answer, so the file cannot be fetched'
   const pdf = join(folder, 'page.pdf')
   const problem = await fetchFile({ api, vm, signal, timeout_ms: PRINT_MS }, path, pdf)
-  if (problem !== undefined)
-    return { ok: false, detail: `lp: job pdf-${job} was taken, but ${path} did not come: ${problem}` }
+  if (problem !== undefined) return `lp: job pdf-${job} was taken, but ${path} did not come: ${problem}`
   const text = await runProgram('pdftotext', [pdf, '-'], { signal, timeout_ms: 10_000 })
   await api
     .call(endpoints.vms.exec, { params: { vm }, body: { argv: ['rm', '-f', '--', path] }, signal })
     .catch(() => {})
-  if (!text.stdout.includes(word))
-    return { ok: false, detail: `pdftotext: the text of job pdf-${job} is not what was printed` }
-  return { ok: true, detail: `lp: job pdf-${job} came out as a PDF with the right text` }
+  return text.stdout.includes(word) ? undefined : `pdftotext: the text of job pdf-${job} is not what was printed`
 }
 
 type Fetch = { api: Api; vm: string; signal: AbortSignal; timeout_ms: number }

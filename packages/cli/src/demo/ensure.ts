@@ -8,7 +8,7 @@ import { toFault, WadahError, type FaultCode } from '@wadah/api/fault'
 import type { Job } from '@wadah/api/schema/job'
 import type { Network } from '@wadah/api/schema/network'
 import type { Image } from '@wadah/api/schema/storage'
-import type { Vm } from '@wadah/api/schema/vm'
+import type { Vm, VmCreate } from '@wadah/api/schema/vm'
 import type { Cli } from '../cli.ts'
 import { follow, hasEnded, jobFault } from '../jobs/follow.ts'
 import type { Instance } from '../local/instance.ts'
@@ -91,17 +91,29 @@ export async function ensureNetwork(work: Work): Promise<{ network: Network; why
   return { network, why: why ?? 'unknown' }
 }
 
-export async function ensureImage(work: Work, recipe: string): Promise<Image> {
+/** In the pool that is named, or where images go. */
+export async function ensureImage(work: Work, recipe: string, pool?: string): Promise<Image> {
   return await ensure(
     work,
     recipe,
     () => work.api.call(endpoints.images.get, { params: { image: recipe }, signal: work.signal }),
-    () => work.api.call(endpoints.images.build, { body: { recipe }, signal: work.signal }),
+    () =>
+      work.api.call(endpoints.images.build, {
+        body: { recipe, ...(pool === undefined ? {} : { pool }) },
+        signal: work.signal,
+      }),
   )
 }
 
 /** Makes the VM, published on the first free port; a port that somebody takes in between costs another try. */
-export async function ensureVm(work: Work, instance: Instance, state: DemoState, server: DemoServer): Promise<Vm> {
+/** `place`: in a lab, where the port of this machine leads there by itself. */
+export async function ensureVm(
+  work: Work,
+  instance: Instance,
+  state: DemoState,
+  server: DemoServer,
+  place?: Pick<VmCreate, 'host' | 'pool'>,
+): Promise<Vm> {
   const { api, signal } = work
   const own = (state.servers[server.name] ??= {})
   const get = () => api.call(endpoints.vms.get, { params: { vm: server.name }, signal })
@@ -125,8 +137,12 @@ export async function ensureVm(work: Work, instance: Instance, state: DemoState,
             cpus: 1,
             memory_mib: DEMO_MEMORY_MIB,
             nics: [
-              { network: DEMO_NETWORK, publish: [{ address: state.publish_address, port, to: server.guestPort }] },
+              {
+                network: DEMO_NETWORK,
+                publish: place ? [] : [{ address: state.publish_address, port, to: server.guestPort }],
+              },
             ],
+            ...place,
             ...(server.service === 'smb' ? { seed: state.credentials } : {}),
           },
           signal,

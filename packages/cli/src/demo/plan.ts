@@ -1,4 +1,5 @@
 /** The demo as data: three servers, what each is built from, and how its address is written. Pure. */
+import type { VmMove } from '@wadah/api/schema/migration'
 import type { Vm } from '@wadah/api/schema/vm'
 
 export type ServiceKind = 'smb' | 'ipp' | 'http'
@@ -37,7 +38,13 @@ export type ServerStatus = {
 }
 /** A snapshot with RAM that was taken, and gone back to. */
 export type DemoSnapshot = { vm: string; name: string; stall_ms: number; revert_ms: number }
-export type DemoStatus = { servers: ServerStatus[]; snapshot?: DemoSnapshot }
+/** A move between hosts, with what a client saw of it that was at work all the while. */
+export type DemoMove = VmMove & {
+  client_errors: number
+  client: { requests: number; bytes: number; longest_ms: number; errors: string[] }
+}
+export type DemoHost = { name: string; address: string; state: string; vms: string[] }
+export type DemoStatus = { servers: ServerStatus[]; snapshot?: DemoSnapshot; hosts: DemoHost[]; moves: DemoMove[] }
 
 /** `smb://127.0.0.1:10445/share`. Every address of this host is also reached at 127.0.0.1. */
 export function endpointOf(server: DemoServer, address: string, port: number): string {
@@ -50,14 +57,35 @@ export function publishedAt(vm: Vm, guestPort: number): { address: string; port:
   return found && { address: found.address, port: found.port }
 }
 
+type OwnState = {
+  port?: number
+  /** On the network that the hosts of a lab have in common; the port leads there. */
+  address?: string
+  start_requested_ms?: number
+  ready_ms?: number
+  accelerator?: string
+}
+
+/** Where this machine's clients reach a server; of one that publishes its port by itself the VM says it. */
+export function reachOf(state: DemoState, server: DemoServer, vm?: Vm): { host: string; port: number } | undefined {
+  const own = state.servers[server.name]
+  const at =
+    (vm ? publishedAt(vm, server.guestPort) : undefined) ??
+    (own?.port === undefined ? undefined : { address: state.publish_address, port: own.port })
+  return at && { host: at.address === '0.0.0.0' ? '127.0.0.1' : at.address, port: at.port }
+}
+
 /** Kept (0600) in the demo's data folder, so that an interrupted demo goes on where it was. */
 export type DemoState = {
   schema: 1
   listen: string
   publish_address: string
   credentials: Credentials
-  servers: Record<string, { port?: number; start_requested_ms?: number; ready_ms?: number; accelerator?: string }>
+  /** Its servers run on the hosts of a lab; how many these are. */
+  lab?: { hosts: number }
+  servers: Record<string, OwnState>
   snapshot?: DemoSnapshot
+  moves?: DemoMove[]
 }
 
 /** Reads what an earlier run wrote; undefined for anything else. */

@@ -2,31 +2,55 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import { toFault } from '@wadah/api/fault'
 import type { Cli } from '../cli.ts'
+import { allVms } from '../commands/down.ts'
+import { labInstance } from '../lab/lab.ts'
+import type { LabState } from '../lab/plan.ts'
 import { answers } from '../local/daemon.ts'
 import type { Instance } from '../local/instance.ts'
 import type { Api } from '../net/api.ts'
-import { formatTook } from '../text/format.ts'
+import { formatBytes, formatTook } from '../text/format.ts'
 import { check } from './check.ts'
+import { labOf } from './ground.ts'
 import {
   DEMO_SERVERS,
+  type DemoHost,
+  type DemoMove,
   type DemoServer,
   type DemoState,
   type DemoStatus,
   endpointOf,
-  publishedAt,
+  reachOf,
   type ServerStatus,
 } from './plan.ts'
 
 /** Tries the three services at once. A server that was never made is left out. */
 export async function demoStatus(cli: Cli, instance: Instance, state: DemoState | undefined): Promise<DemoStatus> {
-  if (!state) return { servers: [] }
-  const up = (await answers(cli, instance)) !== undefined
-  const api = up ? await cli.api({ socket: instance.socket, remedy: 'wadah demo up' }) : undefined
+  if (!state) return { servers: [], hosts: [], moves: [] }
+  const api = await demoApi(cli, instance, await labOf(instance, state))
   const servers = await Promise.all(DEMO_SERVERS.map((server) => serverStatus(cli, api, state, server)))
   return {
     servers: servers.filter((s) => s !== undefined),
+    hosts: api && state.lab ? await hostsOf(api) : [],
+    moves: state.moves ?? [],
     ...(state.snapshot === undefined ? {} : { snapshot: state.snapshot }),
   }
+}
+
+/** Any host of a lab serves it all: the first that answers is asked. */
+async function demoApi(cli: Cli, instance: Instance, lab: LabState | undefined): Promise<Api | undefined> {
+  for (const one of lab ? lab.hosts.map((host) => labInstance(cli, host)) : [instance])
+    if ((await answers(cli, one)) !== undefined) return await cli.api({ socket: one.socket, remedy: 'wadah demo up' })
+  return undefined
+}
+
+async function hostsOf(api: Api): Promise<DemoHost[]> {
+  const [cluster, vms] = await Promise.all([api.call(endpoints.cluster.get), allVms(api)])
+  return cluster.hosts.map((h) => ({
+    name: h.name,
+    address: h.address ?? '',
+    state: h.state,
+    vms: vms.filter((vm) => vm.placement.host === h.id).map((vm) => vm.name),
+  }))
 }
 
 async function serverStatus(
@@ -39,17 +63,13 @@ async function serverStatus(
   const vm = await api
     ?.call(endpoints.vms.get, { params: { vm: server.name } })
     .catch((error: unknown) => toFault(error).detail)
-  const at =
-    (typeof vm === 'object' ? publishedAt(vm, server.guestPort) : undefined) ??
-    (own?.port === undefined ? undefined : { address: state.publish_address, port: own.port })
-  if (!at) return undefined
-  const host = at.address === '0.0.0.0' ? '127.0.0.1' : at.address
+  const reach = reachOf(state, server, typeof vm === 'object' ? vm : undefined)
+  if (!reach) return undefined
   const result =
     typeof vm === 'string'
       ? { ok: false, detail: vm }
       : await check(server.service, {
-          host,
-          port: at.port,
+          ...reach,
           vm: server.name,
           credentials: state.credentials,
           api,
@@ -59,7 +79,7 @@ async function serverStatus(
   return {
     name: server.name,
     service: server.service,
-    endpoint: endpointOf(server, at.address, at.port),
+    endpoint: endpointOf(server, reach.host, reach.port),
     credentials: server.service === 'smb' ? state.credentials : null,
     // While the daemon is down its VMs run on, as they were last seen.
     accelerator: (typeof vm === 'object' ? vm.status.accelerator : own?.accelerator) ?? 'none',
@@ -93,6 +113,8 @@ export async function printStatus(cli: Cli, state: DemoState | undefined, status
     ]),
   )
   if (!state) return
+  if (status.hosts.length > 0) await printHosts(cli, status)
+  if (status.moves.length > 0) await printMoves(cli, status.moves)
   out.line()
   const { snapshot } = status
   await out.fields([
@@ -110,4 +132,42 @@ export async function printStatus(cli: Cli, state: DemoState | undefined, status
     [t('demo.login'), t('demo.credentials', { name: DEMO_SERVERS[0]!.name, ...state.credentials })],
     [t('demo.try'), `wadah vm list · wadah vm console ${DEMO_SERVERS[2]!.name} · wadah demo down`],
   ])
+}
+
+async function printHosts({ out, t }: Cli, { hosts }: DemoStatus): Promise<void> {
+  out.line()
+  await out.table(
+    [t('col.host'), t('col.address'), t('col.state'), t('demo.col_vms')],
+    hosts.map((h) => [h.name, h.address, h.state, h.vms.join(', ')]),
+  )
+}
+
+/** What was foreseen, what QEMU claims, what was measured, and what a client saw that was at work. */
+async function printMoves({ out, t }: Cli, moves: readonly DemoMove[]): Promise<void> {
+  const ms = (n: number | undefined) => (n === undefined ? '–' : `${Math.round(n)} ms`)
+  out.line()
+  await out.table(
+    [
+      t('demo.col_move'),
+      t('migrate.mode').toUpperCase(),
+      t('demo.col_took'),
+      t('demo.col_foreseen'),
+      t('demo.col_sent'),
+      t('demo.col_claimed'),
+      t('demo.col_stall'),
+      t('demo.col_gap'),
+      t('demo.col_client'),
+    ],
+    moves.map((m) => [
+      `${m.vm}: ${m.from} → ${m.to}`,
+      m.how ?? m.mode,
+      formatTook(m.total_ms),
+      m.forecast ? `${formatTook(m.forecast.total_ms)}, ${ms(m.forecast.stall_ms)}` : '–',
+      m.bytes === undefined ? '–' : formatBytes(m.bytes),
+      ms(m.claimed_downtime_ms),
+      ms(m.stall_ms),
+      ms(m.outside?.longest_gap_ms),
+      t('demo.client', { n: m.client.requests, errors: m.client_errors }),
+    ]),
+  )
 }

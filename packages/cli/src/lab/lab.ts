@@ -11,8 +11,8 @@ import { purge, startDaemon } from '../local/daemon.ts'
 import { type Instance, instanceOf } from '../local/instance.ts'
 import { offline } from '../local/offline.ts'
 import { replaceFile } from '../net/known-servers.ts'
-import { dropNet, makeNet, pidsOf, setCuts } from './net.ts'
-import { bridgeOf, dhcpRange, type LabHost, type LabState, planLab } from './plan.ts'
+import { dropNet, makeNet, netStands, pidsOf, setCuts, setForwards } from './net.ts'
+import { apiOf, bridgeOf, dhcpRange, type Forward, type LabHost, type LabState, planLab } from './plan.ts'
 import { dropShare, enterShare, makeShare } from './share.ts'
 
 const folderOf = (name: string) => `/var/lib/wadah-lab-${name}`
@@ -57,19 +57,52 @@ export type LabWish = {
   rate?: string | undefined
   delay?: string | undefined
   cluster: boolean
+  instanceOf?: ((index: number) => string) | undefined
+  cache?: string | undefined
 }
 
+/** Looks before it acts: an `up` that was cut off goes on, and a lab whose machine was started anew comes back. */
 export async function labUp(cli: Cli, wish: LabWish, say: (text: string) => void): Promise<LabState> {
   if ((process.getuid?.() ?? 0) !== 0)
     throw fail('forbidden', 'A lab needs root: it makes network namespaces.', { remedy: 'sudo wadah lab up' })
-  if (await loadLab(wish.name))
-    throw fail('wrong_state', `The lab "${wish.name}" is there already.`, {
-      remedy: 'wadah lab status, or wadah lab down',
+  const lab = (await loadLab(wish.name)) ?? newLab(cli, wish)
+  if (lab.hosts.length !== wish.hosts)
+    throw fail('wrong_state', `The lab "${wish.name}" is there, with ${lab.hosts.length} hosts.`, {
+      remedy: `wadah lab down --lab ${wish.name}; then again`,
     })
-  const machine = { cpus: cpus().length, memory_mib: Math.floor(totalmem() / 2 ** 20) }
-  const lab = planLab({ ...wish, machine })
   await saveLab(lab)
-  await makeNet(lab)
+  await prepare(cli, lab)
+  // Members of a store that had three copies answer only once two of them run.
+  await Promise.all(lab.hosts.filter((h) => lab.joined.includes(h.name)).map((host) => startHost(cli, lab, host)))
+  for (const host of lab.hosts) {
+    if (lab.joined.includes(host.name)) continue
+    await startHost(cli, lab, host)
+    say(cli.t('lab.started', { host: host.name, address: host.address }))
+    if (!wish.cluster) continue
+    await bringIn(cli, lab, host)
+    lab.joined.push(host.name)
+    await saveLab(lab)
+    say(cli.t('lab.joined', { host: host.name }))
+  }
+  return lab
+}
+
+function newLab(cli: Cli, wish: LabWish): LabState {
+  const machine = { cpus: cpus().length, memory_mib: Math.floor(totalmem() / 2 ** 20) }
+  const cache = wish.cache ?? (cli.io.env['WADAH_LAB_CACHE'] || `/var/cache/wadah-lab-${wish.name}`)
+  return planLab({ ...wish, cache, machine })
+}
+
+/** Wires, addresses, the common folder, shares, settings. */
+async function prepare(cli: Cli, lab: LabState): Promise<void> {
+  if (!(await netStands(lab))) {
+    for (const host of lab.hosts) await killHost(host)
+    await stopDhcp(lab)
+    await dropNet(lab)
+    await makeNet(lab)
+    await setCuts(lab)
+  }
+  await setForwards(lab)
   await startDhcp(lab)
   await mkdir(sharedDir(lab.name), { recursive: true, mode: 0o711 })
   for (const host of lab.hosts) {
@@ -79,36 +112,32 @@ export async function labUp(cli: Cli, wish: LabWish, say: (text: string) => void
       `host_name = "${host.name}"`,
       `uid_base = 2300000`,
       `pool_dirs = ["${sharedDir(lab.name)}"]`,
-      `cache = ${JSON.stringify(cli.io.env['WADAH_LAB_CACHE'] || `/var/cache/wadah-lab-${lab.name}`)}`,
+      `cache = ${JSON.stringify(lab.cache)}`,
     ]
     await writeFile(configOf(host, lab.name), `${settings.join('\n')}\n`)
   }
-  for (const [i, host] of lab.hosts.entries()) {
-    const instance = labInstance(cli, host)
-    await startHost(cli, lab, host)
-    say(cli.t('lab.started', { host: host.name, address: host.address }))
-    if (!wish.cluster) continue
-    const config = { config: configOf(host, lab.name) }
-    if (i === 0)
-      await offline(cli, instance, ['--cluster-init', '--address', host.address], { timeout_ms: UP_MS, ...config })
+}
+
+/** The first makes the cluster, the others join it. One that is in it already, and nobody wrote it down, stays as it is. */
+async function bringIn(cli: Cli, lab: LabState, host: LabHost): Promise<void> {
+  const instance = labInstance(cli, host)
+  const api = (of: Instance) => cli.api({ socket: of.socket })
+  const config = { config: configOf(host, lab.name), timeout_ms: UP_MS }
+  if ((await (await api(instance)).call(endpoints.cluster.get)).id === undefined) {
+    const first = lab.hosts[0] as LabHost
+    const address = ['--address', host.address]
+    if (host.index === first.index) await offline(cli, instance, ['--cluster-init', ...address], config)
     else {
-      const api = await cli.api({ socket: labInstance(cli, lab.hosts[0] as LabHost).socket })
-      const { token } = await api.call(endpoints.cluster.token, { body: {} })
-      await offline(cli, instance, ['--cluster-join', '--address', host.address], {
-        timeout_ms: UP_MS,
-        input: token,
-        ...config,
-      })
+      const { token } = await (await api(labInstance(cli, first))).call(endpoints.cluster.token, { body: {} })
+      await offline(cli, instance, ['--cluster-join', ...address], { ...config, input: token })
     }
-    await enterShare(host, await pidsOf(host))
-    say(cli.t('lab.joined', { host: host.name }))
   }
-  return lab
+  await enterShare(host, await daemonsOf(host))
 }
 
 /** Starts the daemon of a host, and with it what it finds it should run. */
 export async function startHost(cli: Cli, lab: LabState, host: LabHost): Promise<void> {
-  await startDaemon(cli, labInstance(cli, host), { listen: undefined, config: configOf(host, lab.name) })
+  await startDaemon(cli, labInstance(cli, host), { listen: apiOf(host), config: configOf(host, lab.name) })
   await enterShare(host, await daemonsOf(host))
 }
 
@@ -156,6 +185,13 @@ export async function heal(lab: LabState, pair?: [LabHost, LabHost]): Promise<vo
   await saveLab(lab)
 }
 
+/** What comes to these ports of this machine goes into the lab, and nothing else does. */
+export async function forward(lab: LabState, forwards: Forward[]): Promise<void> {
+  lab.forwards = forwards
+  await setForwards(lab)
+  await saveLab(lab)
+}
+
 /** Whatever state it is in, also one that an `up` was cut off in. Returns what did not go. */
 export async function labDown(cli: Cli, lab: LabState): Promise<string[]> {
   const problems: string[] = []
@@ -174,6 +210,7 @@ export async function labDown(cli: Cli, lab: LabState): Promise<string[]> {
 
 /** Guests on the lab's bridge get addresses from here. */
 async function startDhcp(lab: LabState): Promise<void> {
+  if ((await dhcpPid(lab)) !== undefined) return
   const folder = folderOf(lab.name)
   await chmod(folder, 0o711)
   const bridge = bridgeOf(lab.name)
@@ -200,10 +237,15 @@ async function startDhcp(lab: LabState): Promise<void> {
   child.unref()
 }
 
-async function stopDhcp(lab: LabState): Promise<void> {
+async function dhcpPid(lab: LabState): Promise<number | undefined> {
   const pid = Number(await readFile(`${folderOf(lab.name)}/dnsmasq.pid`, 'utf8').catch(() => ''))
   const argv = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0')
-  if (pid > 1 && argv.includes(`--interface=${bridgeOf(lab.name)}`)) signal(pid, 'SIGTERM')
+  return pid > 1 && argv.includes(`--interface=${bridgeOf(lab.name)}`) ? pid : undefined
+}
+
+async function stopDhcp(lab: LabState): Promise<void> {
+  const pid = await dhcpPid(lab)
+  if (pid !== undefined) signal(pid, 'SIGTERM')
 }
 
 function signal(pid: number, name: NodeJS.Signals): void {

@@ -3,6 +3,7 @@ import { writeFile } from 'node:fs/promises'
 import { fail } from '@wadah/api/fault'
 import { runProgram } from '../local/process.ts'
 import { bridgeOf, gatewayOf, HOST_BRIDGE, type LabHost, type LabState, SUBNET_BITS } from './plan.ts'
+import { forwardRules, forwardTable } from './forward.ts'
 
 const TOOL_MS = 20_000
 
@@ -64,6 +65,26 @@ async function makeHost(lab: LabState, { namespace, port, address }: LabHost): P
   )
 }
 
+/** Whether all of it stands: after a new start of the machine nothing of it does. */
+export async function netStands(lab: LabState): Promise<boolean> {
+  const links = await quietly('ip', '-o', 'link')
+  const spaces = (await quietly('ip', 'netns')).split('\n').map((line) => line.split(' ')[0])
+  const wires = [bridgeOf(lab.name), ...lab.hosts.map((h) => h.port)]
+  if (!wires.every((name) => new RegExp(`\\b${name}[@:]`).test(links))) return false
+  if (!lab.hosts.every((h) => spaces.includes(h.namespace))) return false
+  // What is made last.
+  const last = lab.hosts.at(-1)
+  return last !== undefined && /default/.test(await quietly('ip', '-n', last.namespace, 'route'))
+}
+
+/** Exactly these ports lead into the lab. */
+export async function setForwards(lab: LabState): Promise<void> {
+  // Else what comes from 127.0.0.1 could not go out by the bridge.
+  await writeFile(`/proc/sys/net/ipv4/conf/${bridgeOf(lab.name)}/route_localnet`, '1')
+  const ran = await runProgram('nft', ['-f', '-'], { timeout_ms: TOOL_MS, input: forwardRules(lab) })
+  if (ran.code !== 0) throw fail('tool_failed', `nft: ${ran.stderr.trim()}`, { remedy: 'wadah lab down' })
+}
+
 /** Exactly these pairs can't hear each other any more; nobody is told. */
 export async function setCuts(lab: LabState): Promise<void> {
   const table = bridgeOf(lab.name)
@@ -85,6 +106,7 @@ export async function dropNet(lab: Pick<LabState, 'name' | 'hosts'>): Promise<vo
     await quietly('ip', 'link', 'del', host.port)
   }
   for (const family of ['bridge', 'ip']) await quietly('nft', 'delete', 'table', family, bridgeOf(lab.name))
+  await quietly('nft', 'delete', 'table', 'ip', forwardTable(lab.name))
   await quietly('ip', 'link', 'del', bridgeOf(lab.name))
 }
 

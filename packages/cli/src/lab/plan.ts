@@ -10,19 +10,28 @@ export type LabHost = {
   address: string
   port: string
 }
+/** What comes to `address`:`port` of this machine goes to `to`. */
+export type Forward = { address: string; port: number; to: string; to_port: number }
 export type LabState = {
   schema: 1
   name: string
   hosts: LabHost[]
   /** Cut pairs of hosts, by their names, in order. */
   cuts: [string, string][]
+  /** Names of the hosts that are in the lab's cluster: an `up` that was cut off goes on with the others. */
+  joined: string[]
+  /** Ports of this machine that lead into the lab. */
+  forwards: Forward[]
+  /** Folder where its hosts keep packages they fetched. */
+  cache: string
   link: { rate?: string; delay?: string }
   cpus: number
   memory_mib: number
 }
 
 export const LAB_HOSTS_MOST = 9
-const NAME = /^[a-z][a-z0-9]{0,5}$/
+/** Its ports are called w…p9, and Linux takes fifteen bytes. */
+const NAME = /^[a-z][a-z0-9]{0,9}$/
 const RATE = /^\d{1,5}(\.\d{1,3})?(kbit|mbit|gbit)$/
 const DELAY = /^\d{1,5}(\.\d{1,3})?(us|ms|s)$/
 
@@ -36,19 +45,28 @@ export const gatewayOf = (lab: string) => `${prefixOf(lab)}.1`
 export const SUBNET_BITS = 24
 /** Addresses for guests on the lab's bridge. */
 export const dhcpRange = (lab: string) => `${prefixOf(lab)}.100,${prefixOf(lab)}.199`
+/** Whether an address is a guest's on the lab's bridge. */
+export const isGuestOf = (lab: string, address: string): boolean =>
+  address.startsWith(`${prefixOf(lab)}.1`) && /\.1\d\d$/.test(address)
 /** In every host, with the way to the others in it: networks of the kind `bridge` use it. */
 export const HOST_BRIDGE = 'lan0'
+
+/** Where a host of a lab serves the API. */
+export const apiOf = (host: LabHost) => `${host.address}:7443`
 
 /** @throws WadahError `invalid` */
 export function planLab(o: {
   name: string
+  /** What the daemon's instance on a host is called; the host's own name unless said. */
+  instanceOf?: ((index: number) => string) | undefined
+  cache: string
   hosts: number
   rate?: string | undefined
   delay?: string | undefined
   machine: { cpus: number; memory_mib: number }
 }): LabState {
   if (!NAME.test(o.name))
-    throw fail('invalid', `--lab ${o.name}: small letters and digits, at most six`, { field: '--lab' })
+    throw fail('invalid', `--lab ${o.name}: small letters and digits, at most ten`, { field: '--lab' })
   if (!Number.isInteger(o.hosts) || o.hosts < 1 || o.hosts > LAB_HOSTS_MOST)
     throw fail('invalid', `--hosts ${o.hosts}: from 1 to ${LAB_HOSTS_MOST}`, { field: '--hosts' })
   if (o.rate !== undefined && !RATE.test(o.rate))
@@ -60,7 +78,7 @@ export function planLab(o: {
     return {
       name: `${o.name}${index}`,
       index,
-      instance: `${o.name}${index}`,
+      instance: o.instanceOf?.(index) ?? `${o.name}${index}`,
       namespace: `w${o.name}${index}`,
       address: `${prefixOf(o.name)}.${10 + index}`,
       port: `w${o.name}p${index}`,
@@ -71,6 +89,9 @@ export function planLab(o: {
     name: o.name,
     hosts,
     cuts: [],
+    joined: [],
+    forwards: [],
+    cache: o.cache,
     link: { ...(o.rate === undefined ? {} : { rate: o.rate }), ...(o.delay === undefined ? {} : { delay: o.delay }) },
     // Its fair share, but never less than what a daemon and a guest need to get on.
     cpus: Math.max(1, Math.round((10 * o.machine.cpus) / o.hosts) / 10),

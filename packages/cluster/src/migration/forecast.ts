@@ -48,7 +48,7 @@ export function forecast(input: ForecastInput): MoveForecast {
       total_ms: ms(used + disk_bytes),
     })
   const room = Math.max(0, limits.max_stall_ms - fixed_ms)
-  const most = mode === 'hybrid' ? (limits.rounds ?? 1) : MAX_ROUNDS
+  const most = limits.rounds ?? (mode === 'hybrid' ? 1 : MAX_ROUNDS)
   let left = used
   let bytes = disk_bytes
   let rounds = 0

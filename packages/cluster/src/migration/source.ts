@@ -40,7 +40,8 @@ export type MoveOut = {
   tls: boolean
   /** Disks that the target can't see. */
   mirrors?: readonly string[]
-  forecast?: MoveForecast
+  /** Made while the target is prepared. */
+  forecast?: Promise<MoveForecast | undefined>
 }
 export type MoveOutPorts = {
   migration: Pick<Migration, 'leave' | 'ask' | 'wall_ms' | 'rejoinLeaving'>
@@ -135,8 +136,9 @@ class Source {
     await leaving.close()
     this.#phases.end()
     this.#talk.close()
+    const foreseen = await this.#order.forecast
     return makeReport({
-      order: this.#order,
+      order: { mode: this.#order.mode, ...(foreseen ? { forecast: foreseen } : {}) },
       switched,
       run_ms: running,
       claim,

@@ -4,13 +4,14 @@
  */
 import { type Fault, WadahError, fail, toFault } from '@wadah/api/fault'
 import type { VmMove } from '@wadah/api/schema/migration'
-import type { MoveLimits, MoveMode, MoveReport } from '@wadah/ports/migration'
+import type { MoveForecast, MoveLimits, MoveMode, MovePhase, MoveReport } from '@wadah/ports/migration'
 import { put, unchanged } from '@wadah/store/store'
 import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, pivot, step, type StepContext } from '../jobs/define.ts'
 import { hostName } from '../members/where.ts'
 import { forecast } from '../migration/forecast.ts'
 import { Probe } from '../migration/probe.ts'
+import { speedOf } from '../migration/speed.ts'
 import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.ts'
 import { placementKind, type PlacementRecord, statusKind, vmKind } from '../records.ts'
 
@@ -28,13 +29,10 @@ export type MigrateParams = {
 }
 type Ctx = StepContext<MigrateParams, Deps>
 
-/** What a link is taken to carry as long as no move has measured it. */
-const LINK_BYTES_PER_S = 100 * 2 ** 20
 /** Devices, messages and the start on the other side; preparing and ending. Medians of moves that were measured (docs/migration.md). */
-const FIXED_MS = { tcg: 25, kvm: 8 }
+const FIXED_MS = { tcg: 45, kvm: 8 }
 const AROUND_MS = 900
 const PROBE_PORT = 9
-const PROBE_BEFORE_MS = 500
 const AGENT_MS = 3_000
 
 async function note(ctx: Ctx): Promise<void> {
@@ -149,7 +147,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
       })
     return anew(since(begun))
   }
-  const foreseen = await foresee(ctx)
+  const foreseen = foresee(ctx)
   const began = { over: false }
   // Once `go` was said a cancel comes too late: only an end of this daemon stops it, and the next one goes on.
   const limit = new AbortController()
@@ -158,18 +156,22 @@ async function move(ctx: Ctx): Promise<VmMove> {
   }
   if (signal.aborted) stop()
   else signal.addEventListener('abort', stop)
-  const probe = await openProbe(ctx)
+  const looking = openProbe(ctx)
   try {
     const link = await moves.open(p.to, signal)
-    const began_ms = Date.now()
+    let began_ms = Date.now()
     const going = () => {
       began.over = true
     }
-    const report = await moveOut({ ...order, forecast: foreseen }, { ...ports(link), going }, limit.signal)
-    const outside = await probe?.end({ begin_ms: began_ms, end_ms: Date.now() })
+    const phase = (name: MovePhase) => {
+      if (name === 'copy') began_ms = Date.now()
+      ctx.log(name)
+    }
+    const report = await moveOut({ ...order, forecast: foreseen }, { ...ports(link), going, phase }, limit.signal)
+    const outside = await (await looking)?.end({ begin_ms: began_ms, end_ms: Date.now() })
     return { ...names, ...shown(report), total_ms: since(begun), ...(outside ? { outside } : {}) }
   } finally {
-    probe?.stop()
+    void looking.then((probe) => probe?.stop())
     signal.removeEventListener('abort', stop)
   }
 }
@@ -204,19 +206,32 @@ function shown(r: MoveReport): Omit<VmMove, 'vm' | 'from' | 'to' | 'total_ms'> {
   }
 }
 
-async function foresee({ deps, params: p, signal }: Ctx) {
-  const vm = deps.view.get(vmKind, p.vm)?.value
-  const accelerator = deps.view.get(statusKind, p.vm)?.value.accelerator ?? 'tcg'
-  const dirty = await deps.machine.migration.dirtyRate(p.vm, signal).catch(() => undefined)
-  return forecast({
-    ram_bytes: (vm?.spec.memory_mib ?? 0) * 2 ** 20,
-    ...(dirty === undefined ? {} : { dirty_bytes_per_s: dirty }),
-    bandwidth_bytes_per_s: LINK_BYTES_PER_S,
-    mode: p.mode,
-    limits: p.limits,
-    fixed_ms: FIXED_MS[accelerator],
-    around_ms: AROUND_MS,
-  })
+/** Sampled while the target is prepared, so that it costs the move no time. */
+async function foresee({ deps, params: p, signal, log }: Ctx): Promise<MoveForecast | undefined> {
+  const { view, machine } = deps
+  try {
+    const vm = view.get(vmKind, p.vm)?.value
+    const accelerator = view.get(statusKind, p.vm)?.value.accelerator ?? 'tcg'
+    const unknown = () => undefined
+    const [dirty, used] = await Promise.all([
+      machine.migration.dirtyRate(p.vm, signal).catch(unknown),
+      machine.migration.usedRam(p.vm).catch(unknown),
+    ])
+    return forecast({
+      ram_bytes: (vm?.spec.memory_mib ?? 0) * 2 ** 20,
+      ...(used === undefined ? {} : { used_bytes: used }),
+      ...(dirty === undefined ? {} : { dirty_bytes_per_s: dirty }),
+      bandwidth_bytes_per_s: speedOf(view, hostName(view, p.from), hostName(view, p.to)),
+      mode: p.mode,
+      // QEMU goes over RAM once without hardware acceleration (docs/migration.md).
+      limits: accelerator === 'tcg' ? { ...p.limits, rounds: 1 } : p.limits,
+      fixed_ms: FIXED_MS[accelerator],
+      around_ms: AROUND_MS,
+    })
+  } catch (error) {
+    log(`nothing is foreseen: ${(error as Error).message}`)
+    return undefined
+  }
 }
 
 /** Where the guest answers, as its agent says. Without an agent or an address nothing is asked of it. */
@@ -228,9 +243,7 @@ async function openProbe({ deps, params: p, signal, log }: Ctx): Promise<Probe |
       .map((a) => a.split('/')[0] ?? '')
       .find((a) => /^\d+\.\d+\.\d+\.\d+$/.test(a) && !a.startsWith('127.'))
     if (address === undefined) return undefined
-    const probe = new Probe(address, PROBE_PORT, () => Date.now())
-    await new Promise((resolve) => setTimeout(resolve, PROBE_BEFORE_MS))
-    return probe
+    return new Probe(address, PROBE_PORT, () => Date.now())
   } catch (error) {
     log(`it is not looked at from outside: ${(error as Error).message}`)
     return undefined

@@ -3,6 +3,7 @@
  * where that is what there is, nothing where the daemon may not. Formulas: cgroups(7), kernel docs admin-guide/cgroup-v1|v2.
  */
 import { access, constants, mkdir, readFile, readdir, rmdir, writeFile } from 'node:fs/promises'
+import { readShare, type Share } from './share.ts'
 
 export type CgroupLayout =
   | { version: 'v2'; root: string }
@@ -101,6 +102,11 @@ export class Cgroups {
         await writeFile(`${dir}/cgroup.subtree_control`, '+cpu +memory')
       }
     }
+  }
+
+  /** What the group of all VMs of this daemon may use of the machine. */
+  share(): Promise<Share> {
+    return readShare(this.layout, this.#parent)
   }
 
   #bases(): string[] {

@@ -5,16 +5,31 @@ import type { CgroupLayout } from './cgroup.ts'
 import { cpuFacts, memoryFacts, qemuFacts } from './facts.ts'
 import { firmwareKinds } from './firmware.ts'
 import type { Acceleration } from './probe/accelerator.ts'
+import type { Share } from './share.ts'
 import { tpmPrograms } from './tpm.ts'
 
 export type HostFactsOptions = {
   qemu: string
   root: boolean
   layout: CgroupLayout
+  /** What the control group of this daemon's VMs leaves them. */
+  share: Share
   networks: Networks
   acceleration: Promise<Acceleration>
   /** Names of VMs that run and whose TPM has ended. */
   tpmLost: readonly string[]
+}
+
+const MIB = 2 ** 20
+/** The machine's memory, or the part of it that our group may use. Pure. */
+export function memoryWithin(
+  machine: { total_mib: number; available_mib: number },
+  { memory_bytes, memory_used_bytes = 0 }: Share,
+): { memory_mib: number; memory_free_mib: number } {
+  if (memory_bytes === undefined || memory_bytes >= machine.total_mib * MIB)
+    return { memory_mib: machine.total_mib, memory_free_mib: machine.available_mib }
+  const free = Math.max(0, Math.floor((memory_bytes - memory_used_bytes) / MIB))
+  return { memory_mib: Math.floor(memory_bytes / MIB), memory_free_mib: Math.min(machine.available_mib, free) }
 }
 
 /** The cheap part; QEMU is asked only when it was replaced. */
@@ -35,9 +50,8 @@ export async function hostFacts(o: HostFactsOptions): Promise<HostFacts> {
   const kvm = offers.accelerator === 'kvm'
   return {
     cpu_model: cpu.model,
-    cpus: cpu.cpus,
-    memory_mib: memory.total_mib,
-    memory_free_mib: memory.available_mib,
+    cpus: Math.min(cpu.cpus, o.share.cpus ?? cpu.cpus),
+    ...memoryWithin(memory, o.share),
     ...offers,
     accelerator_reason: reason,
     techniques: [

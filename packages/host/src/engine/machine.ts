@@ -174,8 +174,9 @@ export class HostMachine implements Machine {
     await Promise.all([...this.#running.values()].map((vm) => vm.detach()))
   }
 
-  facts(): Promise<HostFacts> {
+  async facts(): Promise<HostFacts> {
     return hostFacts({
+      share: await this.#cgroups.share(),
       qemu: this.#o.qemu,
       root: this.#root,
       layout: this.#cgroups.layout,

@@ -2,8 +2,11 @@ import { existsSync } from 'node:fs'
 import { fail, toFault } from '@wadah/api/fault'
 import type { Cli } from '../../cli.ts'
 import { removeFolders, removeThroughApi, survivors } from '../../demo/remove.ts'
+import { labNameOf } from '../../demo/ground.ts'
 import { demoInstance, loadState } from '../../demo/state.ts'
 import { answers, purge, startDaemon, stopDaemon } from '../../local/daemon.ts'
+import { labDown, labInstance, loadLab } from '../../lab/lab.ts'
+import type { LabState } from '../../lab/plan.ts'
 import type { Instance } from '../../local/instance.ts'
 import type { Register } from '../../program.ts'
 
@@ -14,12 +17,22 @@ export const down: Register = (group, cli) => {
     .description(cli.t('cmd.demo.down'))
     .action(async () => {
       const instance = demoInstance(cli)
-      const there = existsSync(instance.data) || existsSync(instance.run) || (await survivors(instance)).length > 0
+      const lab = await loadLab(labNameOf(instance))
+      const there =
+        lab !== undefined ||
+        existsSync(instance.data) ||
+        existsSync(instance.run) ||
+        (await survivors(instance)).length > 0
       if (!there) {
         if (out.isJson) return out.json({ removed: false })
         return out.line(t('demo.none'))
       }
       out.note(t('demo.removing'))
+      if (lab) {
+        await removeLab(cli, instance, lab)
+        if (out.isJson) return out.json({ removed: true })
+        return out.line(t('demo.removed'))
+      }
       const problems = await throughApi(cli, instance)
       await stopDaemon(cli, instance)
       // Whatever the API could not reach (or a daemon that will not start left) is found on the machine itself.
@@ -36,6 +49,19 @@ export const down: Register = (group, cli) => {
       if (out.isJson) return out.json({ removed: true })
       out.line(t('demo.removed'))
     })
+}
+
+/** Its hosts end as if the plug was pulled: whatever they had goes with them. */
+async function removeLab(cli: Cli, instance: Instance, lab: LabState): Promise<void> {
+  const problems = await labDown(cli, lab)
+  if (problems.length > 0) {
+    throw fail('tool_failed', `Something of the demo may be left: ${problems.join('\n')}`, {
+      remedy: 'wadah demo down',
+      effect: 'partial',
+    })
+  }
+  for (const host of lab.hosts) await removeFolders(cli, labInstance(cli, host))
+  await removeFolders(cli, instance)
 }
 
 /** A dead daemon is started once more, because it knows best what is its own. */

@@ -23,6 +23,7 @@ import { Leaving } from './leaving.ts'
 import { type Info, ask } from './outgoing.ts'
 import { arrivingPlan, immovable } from './plan.ts'
 import { setCapabilities, setTls, tcpUri } from './setup.ts'
+import { ramOf } from './used.ts'
 import { postcopySupport } from './userfault.ts'
 import { Wall } from './wall.ts'
 
@@ -231,6 +232,11 @@ export class HostMigration implements Migration {
       if (error instanceof WadahError && error.fault.code === 'wrong_state') return { is: 'gone' }
       return { is: 'unknown', why: toFault(error).detail }
     }
+  }
+
+  async usedRam(vm: string): Promise<number | undefined> {
+    const running = await this.#o.running(vm)
+    return running && (await ramOf(running.pid))
   }
 
   async dirtyRate(vm: string, signal: AbortSignal): Promise<number | undefined> {
