@@ -7,8 +7,8 @@ import type { Cluster } from '@wadah/api/schema/cluster'
 import type { VmMove } from '@wadah/api/schema/migration'
 import type { Vm } from '@wadah/api/schema/vm'
 import { CACHE, ROOT, until } from '../kit/daemon.ts'
+import { LAB, purgeDeadLabs } from '../kit/lab.ts'
 
-const LAB = 'tst'
 const WADAH = join(ROOT, 'bin/wadah')
 const SHARED = `/srv/wadah-lab-${LAB}`
 type Ran = { code: number; out: string; err: string }
@@ -44,7 +44,7 @@ const ticks = async (vm: string) =>
   Number((await ok(at(1, 'vm', 'exec', vm, '--', '/bin/sh', '-c', 'cut -d. -f1 /proc/uptime'))).trim())
 
 beforeAll(async () => {
-  await lab('down')
+  purgeDeadLabs()
   const made = JSON.parse(await lab('up', '--hosts', '3', '--apart', '--json')) as { hosts: { address: string }[] }
   address.push(...made.hosts.map((h) => h.address))
 }, 240_000)
@@ -172,6 +172,22 @@ test('a running VM moves, and is the same guest afterwards', async () => {
   )
   expect((await at(1, 'vm', 'migrate', 'mover', '--to', `${LAB}2`)).err).toContain('already')
   expect((await at(1, 'vm', 'migrate', 'mover', '--to', 'nobody')).err).toContain('There is no host "nobody"')
+}, 240_000)
+
+test('a whole site that lost its power comes back, with all that was in its store', async () => {
+  const before = (await json<{ items: Vm[] }>(1, 'vm', 'list')).items
+  for (const i of [1, 2, 3]) await lab('kill', `${LAB}${i}`)
+  await lab('up', '--hosts', '3', '--apart')
+  const c = await cluster(2)
+  expect(c.store.members.map((m) => m.state).filter((s) => s === 'silent' || s === 'learner')).toEqual([])
+  await until('every host to be up', async () => (await cluster(2)).hosts.every((h) => h.state === 'up'))
+  const after = (await json<{ items: Vm[] }>(3, 'vm', 'list')).items
+  expect(after.map((v) => [v.name, v.placement.host]).toSorted()).toEqual(
+    before.map((v) => [v.name, v.placement.host]).toSorted(),
+  )
+  // Nothing runs that nobody started.
+  for (const vm of after) expect(['stopped', 'unknown']).toContain((await show(1, vm.name)).status.state)
+  for (const vm of before.filter((v) => v.status.state === 'running')) await ok(at(2, 'vm', 'start', vm.name))
 }, 240_000)
 
 test('a host is emptied, brought back, and taken out', async () => {

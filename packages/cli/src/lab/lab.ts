@@ -1,5 +1,6 @@
 /** The lab at work: its file, its hosts as instances of the daemon, put into one cluster. */
 import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { cpus, totalmem } from 'node:os'
 import { join } from 'node:path'
@@ -72,16 +73,14 @@ export async function labUp(cli: Cli, wish: LabWish, say: (text: string) => void
     })
   await saveLab(lab)
   await prepare(cli, lab)
-  // Members of a store that had three copies answer only once two of them run.
-  await Promise.all(lab.hosts.filter((h) => lab.joined.includes(h.name)).map((host) => startHost(cli, lab, host)))
+  // Those that were there before, all at once: a store that had three copies answers only when two of them run.
+  const were = lab.hosts.filter((host) => existsSync(labInstance(cli, host).data))
+  await Promise.all(were.map((host) => startHost(cli, lab, host)))
   for (const host of lab.hosts) {
-    if (lab.joined.includes(host.name)) continue
     await startHost(cli, lab, host)
     say(cli.t('lab.started', { host: host.name, address: host.address }))
     if (!wish.cluster) continue
     await bringIn(cli, lab, host)
-    lab.joined.push(host.name)
-    await saveLab(lab)
     say(cli.t('lab.joined', { host: host.name }))
   }
   return lab
@@ -118,7 +117,7 @@ async function prepare(cli: Cli, lab: LabState): Promise<void> {
   }
 }
 
-/** The first makes the cluster, the others join it. One that is in it already, and nobody wrote it down, stays as it is. */
+/** The first makes the cluster, the others join it. One that is in it already stays as it is. */
 async function bringIn(cli: Cli, lab: LabState, host: LabHost): Promise<void> {
   const instance = labInstance(cli, host)
   const api = (of: Instance) => cli.api({ socket: of.socket })
@@ -197,7 +196,10 @@ export async function labDown(cli: Cli, lab: LabState): Promise<string[]> {
   const problems: string[] = []
   for (const host of lab.hosts) {
     await killHost(host).catch((error: unknown) => problems.push((error as Error).message))
-    const done = await purge(cli, labInstance(cli, host))
+    // An earlier try may have taken its network away already.
+    const { enter, ...bare } = labInstance(cli, host)
+    const stands = existsSync(`/run/netns/${host.namespace}`)
+    const done = await purge(cli, stands && enter ? { ...bare, enter } : bare)
     if (!done.ok) problems.push(`${host.name}: ${done.detail}`)
     await dropShare(host)
   }

@@ -18,8 +18,6 @@ export type LabState = {
   hosts: LabHost[]
   /** Cut pairs of hosts, by their names, in order. */
   cuts: [string, string][]
-  /** Names of the hosts that are in the lab's cluster: an `up` that was cut off goes on with the others. */
-  joined: string[]
   /** Ports of this machine that lead into the lab. */
   forwards: Forward[]
   /** Folder where its hosts keep packages they fetched. */
@@ -89,7 +87,6 @@ export function planLab(o: {
     name: o.name,
     hosts,
     cuts: [],
-    joined: [],
     forwards: [],
     cache: o.cache,
     link: { ...(o.rate === undefined ? {} : { rate: o.rate }), ...(o.delay === undefined ? {} : { delay: o.delay }) },

@@ -37,6 +37,7 @@ import { freeAddress, freeMac, inSubnet } from './allocate.ts'
 import { checkBootOrder, checkFirmware, checkTpm, planCdroms } from './drives.ts'
 import { hostdevKey, judgeHostdevs } from './hostdevs.ts'
 import { newUid } from './uids.ts'
+import { isBridged } from './inside.ts'
 import { healthTarget } from './view.ts'
 
 export const DEFAULT_NETWORK = 'default'
@@ -166,7 +167,7 @@ export async function planCreate(
       field: '/balloon_mib',
     })
   }
-  if (body.wait_ready && !healthTarget(spec)) {
+  if (body.wait_ready && !healthTarget(spec) && !isBridged(deps, spec)) {
     throw fail(
       'invalid',
       `Its service (port ${spec.service?.port}) could not be reached from this host to be waited for.`,

@@ -23,7 +23,8 @@ import type { CreateParams } from './create.ts'
 import { launchInstant } from '../warm/instant.ts'
 import { indexKeys, indexKind } from '../records.ts'
 import { checkRoomToRun } from './room.ts'
-import { bootedOf, healthTarget } from './view.ts'
+import { whereItServes } from './inside.ts'
+import { bootedOf } from './view.ts'
 
 type Ctx<P> = StepContext<P, Deps>
 export type VmParams = { vm: string; name: string }
@@ -302,12 +303,12 @@ async function waitReady(ctx: Ctx<VmParams>): Promise<Readiness> {
   const { deps, params: p, signal } = ctx
   const limit = AbortSignal.any([signal, AbortSignal.timeout(READY_TIMEOUT_MS)])
   const { spec } = await current(deps, p.vm)
-  const target = healthTarget(spec)
   let last = 'it has no address that this host can reach'
   let wait_ms = 20
-  while (target && spec.service && !limit.aborted) {
+  while (spec.service && !limit.aborted) {
     if (!deps.machine.running(p.vm))
       throw fail('wrong_state', 'The VM ended before its service answered.', { remedy: `wadah vm log ${p.name}` })
+    const target = (await whereItServes(deps, p.vm, spec, limit)) ?? {}
     const { ok, detail } = await deps.machine.check(p.vm, spec.service, target, limit)
     if (ok) {
       const status = deps.view.get(statusKind, p.vm)

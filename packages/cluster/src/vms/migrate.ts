@@ -14,6 +14,7 @@ import { Probe } from '../migration/probe.ts'
 import { speedOf } from '../migration/speed.ts'
 import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.ts'
 import { placementKind, type PlacementRecord, statusKind, vmKind } from '../records.ts'
+import { addressInside } from './inside.ts'
 
 export type MigrateParams = {
   vm: string
@@ -33,7 +34,6 @@ type Ctx = StepContext<MigrateParams, Deps>
 const FIXED_MS = { tcg: 45, kvm: 8 }
 const AROUND_MS = 900
 const PROBE_PORT = 9
-const AGENT_MS = 3_000
 
 async function note(ctx: Ctx): Promise<void> {
   const { deps, params: p, jobId } = ctx
@@ -237,11 +237,7 @@ async function foresee({ deps, params: p, signal, log }: Ctx): Promise<MoveForec
 /** Where the guest answers, as its agent says. Without an agent or an address nothing is asked of it. */
 async function openProbe({ deps, params: p, signal, log }: Ctx): Promise<Probe | undefined> {
   try {
-    const info = await deps.machine.guest(p.vm).info(AbortSignal.any([signal, AbortSignal.timeout(AGENT_MS)]))
-    const address = info.interfaces
-      .flatMap((i) => i.addresses)
-      .map((a) => a.split('/')[0] ?? '')
-      .find((a) => /^\d+\.\d+\.\d+\.\d+$/.test(a) && !a.startsWith('127.'))
+    const address = await addressInside(deps, p.vm, signal)
     if (address === undefined) return undefined
     return new Probe(address, PROBE_PORT, () => Date.now())
   } catch (error) {

@@ -53,7 +53,8 @@ import { type EditPlan, planEdit } from './edit.ts'
 import { isoImage } from './drives.ts'
 import { createVm, deleteVm, grantTo, shutdownVm, startVm, stopVm } from './jobs.ts'
 import { dropAdded } from './sweep.ts'
-import { bootedNics, diskKey, healthTarget, viewVm } from './view.ts'
+import { whereItServes } from './inside.ts'
+import { bootedNics, diskKey, viewVm } from './view.ts'
 
 const TRIES = 6
 const RECORD_TIMEOUT_MS = 5_000
@@ -691,7 +692,8 @@ export class Vms implements VmService {
     const vm = this.#find(caller, ref)
     const { service } = vm.value.spec
     if (!service) throw fail('wrong_state', `"${vm.value.name}" was not made from a recipe with a health check.`)
-    return this.#deps.machine.check(vm.id, service, healthTarget(vm.value.spec) ?? {}, signal)
+    const target = (await whereItServes(this.#deps, vm.id, vm.value.spec, signal)) ?? {}
+    return this.#deps.machine.check(vm.id, service, target, signal)
   }
 }
 
