@@ -26,23 +26,36 @@ export async function copyStore(
   change: (rec: Rec<unknown>) => unknown = (rec) => rec.value,
 ): Promise<number> {
   let count = 0
-  let batch: Write[] = []
-  let bytes = 0
-  const flush = async () => {
-    if (batch.length === 0) return
-    await to.txn([], batch, randomUUID(), { timeout_ms: 60_000 })
-    count += batch.length
-    batch = []
-    bytes = 0
+  const flush = async (part: readonly Write[]) => {
+    await to.txn([], part, randomUUID(), { timeout_ms: 60_000 })
+    count += part.length
   }
+  let waiting: Write[] = []
   for await (const rec of everything(from)) {
     const value = change(rec)
     if (value === undefined) continue
-    const size = Buffer.byteLength(JSON.stringify(value))
-    if (batch.length >= WRITES_MOST || bytes + size > BYTES_MOST) await flush()
-    batch.push(put({ name: rec.kind }, rec.id, value))
+    waiting.push(put({ name: rec.kind }, rec.id, value))
+    if (waiting.length < WRITES_MOST) continue
+    for (const part of batches(waiting)) await flush(part)
+    waiting = []
+  }
+  for (const part of batches(waiting)) await flush(part)
+  return count
+}
+
+/** These writes, in order, in parts that a store takes at once: counted, and by the bytes they have. */
+export function* batches(writes: readonly Write[]): Generator<Write[], void> {
+  let batch: Write[] = []
+  let bytes = 0
+  for (const write of writes) {
+    const size = 'value' in write ? Buffer.byteLength(JSON.stringify(write.value)) : 0
+    if (batch.length >= WRITES_MOST || (batch.length > 0 && bytes + size > BYTES_MOST)) {
+      yield batch
+      batch = []
+      bytes = 0
+    }
+    batch.push(write)
     bytes += size
   }
-  await flush()
-  return count
+  if (batch.length > 0) yield batch
 }

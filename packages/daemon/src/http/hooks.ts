@@ -7,6 +7,7 @@ import { sourceKey } from './access/limiter.ts'
 import type { AccessStore, Identity } from './access/store.ts'
 import type { AuditLog } from './audit.ts'
 import { crossSiteProblem, hostProblem } from './guard.ts'
+import { LOOKING } from './limits.ts'
 import { COOKIE } from './routes/access.ts'
 import { Sources } from './sources.ts'
 import { overPeer, overSocket } from './types.ts'
@@ -24,7 +25,6 @@ export type HookOptions = {
 /** A JSON body that is not there by then comes from somebody who wants to hold the connection. */
 const BODY_MS = 30_000
 const SOCKET: Identity = { subject: { kind: 'socket', id: 'root', name: 'root', scope: 'full' } }
-const LOOKING = new Set(['GET', 'HEAD', 'OPTIONS'])
 
 export function addHooks(app: FastifyInstance, o: HookOptions): void {
   const sources = new Sources(o.requestsPerSource)

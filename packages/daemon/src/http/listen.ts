@@ -7,10 +7,10 @@ import { type AddressInfo, connect, type Socket } from 'node:net'
 import { hostname } from 'node:os'
 import { dirname } from 'node:path'
 import type { Duplex } from 'node:stream'
-import { type Fault, fail, fault } from '@wadah/api/fault'
+import { fail, fault } from '@wadah/api/fault'
 import { hostPort } from '@wadah/api/host-port'
 import { crossSiteProblem, hostProblem } from './guard.ts'
-import { problem } from './problems.ts'
+import { answerRaw } from './problems.ts'
 import { type Built, buildServer, type ServerOptions } from './server.ts'
 import { Sources } from './sources.ts'
 import { type Certificate, ensureCertificate, ownAddresses } from './tls.ts'
@@ -264,12 +264,4 @@ function refuseUnreadable(error: NodeJS.ErrnoException, socket: Duplex): void {
         ? 'The headers did not come within 20 seconds.'
         : 'This is not HTTP/1.1.'
   answerRaw(socket, fault('malformed', detail))
-}
-
-function answerRaw(socket: Duplex, f: Fault): void {
-  const body = JSON.stringify(problem(f))
-  socket.end(
-    `HTTP/1.1 ${f.status} ${http.STATUS_CODES[f.status] ?? 'Error'}\r\nContent-Type: application/problem+json\r\n` +
-      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-  )
 }

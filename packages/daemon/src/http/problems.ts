@@ -1,4 +1,6 @@
 /** Everything that can go wrong on the way to a handler or in it, as problem+json (RFC 9457). */
+import { STATUS_CODES } from 'node:http'
+import type { Duplex } from 'node:stream'
 import { allEndpoints } from '@wadah/api/endpoints/all'
 import { type Fault, type FaultCode, fail, toFault, WadahError } from '@wadah/api/fault'
 import { StoreError } from '@wadah/store/errors'
@@ -108,4 +110,14 @@ function hint(path: string): string {
   const tries = templates.map((t) => t.parts.map((p, i) => (p.startsWith('{') ? (parts[i] ?? p) : p)).join('/'))
   const near = nearest(parts.join('/'), tries)
   return near ? `did you mean ${near}?` : 'see /v1/openapi.json for all that there is'
+}
+
+/** To a socket that no answer object belongs to: of an Upgrade that is refused, of what could not be read as HTTP. */
+export function answerRaw(socket: Duplex, f: Fault): void {
+  if (!socket.writable) return void socket.destroy()
+  const body = JSON.stringify(problem(f))
+  socket.end(
+    `HTTP/1.1 ${f.status} ${STATUS_CODES[f.status] ?? 'Error'}\r\nContent-Type: application/problem+json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  )
 }

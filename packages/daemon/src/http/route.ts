@@ -9,6 +9,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { TSchema } from 'typebox'
 import { digest, parseKey, type Replies, type Reply } from './idempotency.ts'
 import { toJson } from './json.ts'
+import { BODY_LIMIT_BYTES } from './limits.ts'
 import { limited, primed } from './streams.ts'
 import { validator } from './validate.ts'
 
@@ -47,7 +48,6 @@ export type RouteOptions = {
   passOn?: (endpoint: Endpoint, request: FastifyRequest, reply: FastifyReply) => Promise<boolean>
 }
 
-const BODY_LIMIT_BYTES = 1024 * 1024
 /** Without a login nobody needs to send more. */
 const ANONYMOUS_LIMIT_BYTES = 8 * 1024
 /** Their answers hold a secret, which must not lie about for a day. */

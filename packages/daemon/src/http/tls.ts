@@ -2,11 +2,11 @@
 import { DAY_MS, ISSUED_BY, isAddress, type Pair } from './pair.ts'
 import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { constants } from 'node:fs'
-import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { mkdir, open } from 'node:fs/promises'
 import { hostname, networkInterfaces } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { fail } from '@wadah/api/fault'
-import { syncDir } from '@wadah/host/system/files'
+import { replaceFile } from '@wadah/host/system/files'
 
 export type Certificate = {
   key: string
@@ -49,9 +49,9 @@ export async function ensureCertificate(options: CertificateOptions): Promise<Ce
   const { makePair } = await import('./certificate.ts')
   const made = await makePair(subjectNames(options.names), now_ms())
   await mkdir(directory, { recursive: true, mode: 0o700 })
-  // The key first: a certificate is never there without the key it belongs to.
-  await replace(join(directory, 'tls.key'), made.key, 0o600)
-  await replace(join(directory, 'tls.crt'), made.cert, 0o644)
+  // The key first: a certificate is never there without the key it belongs to. Both are flushed: clients pin what they have seen.
+  await replaceFile(join(directory, 'tls.key'), made.key, 0o600)
+  await replaceFile(join(directory, 'tls.crt'), made.cert, 0o644)
   const cert = new X509Certificate(made.cert)
   return { ...made, fingerprint: cert.fingerprint256, expires_ms: cert.validToDate.getTime(), made: true }
 }
@@ -96,19 +96,4 @@ function subjectNames(configured: readonly string[]): string[] {
 export function ownAddresses(): string[] {
   const all = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
   return all.filter((a) => !a.internal && !a.address.startsWith('fe80:')).map((a) => a.address)
-}
-
-/** A reader sees the old file or the new one, also after a crash. */
-async function replace(path: string, text: string, mode: number): Promise<void> {
-  const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
-  const beside = `${path}.new`
-  await rm(beside, { force: true })
-  {
-    await using file = await open(beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode)
-    await file.writeFile(`${text.trimEnd()}\n`)
-    await file.sync()
-  }
-  await rename(beside, path)
-  // Clients pin what they have seen.
-  await syncDir(dirname(path))
 }

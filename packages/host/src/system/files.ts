@@ -1,6 +1,6 @@
 /** Opening files where a less privileged user may own something on the way: no links, nothing but what was expected. */
 import { constants } from 'node:fs'
-import { lstat, open, type FileHandle } from 'node:fs/promises'
+import { lstat, open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { dirname } from 'node:path'
 
 /** `error.code` of a file-system error, or ''. */
@@ -41,6 +41,24 @@ export async function syncDir(path: string): Promise<void> {
   } finally {
     await handle.close()
   }
+}
+
+/**
+ * Puts a small text file in place: a reader sees the old one or the new one, also after a crash. It has exactly `mode`, whatever the
+ * umask; it belongs to the daemon's user and the group `gid`, if one is given.
+ */
+export async function replaceFile(path: string, text: string, mode: number, gid: number | null = null): Promise<void> {
+  const beside = `${path}.new`
+  await rm(beside, { force: true })
+  {
+    await using file = await createExclusive(beside, 0o600)
+    await file.writeFile(`${text.trimEnd()}\n`)
+    if (gid !== null) await file.chown(process.getuid?.() ?? 0, gid)
+    await file.chmod(mode)
+    await file.sync()
+  }
+  await rename(beside, path)
+  await syncDir(dirname(path))
 }
 
 const GROUP_OR_OTHERS_WRITE = 0o022

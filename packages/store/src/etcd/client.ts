@@ -54,7 +54,8 @@ const ELSEWHERE: ReadonlySet<number> = new Set([
 ])
 
 export class EtcdClient {
-  readonly #o: EtcdClientOptions
+  readonly #o: Omit<EtcdClientOptions, 'tls'>
+  #tls: Tls | undefined
   #members: Member[]
   #at = 0
   #closed = false
@@ -63,6 +64,7 @@ export class EtcdClient {
     if (options.endpoints.length === 0)
       throw new StoreError({ kind: 'invalid', detail: 'no address of an etcd is given' })
     this.#o = options
+    this.#tls = options.tls
     this.#members = options.endpoints.map((endpoint) => ({ endpoint, clients: new Map(), parkedUntil_ms: 0 }))
   }
 
@@ -81,6 +83,15 @@ export class EtcdClient {
     this.#at = Math.max(0, endpoints.indexOf(present ?? ''))
     for (const [endpoint, { clients }] of before)
       if (!endpoints.includes(endpoint)) for (const client of clients.values()) client.close()
+  }
+
+  /** Connections are made anew with these; calls and streams under way end as if their member had failed, and go on over the new ones. */
+  setTls(tls: Tls): void {
+    if (this.#closed) return
+    this.#tls = tls
+    const before = this.#members
+    this.#members = before.map((m) => ({ ...m, clients: new Map() }))
+    for (const { clients } of before) for (const client of clients.values()) client.close()
   }
 
   /** One call at this member and no other. @throws ServiceError */
@@ -190,7 +201,7 @@ export class EtcdClient {
   #client(member: Member, service: ServiceName): Client {
     const known = member.clients.get(service)
     if (known) return known
-    const { tls } = this.#o
+    const tls = this.#tls
     const made = new SERVICES[service](
       member.endpoint,
       tls ? credentials.createSsl(tls.ca, tls.key, tls.cert) : credentials.createInsecure(),
