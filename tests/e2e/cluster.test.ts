@@ -1,6 +1,6 @@
 /** Three hosts in network namespaces become one cluster: with VMs that run on, hosts that die, moves that a guest hardly feels. */
 import { execFile } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Cluster } from '@wadah/api/schema/cluster'
@@ -58,6 +58,12 @@ test('a host becomes a cluster of one, and its VM runs on', async () => {
   await ok(at(1, 'image', 'build', 'tiny'))
   await ok(at(1, 'vm', 'create', 'first', '--image', 'tiny', '--start'))
   const before = await show(1, 'first')
+  // Alone, it does nothing in the place of a host that is not there.
+  const elsewhere = await at(1, 'vm', 'create', 'lost', '--image', 'tiny', '--host', 'nobody')
+  expect(elsewhere.err).toContain('There is no host "nobody"')
+  expect((await at(1, 'host', 'show', '--host', 'nobody')).err).toContain('There is no host "nobody"')
+  for (const wrong of ['127.0.0.1', '::1', '169.254.1.1'])
+    expect((await on(1, ['cluster', 'init', '--address', wrong])).err).toContain(address[1])
   const foreign = await on(1, ['cluster', 'init', '--address', '192.0.2.77'])
   expect(foreign.code).not.toBe(0)
   expect(foreign.err).toContain('192.0.2.77 is no address of this host')
@@ -207,4 +213,27 @@ test('a host is emptied, brought back, and taken out', async () => {
   await ok(at(1, 'cluster', 'remove', `${LAB}3`, '-y'))
   expect((await cluster(1)).hosts.map((h) => h.name)).toEqual([`${LAB}1`, `${LAB}2`])
   expect((await cluster(1)).store.members).toHaveLength(2)
+
+  // It takes back by itself what opens the store, is alone after its next start, and may come again.
+  await until('the host to let go', async () => !existsSync(`/var/lib/wadah-${LAB}3/cluster`), 60_000)
+  expect(existsSync(`/var/lib/wadah-${LAB}3/etcd/data`)).toBe(false)
+  await lab('start', `${LAB}3`)
+  expect((await cluster(3)).id).toBeUndefined()
+  const { token } = await json<{ token: string }>(2, 'cluster', 'token')
+  await ok(on(3, ['cluster', 'join', '-', '--address', address[3] as string, '-y'], token))
+  await until('three hosts again', async () => (await cluster(3)).hosts.filter((h) => h.state === 'up').length === 3)
+}, 300_000)
+
+test('a host that was down while it was taken out is told so when it comes back', async () => {
+  await lab('kill', `${LAB}3`)
+  await until('the host to be said to be down', async () =>
+    (await cluster(1)).hosts.some((h) => h.name === `${LAB}3` && h.state === 'down'),
+  )
+  await ok(at(1, 'cluster', 'remove', `${LAB}3`, '-y'))
+  const back = await run(WADAH, ['lab', 'start', `${LAB}3`, '--lab', LAB])
+  expect(back.err + back.out).toContain('was taken out of the cluster')
+  expect(existsSync(`/var/lib/wadah-${LAB}3/cluster`)).toBe(false)
+  await lab('start', `${LAB}3`)
+  expect((await cluster(3)).id).toBeUndefined()
+  expect((await cluster(1)).hosts).toHaveLength(2)
 }, 240_000)

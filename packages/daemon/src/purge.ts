@@ -16,6 +16,7 @@ import { openSqliteStore } from '@wadah/store/sqlite/sqlite-store'
 import { workerUrl } from './worker-url.ts'
 import { createNetworks } from '@wadah/host/network/networks'
 import { etcdDir } from './cluster/identity.ts'
+import { etcdUid } from './cluster/parts.ts'
 import { type DaemonConfig, runOf, servedBy } from './config.ts'
 
 /** Ends QEMUs (found by their pid file inside our folder) and their TPMs, networks, control groups; then removes the folders. */
@@ -36,7 +37,7 @@ export async function purge(config: DaemonConfig): Promise<void> {
     if (!(await waitGone(qemu, 30_000))) throw fail('timeout', `QEMU (process ${qemu.pid}) does not end.`)
   }
   for (const tpm of await tpmsWithin(own)) await endTpm(tpm, 0)
-  await removeMember(etcdDir(config.data))
+  await removeMember(etcdDir(config.data), etcdUid(config))
   if (process.getuid?.() === 0) {
     const networks = createNetworks({ instance: config.instance, dataDir: config.data, watch_ms: 0 })
     if ((await networks.support()).nat) await networks.removeAll()

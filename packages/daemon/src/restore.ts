@@ -6,10 +6,20 @@ import { fail, WadahError } from '@wadah/api/fault'
 import { storeFault } from '@wadah/cluster/jobs/faults'
 import { StoreError } from '@wadah/store/errors'
 import { restoreStore } from '@wadah/store/sqlite/restore'
+import { readIdentity } from './cluster/identity.ts'
 import type { DaemonConfig } from './config.ts'
 
 export async function restore(config: DaemonConfig, from: string): Promise<void> {
   if (!existsSync(from)) throw fail('not_found', `There is no file ${from}.`, { field: '/restore' })
+  const identity = await readIdentity(config.data)
+  if (identity)
+    throw fail(
+      'wrong_state',
+      `${identity.name} is of a cluster: what it knows lies in the cluster's store, and a copy put in place here would be read by nobody.`,
+      {
+        remedy: `on another host: wadah cluster remove ${identity.name}; once it is alone again: wadah store restore ${from}`,
+      },
+    )
   await mkdir(config.data, { recursive: true, mode: 0o711 })
   await chmod(config.data, 0o711)
   const stamp = new Date().toISOString().replaceAll(/[:.]/g, '-')

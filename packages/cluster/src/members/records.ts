@@ -14,8 +14,8 @@ export const clusterKind: Kind<ClusterRecord> = { name: 'cluster' }
 export const CLUSTER = 'cluster'
 
 type Pair = { key: string; cert: string }
-/** The keys that sign for hosts, for etcd and for moves of VMs. Every host of the cluster can read them. */
-export type AuthoritiesRecord = { schema: 1; hosts: Pair; etcd: Pair; moves: Pair }
+/** The keys that sign for hosts and for etcd. Every host of the cluster can read them. */
+export type AuthoritiesRecord = { schema: 1; hosts: Pair; etcd: Pair }
 export const authoritiesKind: Kind<AuthoritiesRecord> = { name: 'cluster/authorities' }
 
 /** `hash`: SHA-256 of the secret; the secret itself is nowhere. */

@@ -1,10 +1,10 @@
 /** What a host of a cluster keeps on its own disk: who it is, where the store is, its certificates. Without it the host is alone. */
-import { X509Certificate } from 'node:crypto'
-import { constants } from 'node:fs'
-import { mkdir, open, readFile, rename, rm } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { createPrivateKey, X509Certificate } from 'node:crypto'
+import { chmod, mkdir, readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { fail } from '@wadah/api/fault'
-import { syncDir } from '@wadah/host/system/files'
+import { MEMBER_PAIR, MEMBER_TRUSTS } from '@wadah/host/etcd/member'
+import { openRegular, replaceFile, syncDir } from '@wadah/host/system/files'
 import type { HostPorts } from '@wadah/cluster/records'
 import type { Pair } from '../http/pair.ts'
 
@@ -48,71 +48,76 @@ export async function readIdentity(data: string): Promise<Identity | undefined> 
 
 /** From this moment on the host is of the cluster. */
 export async function writeIdentity(data: string, identity: Identity): Promise<void> {
-  await replace(identityFile(data), JSON.stringify(identity, null, 2), 0o600)
+  await replaceFile(identityFile(data), JSON.stringify(identity, null, 2), 0o600)
 }
 
-const FILES: { file: string; mode: number; of: (c: Certificates) => string }[] = [
-  { file: 'hosts-ca.crt', mode: 0o644, of: (c) => c.hosts_ca },
-  { file: 'host.key', mode: 0o600, of: (c) => c.host.key },
-  { file: 'host.crt', mode: 0o644, of: (c) => c.host.cert },
-  { file: 'etcd-ca.crt', mode: 0o644, of: (c) => c.etcd_ca },
-  { file: 'etcd-client.key', mode: 0o600, of: (c) => c.etcd_client.key },
-  { file: 'etcd-client.crt', mode: 0o644, of: (c) => c.etcd_client.cert },
-  { file: 'etcd-member.key', mode: 0o600, of: (c) => c.etcd_member.key },
-  { file: 'etcd-member.crt', mode: 0o644, of: (c) => c.etcd_member.cert },
-]
+const AUTHORITIES = { hosts_ca: 'hosts-ca.crt', etcd_ca: MEMBER_TRUSTS } as const
+/** Key and certificate lie in one file, so that no crash leaves one of them without the other. */
+const PAIRS = { host: 'host.pem', etcd_client: 'etcd-client.pem', etcd_member: MEMBER_PAIR } as const
 
-/** `uid`: of the member of etcd, which reads its own key and no other. */
-export async function writeCertificates(data: string, certificates: Certificates, uid: number | null): Promise<void> {
+/** `gid`: of the member of etcd, which may read its own key and no other, and change none. */
+export async function writeCertificates(data: string, certificates: Certificates, gid: number | null): Promise<void> {
   const dir = clusterDir(data)
-  await mkdir(dir, { recursive: true, mode: 0o711 })
-  for (const { file, mode, of } of FILES) {
-    const owner = file.startsWith('etcd-member') ? uid : null
-    await replace(join(dir, file), of(certificates), mode, owner)
+  await mkdir(dir, { recursive: true })
+  // Whatever the umask: the member looks up its files in it.
+  await chmod(dir, 0o711)
+  await syncDir(data)
+  for (const [of, file] of Object.entries(AUTHORITIES) as ['hosts_ca' | 'etcd_ca', string][])
+    await replaceFile(join(dir, file), certificates[of], 0o644)
+  for (const [of, file] of Object.entries(PAIRS) as [keyof typeof PAIRS, string][]) {
+    const { key, cert } = certificates[of]
+    const shared = of === 'etcd_member' && gid !== null
+    await replaceFile(join(dir, file), `${key.trim()}\n${cert.trim()}`, shared ? 0o640 : 0o600, shared ? gid : null)
   }
 }
 
 export async function readCertificates(data: string): Promise<Certificates> {
   const dir = clusterDir(data)
-  const read = async (name: string) => {
-    const text = await readFile(join(dir, name), 'utf8').catch((cause: NodeJS.ErrnoException) => {
+  const read = async <T>(name: string, of: (text: string) => T): Promise<T> => {
+    try {
+      await using file = await openRegular(join(dir, name))
+      return of(await file.readFile('utf8'))
+    } catch (error) {
+      const cause = error as Error
       throw fail('invalid', `${join(dir, name)} can't be read: ${cause.message}`, {
         remedy: 'put it back from a copy, or take this host out of the cluster and let it join anew',
         cause,
       })
-    })
-    if (name.endsWith('.crt')) void new X509Certificate(text)
-    return text
+    }
   }
-  const pair = async (name: string): Promise<Pair> => ({
-    key: await read(`${name}.key`),
-    cert: await read(`${name}.crt`),
-  })
   return {
-    hosts_ca: await read('hosts-ca.crt'),
-    host: await pair('host'),
-    etcd_ca: await read('etcd-ca.crt'),
-    etcd_client: await pair('etcd-client'),
-    etcd_member: await pair('etcd-member'),
+    hosts_ca: await read(AUTHORITIES.hosts_ca, onlyCertificate),
+    host: await read(PAIRS.host, pairOf),
+    etcd_ca: await read(AUTHORITIES.etcd_ca, onlyCertificate),
+    etcd_client: await read(PAIRS.etcd_client, pairOf),
+    etcd_member: await read(PAIRS.etcd_member, pairOf),
   }
 }
 
-/** What `init` or `join` left behind without having come to its end. */
+/**
+ * The one certificate of this text, written anew: TLS trusts each that stands in the text it is given, and other readers look at the
+ * first only. @throws Error when there is none, or more than one
+ */
+export function onlyCertificate(text: string): string {
+  const count = text.split('-----BEGIN ').length - 1
+  if (count !== 1) throw new Error(`it holds ${count} things; one certificate is wanted`)
+  return new X509Certificate(text).toString()
+}
+
+function pairOf(text: string): Pair {
+  const at = text.indexOf('-----BEGIN CERTIFICATE-----')
+  if (at < 0) throw new Error('there is no certificate in it')
+  const [key, cert] = [text.slice(0, at), text.slice(at)]
+  if (!new X509Certificate(cert).checkPrivateKey(createPrivateKey(key)))
+    throw new Error('the key does not belong to the certificate')
+  return { key, cert }
+}
+
+/**
+ * What `init` or `join` left behind without having come to its end, or all that makes this host one of a cluster. First what says so:
+ * cut off in between it is alone.
+ */
 export async function dropUnfinished(data: string): Promise<void> {
+  await rm(identityFile(data), { force: true })
   await rm(clusterDir(data), { recursive: true, force: true })
-}
-
-/** A reader sees the old file or the new one, also after a crash. */
-async function replace(path: string, text: string, mode: number, uid: number | null = null): Promise<void> {
-  const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
-  const beside = `${path}.new`
-  await rm(beside, { force: true })
-  {
-    await using file = await open(beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode)
-    await file.writeFile(`${text.trimEnd()}\n`)
-    if (uid !== null) await file.chown(uid, uid)
-    await file.sync()
-  }
-  await rename(beside, path)
-  await syncDir(dirname(path))
 }

@@ -3,9 +3,8 @@
  * host is alone with its SQLite store, whatever happens; after it that store is only a copy.
  */
 import { existsSync } from 'node:fs'
-import { mkdir, rename } from 'node:fs/promises'
-import { isIP } from 'node:net'
-import { hostname, networkInterfaces } from 'node:os'
+import { chmod, mkdir, rename } from 'node:fs/promises'
+import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { randomBytes, randomUUID } from 'node:crypto'
 import { fail, WadahError } from '@wadah/api/fault'
@@ -18,11 +17,12 @@ import { ensureMember, removeMember } from '@wadah/host/etcd/member'
 import { syncDir } from '@wadah/host/system/files'
 import { copyStore } from '@wadah/store/copy'
 import { StoreError } from '@wadah/store/errors'
-import { openSqliteStore } from '@wadah/store/sqlite/sqlite-store'
-import { put } from '@wadah/store/store'
+import { openSqliteStore, type SqliteStore } from '@wadah/store/sqlite/sqlite-store'
+import { absent, put } from '@wadah/store/store'
 import type { DaemonConfig } from '../config.ts'
 import { dropUnfinished, etcdDir, type Identity, readIdentity, writeCertificates, writeIdentity } from './identity.ts'
 import { workerUrl } from '../worker-url.ts'
+import { checkAddress } from './address.ts'
 import { certify, etcdUid, memberPlan, openStore, portsFrom } from './parts.ts'
 import { makeAuthority } from './pki.ts'
 
@@ -34,42 +34,31 @@ const MEMBER_UP_MS = 60_000
 export const NOT_COPIED = new Set(['access/session', 'access/setup', 'http/reply'])
 
 export async function initCluster(config: DaemonConfig, o: ClusterOptions): Promise<Initiated> {
-  if (await readIdentity(config.data))
-    throw fail('wrong_state', 'This host is of a cluster already.', { remedy: 'wadah cluster show' })
-  checkAddress(o.address)
-  await mkdir(config.data, { recursive: true, mode: 0o711 })
+  await refuseMember(config.data)
+  const address = checkAddress(o.address)
   const now_ms = Date.now()
   const store = await openOwn(config)
   try {
     // Of a try that was cut off.
-    await removeMember(etcdDir(config.data))
+    await removeMember(etcdDir(config.data), etcdUid(config))
     await dropUnfinished(config.data)
-    const [known] = await readHosts(store)
-    const host: HostRecord = known ?? {
-      schema: 1,
-      id: newId('host', randomBytes),
-      name: config.host_name ?? hostname(),
-      created_at: new Date(now_ms).toISOString(),
-    }
+    const host = await ownHost(store, config)
     const ports = portsFrom(o.port)
     const cluster = randomUUID()
-    const [hosts, etcd, moves] = await Promise.all(
-      ['hosts', 'etcd', 'moves'].map((purpose) => makeAuthority(purpose, now_ms)),
-    )
-    if (!hosts || !etcd || !moves) throw new TypeError('three authorities')
-    const certificates = await certify({ hosts, etcd }, { id: host.id, address: o.address }, now_ms)
+    const [hosts, etcd] = await Promise.all([makeAuthority('hosts', now_ms), makeAuthority('etcd', now_ms)])
+    const certificates = await certify({ hosts, etcd }, { id: host.id, address }, now_ms)
     await writeCertificates(config.data, certificates, etcdUid(config))
     const identity: Identity = {
       schema: 1,
       cluster,
       host: host.id,
       name: host.name,
-      address: o.address,
+      address,
       ports,
-      endpoints: [hostPort(o.address, ports.etcd_client)],
+      endpoints: [hostPort(address, ports.etcd_client)],
       member: {
         name: host.id,
-        initial_cluster: `${host.id}=https://${hostPort(o.address, ports.etcd_peer)}`,
+        initial_cluster: `${host.id}=https://${hostPort(address, ports.etcd_peer)}`,
         initial_state: 'new',
       },
     }
@@ -87,48 +76,87 @@ export async function initCluster(config: DaemonConfig, o: ClusterOptions): Prom
       await to.txn(
         [],
         [
-          put(hostKind, host.id, { ...host, ...boot, address: o.address, ports, member: true } satisfies HostRecord),
+          put(hostKind, host.id, { ...host, ...boot, address, ports, member: true } satisfies HostRecord),
           put(clusterKind, CLUSTER, {
             schema: 1,
             id: cluster,
             created_at: new Date(now_ms).toISOString(),
             level: LEVEL,
           }),
-          put(authoritiesKind, CLUSTER, { schema: 1, hosts, etcd, moves }),
+          put(authoritiesKind, CLUSTER, { schema: 1, hosts, etcd }),
         ],
         randomUUID(),
       )
     } finally {
       await to.close()
     }
-    await store.close()
+    // While nobody else can have the store: who opens it next looks again whose it is.
     await writeIdentity(config.data, identity)
-    const kept = await setAside(config.data)
-    return { cluster, host: host.id, address: o.address, records, ...(kept === undefined ? {} : { kept }) }
-  } catch (error) {
     await store.close()
-    if (!(await readIdentity(config.data))) await removeMember(etcdDir(config.data))
+    const kept = await setAside(config.data)
+    return { cluster, host: host.id, address, records, ...(kept === undefined ? {} : { kept }) }
+  } catch (error) {
+    if (!(await readIdentity(config.data))) await removeMember(etcdDir(config.data), etcdUid(config))
+    await store.close()
     if (error instanceof StoreError) throw new WadahError(storeFault(error), error)
     throw error
   }
 }
 
-/** The store of a host that is alone, while no daemon has it. @throws WadahError `wrong_state` when one does */
-export async function openOwn(config: DaemonConfig) {
-  return openSqliteStore({ file: join(config.data, 'store.db'), ...workerUrl() }).catch((error: unknown) => {
-    if (!(error instanceof StoreError)) throw error
-    if (error.kind === 'locked')
-      throw fail('wrong_state', 'A wadahd has the store open; this is done while none runs.', {
-        remedy: 'systemctl stop wadahd, or wadah down (VMs run on)',
-        cause: error,
-      })
-    throw new WadahError(storeFault(error), error)
-  })
+const OF_ONE = 'This host is of a cluster already.'
+
+/**
+ * The store of a host that is alone, while nobody else has it: no daemon, and no other `init` or `join`.
+ * @throws WadahError `wrong_state` when somebody does, or when the host is of a cluster by now
+ */
+export async function openOwn(config: DaemonConfig): Promise<SqliteStore> {
+  await mkdir(config.data, { recursive: true })
+  // Whatever the umask: the member of etcd, and VMs, look up their files in it.
+  await chmod(config.data, 0o711)
+  const store = await openSqliteStore({ file: join(config.data, 'store.db'), ...workerUrl() }).catch(
+    async (error: unknown) => {
+      // Who waited for it may find it put aside.
+      await refuseMember(config.data)
+      if (!(error instanceof StoreError)) throw error
+      if (error.kind === 'locked')
+        throw fail('wrong_state', 'A wadahd has the store open, or another init or join is under way.', {
+          remedy: 'systemctl stop wadahd, or wadah down (VMs run on)',
+          cause: error,
+        })
+      throw new WadahError(storeFault(error), error)
+    },
+  )
+  try {
+    await refuseMember(config.data)
+    return store
+  } catch (error) {
+    await store.close()
+    throw error
+  }
 }
 
-async function readHosts(store: Awaited<ReturnType<typeof openOwn>>): Promise<HostRecord[]> {
+/** @throws WadahError `wrong_state` when this host is of a cluster */
+export async function refuseMember(data: string): Promise<void> {
+  if (await readIdentity(data)) throw fail('wrong_state', OF_ONE, { remedy: 'wadah cluster show' })
+}
+
+/** This host's record. Written down before anybody hears of it: a try that was cut off is repeated by the same host. */
+export async function ownHost(
+  store: SqliteStore,
+  config: Pick<DaemonConfig, 'host_name'>,
+  now_ms = Date.now(),
+): Promise<HostRecord> {
   const page = await store.list(hostKind, { limit: 10 })
-  return page.type === 'page' ? page.items.map((r) => r.value) : []
+  const known = page.type === 'page' ? page.items[0]?.value : undefined
+  if (known) return known
+  const made: HostRecord = {
+    schema: 1,
+    id: newId('host', randomBytes),
+    name: config.host_name ?? hostname(),
+    created_at: new Date(now_ms).toISOString(),
+  }
+  await store.txn([absent(hostKind, made.id)], [put(hostKind, made.id, made)], randomUUID())
+  return made
 }
 
 /** The store of before is kept beside, under a name that no daemon opens. */
@@ -139,20 +167,4 @@ export async function setAside(data: string): Promise<string | undefined> {
   for (const end of ['-wal', '-shm', '']) if (existsSync(file + end)) await rename(file + end, kept + end)
   await syncDir(data)
   return kept
-}
-
-/** The others must reach it there: an address of this machine, and none that each has. */
-export function checkAddress(address: string): void {
-  const remedy = 'ip -brief address; then: --address ADDRESS'
-  if (isIP(address) === 0)
-    throw fail('invalid', `--address ${address}: an IP address of this host is wanted, which the others can reach.`, {
-      field: '/address',
-      remedy,
-    })
-  const own = Object.values(networkInterfaces()).flatMap((list) => (list ?? []).map((a) => a.address))
-  if (!own.includes(address))
-    throw fail('invalid', `${address} is no address of this host; it has ${own.join(', ')}.`, {
-      field: '/address',
-      remedy,
-    })
 }

@@ -2,41 +2,38 @@
  * `wadahd --cluster-join`: takes this host into a cluster while no daemon runs, its VMs with it. The token comes on stdin. Until
  * `cluster.json` is written the host is alone; what the cluster wrote for it by then, another try finds again.
  */
-import { randomBytes } from 'node:crypto'
-import { mkdir } from 'node:fs/promises'
 import https from 'node:https'
-import { hostname } from 'node:os'
-import { type Fault, fail, WadahError } from '@wadah/api/fault'
-import { newId } from '@wadah/api/ids'
+import type { IncomingMessage } from 'node:http'
+import { fail, WadahError } from '@wadah/api/fault'
 import { readToken } from '@wadah/cluster/members/service'
 import type { Raw } from '@wadah/cluster/members/settle'
 import { type HostPorts, type HostRecord, hostKind } from '@wadah/cluster/records'
 import { removeMember } from '@wadah/host/etcd/member'
 import { everything } from '@wadah/store/copy'
 import type { DaemonConfig } from '../config.ts'
-import { textOf } from '../peers/client.ts'
+import { peerFault, textOf } from '../peers/client.ts'
+import { AUTHORITY_PATH, JOIN_PATH, JOIN_SECRET_HEADER } from '../peers/listen.ts'
 import { VERSION } from '../version.ts'
+import { checkAddress } from './address.ts'
 import {
   type Certificates,
   dropUnfinished,
   etcdDir,
   type Identity,
-  readIdentity,
+  onlyCertificate,
   writeCertificates,
   writeIdentity,
 } from './identity.ts'
-import { checkAddress, type ClusterOptions, NOT_COPIED, openOwn, setAside } from './init.ts'
+import { type ClusterOptions, NOT_COPIED, openOwn, ownHost, refuseMember, setAside } from './init.ts'
 import { etcdUid, portsFrom } from './parts.ts'
 import { fingerprintOf } from './pki.ts'
 
-/** What a host sends that wants to join. */
+/** What a host sends that wants to join. The token's secret goes before it, in a header. */
 export type JoinRequest = {
   version: 1
-  secret: string
   host: HostRecord & { address: string; ports: HostPorts }
   wadah: string
   now_ms: number
-  boot?: string
   uids: { base: number; count: number }
   records: Raw[]
 }
@@ -47,38 +44,35 @@ export type JoinAnswer = {
   changes: string[]
 }
 export type Joined = { cluster: string; host: string; name: string; changes: string[]; kept?: string }
+type Token = { a: string[]; f: string; s: string }
 
 /** With all its VMs' records to settle. */
 const JOIN_MS = 300_000
+const LOOK_MS = 10_000
+const AUTHORITY_BYTES = 64 * 1024
+const ANSWER_BYTES = 4 * 1024 * 1024
+/** Another host may do what this one can't now: a store that it does not reach, say. */
+const NEXT = new Set<string>(['unreachable', 'unavailable', 'store_failed'])
 
 export async function joinCluster(
   config: DaemonConfig,
   o: ClusterOptions & { name?: string },
   tokenText: string,
 ): Promise<Joined> {
-  if (await readIdentity(config.data))
-    throw fail('wrong_state', 'This host is of a cluster already.', { remedy: 'wadah cluster show' })
+  await refuseMember(config.data)
   const token = readToken(tokenText)
-  checkAddress(o.address)
-  await mkdir(config.data, { recursive: true, mode: 0o711 })
+  const address = checkAddress(o.address)
   const store = await openOwn(config)
   try {
-    await removeMember(etcdDir(config.data))
+    await removeMember(etcdDir(config.data), etcdUid(config))
     await dropUnfinished(config.data)
+    const own = await ownHost(store, config)
     const records: Raw[] = []
     for await (const { kind, id, value } of everything(store))
-      if (!NOT_COPIED.has(kind)) records.push({ kind, id, value })
-    const known = records.find((r) => r.kind === hostKind.name)?.value as HostRecord | undefined
-    const own = known ?? {
-      schema: 1 as const,
-      id: newId('host', randomBytes),
-      name: config.host_name ?? hostname(),
-      created_at: new Date().toISOString(),
-    }
-    const host = { ...own, name: o.name ?? own.name, address: o.address, ports: portsFrom(o.port) }
+      if (!NOT_COPIED.has(kind) && kind !== hostKind.name) records.push({ kind, id, value })
+    const host = { ...own, name: o.name ?? own.name, address, ports: portsFrom(o.port) }
     const answer = await ask(token, {
       version: 1,
-      secret: token.s,
       host,
       wadah: VERSION,
       now_ms: Date.now(),
@@ -95,8 +89,9 @@ export async function joinCluster(
       ports: host.ports,
       endpoints: answer.endpoints,
     }
-    await store.close()
+    // While nobody else can have the store: who opens it next looks again whose it is.
     await writeIdentity(config.data, identity)
+    await store.close()
     const kept = await setAside(config.data)
     const { cluster, changes } = answer
     return { cluster, host: host.id, name: host.name, changes, ...(kept === undefined ? {} : { kept }) }
@@ -105,21 +100,21 @@ export async function joinCluster(
   }
 }
 
-/** The addresses in turn; the first that answers decides. */
-async function ask(token: { a: string[]; f: string }, request: JoinRequest): Promise<JoinAnswer> {
+/** The addresses in turn; the first that can decide does. */
+export async function ask(token: Token, request: JoinRequest): Promise<JoinAnswer> {
   const text = JSON.stringify(request)
   let last: unknown
   for (const address of token.a) {
     try {
-      return await post(address, token.f, text)
+      return await post(address, token, text)
     } catch (error) {
-      if (error instanceof WadahError && error.fault.code !== 'unreachable') throw error
+      if (!(error instanceof WadahError) || !NEXT.has(error.fault.code)) throw error
       last = error
     }
   }
   throw fail(
     'unreachable',
-    `None of the cluster's hosts answers (${token.a.join(', ')}): ${(last as Error | undefined)?.message ?? 'the token names none'}`,
+    `None of the cluster's hosts can take it in (${token.a.join(', ')}): ${(last as Error | undefined)?.message ?? 'the token names none'}`,
     {
       remedy: 'Is the network between the hosts open for TCP 7444 to 7446? Then try again; the token still holds.',
       cause: last,
@@ -128,53 +123,83 @@ async function ask(token: { a: string[]; f: string }, request: JoinRequest): Pro
 }
 
 /** Known by its authority's fingerprint, which the token carries: looked at before anything of ours is sent. */
-async function post(address: string, fingerprint: string, text: string): Promise<JoinAnswer> {
-  const authority = await call<{ authority: string }>(address, '/peer/v1/authority', undefined, {
-    rejectUnauthorized: false,
+async function post(address: string, token: Token, text: string): Promise<JoinAnswer> {
+  const { authority } = (await call(address, AUTHORITY_PATH, { rejectUnauthorized: false }, LOOK_MS)) as {
+    authority?: unknown
+  }
+  const foreign = fail('unauthenticated', `${address} is not of the cluster that the token is for.`, {
+    remedy: 'on a host of the cluster: wadah cluster token',
   })
-  if (typeof authority.authority !== 'string' || !isOf(authority.authority, fingerprint))
-    throw fail('unauthenticated', `${address} is not of the cluster that the token is for.`, {
-      remedy: 'on a host of the cluster: wadah cluster token',
-    })
-  return call<JoinAnswer>(address, '/peer/v1/join', text, {
-    ca: authority.authority,
+  const ca = pinned(authority, token.f)
+  if (ca === undefined) throw foreign
+  const tls: https.RequestOptions = {
+    ca,
     // Any of its hosts will do: their names are their ids, which the token does not carry.
     checkServerIdentity: () => undefined,
-  })
+  }
+  const answer = (await call(address, JOIN_PATH, tls, JOIN_MS, { secret: token.s, text })) as Partial<JoinAnswer>
+  const { certificates: c, cluster, endpoints, changes } = answer
+  if (pinned(c?.hosts_ca, token.f) === undefined) throw foreign
+  if (!c || typeof cluster !== 'string' || cluster === '' || !Array.isArray(endpoints) || endpoints.length === 0)
+    throw fail('internal', `${address} let this host in with an answer that this release does not understand.`, {
+      effect: 'unknown',
+    })
+  const certificates = { ...c, hosts_ca: ca, etcd_ca: onlyCertificate(c.etcd_ca) }
+  return { cluster, endpoints, changes: changes ?? [], certificates }
 }
 
-function isOf(authority: string, fingerprint: string): boolean {
+/** The one certificate that the token speaks of, and nothing else of what was sent: TLS would trust all of it. */
+export function pinned(sent: unknown, fingerprint: string): string | undefined {
+  if (typeof sent !== 'string') return undefined
   try {
-    return fingerprintOf(authority) === fingerprint
+    const only = onlyCertificate(sent)
+    return fingerprintOf(only) === fingerprint ? only : undefined
   } catch {
-    return false
+    return undefined
   }
 }
 
-function call<T>(address: string, path: string, text: string | undefined, tls: https.RequestOptions): Promise<T> {
-  return new Promise((resolve, reject) => {
+/** With `body` the secret goes first; what is large and ours only after the other side has said that it knows it. */
+async function call(
+  address: string,
+  path: string,
+  tls: https.RequestOptions,
+  timeout_ms: number,
+  body?: { secret: string; text: string },
+): Promise<unknown> {
+  const unreachable = (cause: unknown) =>
+    cause instanceof WadahError ? cause : fail('unreachable', `${address}: ${(cause as Error).message}`, { cause })
+  try {
     const request = https.request(new URL(`https://${address}${path}`), {
       ...tls,
-      method: text === undefined ? 'GET' : 'POST',
-      ...(text === undefined
-        ? {}
-        : { headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) } }),
+      method: body === undefined ? 'GET' : 'POST',
+      headers:
+        body === undefined
+          ? {}
+          : {
+              'content-type': 'application/json',
+              'content-length': Buffer.byteLength(body.text),
+              [JOIN_SECRET_HEADER]: body.secret,
+              expect: '100-continue',
+            },
       minVersion: 'TLSv1.3',
       agent: false,
-      timeout: text === undefined ? 10_000 : JOIN_MS,
+      signal: AbortSignal.timeout(timeout_ms),
     })
-    request.once('timeout', () => request.destroy(new Error('it did not answer in time')))
-    request.once('error', (cause) => reject(fail('unreachable', `${address}: ${cause.message}`, { cause })))
-    request.once('response', (response) => {
-      textOf(response, 64 * 1024 * 1024).then(
-        (body) => {
-          const said = JSON.parse(body) as T | Fault
-          if (response.statusCode === 200) resolve(said as T)
-          else reject(new WadahError(said as Fault))
-        },
-        (cause: Error) => reject(fail('unreachable', `${address}: ${cause.message}`, { cause })),
-      )
+    const response = await new Promise<IncomingMessage>((resolve, reject) => {
+      // Also what breaks while the answer is read: nobody listens otherwise.
+      request.on('error', reject)
+      request.once('response', resolve)
+      if (body === undefined) return void request.end()
+      request.once('continue', () => request.end(body.text))
+      request.flushHeaders()
     })
-    request.end(text)
-  })
+    const text = await textOf(response, body === undefined ? AUTHORITY_BYTES : ANSWER_BYTES)
+    // Of one that was refused nothing of ours was sent; the connection must not wait for it.
+    if (!request.writableEnded) request.destroy()
+    if (response.statusCode !== 200) throw peerFault(text)
+    return JSON.parse(text) as unknown
+  } catch (error) {
+    throw unreachable(error)
+  }
 }

@@ -62,7 +62,7 @@ export function memberPlan(config: DaemonConfig, identity: Identity): MemberPlan
 /** Every member has it in its certificate beside its own. */
 const MEMBER_NAME = 'etcd.wadah.internal'
 
-function storeTls(c: Certificates): Tls {
+export function storeTls(c: Certificates): Tls {
   return {
     server_name: MEMBER_NAME,
     ca: Buffer.from(c.etcd_ca),

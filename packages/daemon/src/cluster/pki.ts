@@ -1,6 +1,6 @@
 /**
- * The cluster's own certificates. Three authorities, because etcd and QEMU take whatever their authority signed: one for hosts, one
- * for etcd, one for moves of VMs. ECDSA P-256 throughout (RFC 5280, RFC 5480).
+ * The cluster's own certificates. Two authorities, because etcd takes whatever its authority signed: one for hosts, one for etcd. A
+ * move of a VM makes one of its own. ECDSA P-256 throughout (RFC 5280, RFC 5480).
  */
 // The X.509 library's injection of dependencies wants this first.
 import 'reflect-metadata'

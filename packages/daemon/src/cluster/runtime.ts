@@ -5,11 +5,18 @@ import { hostPort } from '@wadah/api/host-port'
 import type { Cluster as ClusterView } from '@wadah/api/schema/cluster'
 import type { Cluster } from '@wadah/cluster/cluster'
 import { type Deps, commit } from '@wadah/cluster/context'
-import { aliveKind, type AuthoritiesRecord, authoritiesKind, CLUSTER } from '@wadah/cluster/members/records'
-import type { Membership } from '@wadah/cluster/members/service'
+import {
+  aliveKind,
+  type AuthoritiesRecord,
+  authoritiesKind,
+  CLUSTER,
+  clusterKind,
+  joinTokenKind,
+} from '@wadah/cluster/members/records'
+import { checkJoinSecret, type Membership } from '@wadah/cluster/members/service'
 import { nextMember } from '@wadah/cluster/members/voters'
 import { type HostRecord, hostKind } from '@wadah/cluster/records'
-import { ensureMember, superviseMember } from '@wadah/host/etcd/member'
+import { ensureMember, removeMember, superviseMember } from '@wadah/host/etcd/member'
 import { systemClock } from '@wadah/store/clock'
 import { copyStore } from '@wadah/store/copy'
 import { EtcdAdmin, type EtcdMember } from '@wadah/store/etcd/admin'
@@ -26,8 +33,16 @@ import { streamLink } from '@wadah/cluster/migration/link'
 import { type PeerHandlers, PeerServer } from '../peers/listen.ts'
 import { VERSION } from '../version.ts'
 import { workerUrl } from '../worker-url.ts'
-import { type Certificates, type Identity, readCertificates, writeCertificates, writeIdentity } from './identity.ts'
-import { certify, etcdUid, memberPlan, namesOf, openStore } from './parts.ts'
+import {
+  type Certificates,
+  dropUnfinished,
+  etcdDir,
+  type Identity,
+  readCertificates,
+  writeCertificates,
+  writeIdentity,
+} from './identity.ts'
+import { certify, etcdUid, memberPlan, namesOf, openStore, storeTls } from './parts.ts'
 import { fingerprintOf, nearsItsEnd } from './pki.ts'
 
 /** After a whole site lost its power the others may take long to come back. */
@@ -84,6 +99,15 @@ export class ClusterRuntime {
     void superviseMember(plan, log, ending.signal)
     const { endpoints } = identity
     const store = await openStore({ endpoints, certificates, data: config.data, timeout_ms: STORE_MS }, log)
+    if (await isRemoved(store, identity)) {
+      ending.abort()
+      await store.close()
+      await leaveCluster(config)
+      throw fail('wrong_state', `${identity.name} was taken out of the cluster while it was down.`, {
+        remedy: 'start wadahd again: this host is alone then, and may join anew (wadah cluster join)',
+        effect: 'partial',
+      })
+    }
     now.runtime = new ClusterRuntime({ config, identity, certificates, store, ending, log })
     return now.runtime
   }
@@ -120,13 +144,18 @@ export class ClusterRuntime {
   }
 
   /** Once everything is there: lets the others in, and begins with the chores. */
-  async serve(cluster: Cluster, built: Built, more: Pick<PeerHandlers, 'asked' | 'opened'>): Promise<void> {
+  async serve(
+    cluster: Cluster,
+    built: Built,
+    more: Pick<PeerHandlers, 'asked' | 'opened'> & { removed: () => void },
+  ): Promise<void> {
     const { deps } = cluster
-    this.#deps = deps
     const handlers: PeerHandlers = {
-      join: (body) =>
+      checkSecret: (secret) => checkJoinSecret(deps.view.list(joinTokenKind), secret, deps.clock.now_ms()),
+      join: (secret, body) =>
         admitHost(
           { deps, version: VERSION, authorities: () => this.#authorities(), endpoints: () => [...this.#endpoints()] },
+          secret,
           body,
         ),
       asked: more.asked,
@@ -138,7 +167,15 @@ export class ClusterRuntime {
     this.#server = new PeerServer(this.#certificates, handlers)
     await this.#server.listen(this.#identity.address, this.#identity.ports.peer)
     deps.view.subscribe((changes) => {
-      if (changes.some((c) => c.kind === hostKind.name)) this.#follow()
+      if (!changes.some((c) => c.kind === hostKind.name)) return
+      this.#server?.dropRemoved()
+      this.#follow()
+      if (deps.view.get(hostKind, deps.hostId)) return
+      // The view may be late; the store itself is not.
+      isRemoved(this.store, this.#identity).then(
+        (removed) => removed && more.removed(),
+        (error: unknown) => this.#log(`whether this host is of the cluster: ${(error as Error).message}`),
+      )
     })
     this.#follow()
     void this.#repeat(CHORES_MS, 'chores', () => this.#chores())
@@ -219,16 +256,17 @@ export class ClusterRuntime {
   /** As many members as the number of hosts calls for; one after the other. */
   async #appoint(deps: Deps): Promise<void> {
     const hosts = deps.view.list(hostKind)
-    const members = await this.#admin.members()
-    const settled = members.every((m) => !m.learner && m.name !== '')
-    const pending = hosts.some((h) => h.value.member && !members.some((m) => m.name === h.id))
-    if (!settled || pending) return
     const next = nextMember(
       hosts.map((h) => h.value),
       (id) => deps.view.get(aliveKind, id) !== undefined,
     )
     const rec = next && deps.view.get(hostKind, next.id)
+    // The records say that there are enough: etcd need not be asked.
     if (!rec) return
+    const members = await this.#admin.members()
+    const settled = members.every((m) => !m.learner && m.name !== '')
+    const pending = hosts.some((h) => h.value.member && !members.some((m) => m.name === h.id))
+    if (!settled || pending) return
     await commit(deps, [unchanged(rec)], [put(hostKind, rec.id, { ...rec.value, member: true })])
     this.#log(`${rec.value.name} is to keep a copy of the store`)
   }
@@ -284,7 +322,7 @@ export class ClusterRuntime {
     return rec.value
   }
 
-  /** Its own certificates, before they end. etcd reads its files at each handshake; peers get the new ones from the next on. */
+  /** Its own certificates, before they end. etcd reads its files at each handshake; all else gets the new ones from the next on. */
   async #renew(): Promise<void> {
     const { host, address } = this.#identity
     const names = namesOf({ id: host, address })
@@ -299,8 +337,21 @@ export class ClusterRuntime {
     await writeCertificates(this.#config.data, next, etcdUid(this.#config))
     this.#certificates = next
     this.#server?.renew(next)
+    this.store.client.setTls(storeTls(next))
     this.#log('the certificates of this host were renewed')
   }
+}
+
+/** Whether the store of this very cluster knows this host no more. */
+async function isRemoved(store: EtcdStore, identity: Pick<Identity, 'cluster' | 'host'>): Promise<boolean> {
+  const [cluster, host] = [await store.get(clusterKind, CLUSTER), await store.get(hostKind, identity.host)]
+  return cluster?.value.id === identity.cluster && !host
+}
+
+/** Takes back what made it one of a cluster, the keys to the others and to the store before all. Its VMs were taken away before. */
+export async function leaveCluster(config: DaemonConfig): Promise<void> {
+  await removeMember(etcdDir(config.data), etcdUid(config))
+  await dropUnfinished(config.data)
 }
 
 const isAt = (m: EtcdMember, host: HostRecord) =>

@@ -1,8 +1,8 @@
 /** From this host to another: mutual TLS, and the other one must be who the records say it is. */
 import https, { type RequestOptions } from 'node:https'
-import type { IncomingMessage } from 'node:http'
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { fail, WadahError, type Fault } from '@wadah/api/fault'
+import { FAULTS, fail, fault, type Fault, type FaultCode, WadahError } from '@wadah/api/fault'
 import type { HostRecord } from '@wadah/cluster/records'
 import type { Certificates } from '../cluster/identity.ts'
 
@@ -10,11 +10,14 @@ const CONNECT_MS = 5_000
 const ANSWER_MS = 30_000
 const ANSWER_BYTES = 8 * 1024 * 1024
 
+/** With the answer to an Upgrade: how many bytes come. */
+export const LENGTH_HEADER = 'wadah-length'
+
 export class PeerClient {
   readonly #certificates: () => Certificates
   readonly #host: (id: string) => HostRecord | undefined
-  #agent: https.Agent | undefined
-  #made: string | undefined
+  /** It keeps connections apart by the certificates they were made with; those of before a renewal run out. */
+  readonly #agent = new https.Agent({ keepAlive: true, maxSockets: 64, timeout: 60_000 })
 
   constructor(o: { certificates: () => Certificates; host: (id: string) => HostRecord | undefined }) {
     this.#certificates = o.certificates
@@ -29,11 +32,6 @@ export class PeerClient {
         remedy: 'wadah host list',
       })
     const { host: pair, hosts_ca } = this.#certificates()
-    if (this.#made !== pair.cert) {
-      this.#agent?.destroy()
-      this.#agent = new https.Agent({ keepAlive: true, maxSockets: 64, timeout: 60_000 })
-      this.#made = pair.cert
-    }
     return {
       host: record.address,
       port: record.ports.peer,
@@ -43,7 +41,7 @@ export class PeerClient {
       cert: pair.cert,
       key: pair.key,
       minVersion: 'TLSv1.3',
-      agent: this.#agent as https.Agent,
+      agent: this.#agent,
     }
   }
 
@@ -59,25 +57,50 @@ export class PeerClient {
     o: { timeout_ms?: number; signal?: AbortSignal } = {},
   ): Promise<T> {
     const text = JSON.stringify(body)
-    const answer = await new Promise<IncomingMessage>((resolve, reject) => {
-      const request = https.request({
-        ...this.options(host),
-        method: 'POST',
-        path,
-        headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) },
-        signal: AbortSignal.any([AbortSignal.timeout(o.timeout_ms ?? ANSWER_MS), ...(o.signal ? [o.signal] : [])]),
+    try {
+      const answer = await new Promise<IncomingMessage>((resolve, reject) => {
+        const request = https.request({
+          ...this.options(host),
+          method: 'POST',
+          path,
+          headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) },
+          signal: AbortSignal.any([AbortSignal.timeout(o.timeout_ms ?? ANSWER_MS), ...(o.signal ? [o.signal] : [])]),
+        })
+        request.once('response', resolve)
+        request.on('error', reject)
+        request.end(text)
       })
-      request.once('response', resolve)
-      request.once('error', (cause) => reject(this.unreachable(host, cause)))
-      request.end(text)
-    })
-    const said = JSON.parse(await textOf(answer)) as unknown
-    if ((answer.statusCode ?? 500) >= 300) throw new WadahError(said as Fault)
-    return said as T
+      const said = await textOf(answer)
+      if ((answer.statusCode ?? 500) >= 300) throw peerFault(said)
+      return JSON.parse(said) as T
+    } catch (error) {
+      throw this.unreachable(host, error)
+    }
   }
 
   /** A raw stream both ways, after HTTP's Upgrade. @throws WadahError what it answered, or `unavailable` */
-  open(host: string, path: string, signal: AbortSignal): Promise<Duplex> {
+  async open(host: string, path: string, signal: AbortSignal): Promise<Duplex> {
+    return (await this.#open(host, path, signal)).socket
+  }
+
+  /**
+   * A stream of a length that the other side says first. Reading it ends with a fault when less comes, or more.
+   * @throws WadahError what it answered, or `unavailable`
+   */
+  async receive(host: string, path: string, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
+    const { socket, headers } = await this.#open(host, path, signal)
+    const said = headers[LENGTH_HEADER]
+    const bytes = typeof said === 'string' && /^\d{1,15}$/.test(said) ? Number(said) : undefined
+    if (bytes === undefined) {
+      socket.destroy()
+      throw fail('unavailable', `The host ${this.nameOf(host)} did not say how much it sends.`, {
+        remedy: 'upgrade the older host',
+      })
+    }
+    return exactly(socket, bytes, this.nameOf(host))
+  }
+
+  #open(host: string, path: string, signal: AbortSignal): Promise<{ socket: Duplex; headers: IncomingHttpHeaders }> {
     return new Promise((resolve, reject) => {
       const request = https.request({
         ...this.options(host),
@@ -89,18 +112,18 @@ export class PeerClient {
         timeout: CONNECT_MS,
       })
       request.once('timeout', () => request.destroy(new Error('it did not answer in time')))
-      request.once('upgrade', (_response, socket, head) => {
+      request.once('upgrade', (response, socket, head) => {
         socket.setTimeout(0)
         if (head.length > 0) socket.unshift(head)
-        resolve(socket)
+        resolve({ socket, headers: response.headers })
       })
       request.once('response', (response) => {
         textOf(response).then(
-          (text) => reject(new WadahError(JSON.parse(text) as Fault)),
+          (text) => reject(peerFault(text)),
           (cause: unknown) => reject(this.unreachable(host, cause)),
         )
       })
-      request.once('error', (cause) => reject(this.unreachable(host, cause)))
+      request.on('error', (cause) => reject(this.unreachable(host, cause)))
       request.end()
     })
   }
@@ -116,7 +139,7 @@ export class PeerClient {
   }
 
   close(): void {
-    this.#agent?.destroy()
+    this.#agent.destroy()
   }
 }
 
@@ -130,4 +153,45 @@ export async function textOf(stream: AsyncIterable<unknown>, most = ANSWER_BYTES
     parts.push(chunk)
   }
   return Buffer.concat(parts).toString('utf8')
+}
+
+/** What another host refused with; only what a fault is made of is taken over, whatever it sent. */
+export function peerFault(text: string): WadahError {
+  try {
+    const f = JSON.parse(text) as Partial<Fault> | null
+    const given = (v: unknown) => (typeof v === 'string' ? v : undefined)
+    if (f && typeof f.detail === 'string' && Object.hasOwn(FAULTS, String(f.code))) {
+      const effect = (['none', 'partial', 'unknown'] as const).find((e) => e === f.effect) ?? 'unknown'
+      const retryable = f.retryable === true
+      const more = { field: given(f.field), remedy: given(f.remedy), effect, retryable }
+      return new WadahError(fault(f.code as FaultCode, f.detail, more))
+    }
+  } catch {
+    // Said below.
+  }
+  return fail('unavailable', 'The other host gave an answer that this release does not understand.', {
+    effect: 'unknown',
+  })
+}
+
+async function* exactly(socket: Duplex, bytes: number, from: string): AsyncGenerator<Uint8Array> {
+  const wrong = (count: string) =>
+    fail('unavailable', `The host ${from} announced ${bytes} bytes and sent ${count}.`, { retryable: true })
+  let count = 0
+  try {
+    for await (const part of socket as AsyncIterable<Uint8Array>) {
+      count += part.length
+      if (count > bytes) throw wrong('more')
+      yield part
+    }
+  } catch (cause) {
+    if (cause instanceof WadahError) throw cause
+    throw fail('unavailable', `The stream from the host ${from} broke: ${(cause as Error).message}.`, {
+      retryable: true,
+      cause,
+    })
+  } finally {
+    socket.destroy()
+  }
+  if (count < bytes) throw wrong(`${count}`)
 }

@@ -3,6 +3,7 @@ import https from 'node:https'
 import type { IncomingMessage } from 'node:http'
 import type { Endpoint } from '@wadah/api/endpoint'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { BODY_LIMIT_BYTES, LOOKING } from '../http/limits.ts'
 import { limited } from '../http/streams.ts'
 import { passSubject, SUBJECT_HEADER } from '../http/passed.ts'
 import { overPeer } from '../http/types.ts'
@@ -30,13 +31,14 @@ const NOT_BACK = new Set([
   'cache-control',
   'set-cookie',
 ])
-const LOOKING = new Set(['GET', 'HEAD'])
-const BODY_LIMIT_BYTES = 1024 * 1024
 
 export type Where = (endpoint: Endpoint, request: FastifyRequest) => string | undefined | Promise<string | undefined>
 
-export function passOnTo(peers: PeerClient, own: string, where: Where) {
-  return async (endpoint: Endpoint, request: FastifyRequest, reply: FastifyReply): Promise<boolean> => {
+/** False: this host carries it out itself. */
+export type PassOn = (endpoint: Endpoint, request: FastifyRequest, reply: FastifyReply) => Promise<boolean>
+
+export function passOnTo(peers: PeerClient, own: string, where: Where): PassOn {
+  return async (endpoint, request, reply) => {
     // Passed on once already: two hosts that disagree must not send it to and fro.
     if (overPeer.has(request.raw.socket)) return false
     const host = await where(endpoint, request)
@@ -84,7 +86,7 @@ function send(
     if (!upload) return void out.end(body)
     const pump = async () => {
       for await (const part of limited(request.raw, endpoint.body_limit_bytes ?? BODY_LIMIT_BYTES))
-        if (!out.write(part)) await new Promise((go) => out.once('drain', go))
+        if (!out.write(part)) await new Promise<void>((go) => out.once('drain', go).once('close', go))
       out.end()
     }
     pump().catch((error: unknown) => {

@@ -1,20 +1,27 @@
 /** The other end of a join: the token is looked at, what collides is settled, then the host and its VMs are written. */
 import { fail } from '@wadah/api/fault'
 import { type Deps, commit } from '@wadah/cluster/context'
-import { aliveKind, type AuthoritiesRecord, CLUSTER, clusterKind, joinTokenKind } from '@wadah/cluster/members/records'
+import {
+  aliveKind,
+  type AuthoritiesRecord,
+  CLUSTER,
+  clusterKind,
+  factsKind,
+  joinTokenKind,
+} from '@wadah/cluster/members/records'
 import { checkJoinToken } from '@wadah/cluster/members/service'
-import { type Raw, settle } from '@wadah/cluster/members/settle'
+import { copies, type Raw, settle } from '@wadah/cluster/members/settle'
 import { type HostRecord, hostKind, indexKind, type IndexRecord } from '@wadah/cluster/records'
 import { uidsFrom } from '@wadah/cluster/vms/allocate'
-import { everything } from '@wadah/store/copy'
+import { batches, everything } from '@wadah/store/copy'
 import { absent, del, put, unchanged, type Write } from '@wadah/store/store'
+import { canonical, unreachableFor } from '../cluster/address.ts'
 import type { JoinAnswer, JoinRequest } from '../cluster/join.ts'
 import { certify } from '../cluster/parts.ts'
 import { joinable } from './versions.ts'
 
 /** A clock that is further off makes certificates and leases wrong. */
 const CLOCK_MS = 30_000
-const WRITES_MOST = 100
 
 export type Joining = {
   deps: Deps
@@ -25,13 +32,14 @@ export type Joining = {
 
 export async function admitHost(
   { deps, version, authorities, endpoints }: Joining,
+  secret: string,
   body: unknown,
 ): Promise<JoinAnswer> {
   const request = readRequest(body)
   const { view, clock } = deps
   const { host } = request
   const now_ms = clock.now_ms()
-  const token = checkJoinToken(view.list(joinTokenKind), request.secret, host.id, now_ms)
+  const token = checkJoinToken(view.list(joinTokenKind), secret, host.id, now_ms)
   const wrong = joinable(version, request.wadah)
   if (wrong !== undefined)
     throw fail('wrong_state', `${host.name} has wadahd ${request.wadah}, the cluster ${version}: ${wrong}.`, {
@@ -57,12 +65,13 @@ export async function admitHost(
       },
     )
   const there = view.list(hostKind).find((h) => h.id === host.id)
-  if (there && view.get(aliveKind, host.id))
+  // One that was cut off while it joined has never said what it has. Whoever did is a host, be it up or down: a token is for a new one.
+  if (there && (view.get(aliveKind, host.id) || view.get(factsKind, host.id)))
     throw fail(
       'in_use',
-      `The host ${host.name} (${host.id}) is in the cluster and up: this one has a copy of its id.`,
+      `The host ${there.value.name} (${host.id}) is in the cluster: this one has a copy of its id.`,
       {
-        remedy: 'one data folder belongs to one host: move /var/lib/wadah of the copy away, then join again',
+        remedy: `one data folder belongs to one host: move that of the copy away, then join again; or, if that host is no more: wadah cluster remove ${there.value.name}`,
       },
     )
   const neighbour = view
@@ -85,8 +94,9 @@ export async function admitHost(
     ...request.uids,
     from: uidsFrom(host.id, request.uids.count),
   })
-  if (settled.refused.length > 0) {
-    const lines = settled.refused.map((r) => `- ${r.what}\n    ${r.remedy}`)
+  const refused = [...copies(host.id, request.records, all), ...settled.refused]
+  if (refused.length > 0) {
+    const lines = refused.map((r) => `- ${r.what}\n    ${r.remedy}`)
     throw fail('conflict', `${host.name} can't join as it is; nothing was changed:\n${lines.join('\n')}`, {
       remedy: 'change these on the host that joins, then try again; the token still holds',
     })
@@ -94,16 +104,18 @@ export async function admitHost(
   // From here on the token is this host's; the same host may come with it again.
   await commit(deps, [unchanged(token)], [put(joinTokenKind, token.id, { ...token.value, used_by: host.id })])
   const fresh = settled.index.filter((r) => !view.get(indexKind, r.id))
-  for (const part of chunks(fresh))
+  for (const part of batches(fresh.map(write)))
     await commit(
       deps,
-      part.map((r) => absent(indexKind, r.id)),
-      part.map(write),
+      part.map((w) => absent(indexKind, w.id)),
+      part,
     )
-  for (const part of chunks(settled.records)) await commit(deps, [], part.map(write))
+  for (const part of batches(settled.records.map(write))) await commit(deps, [], part)
   const cluster = view.get(clusterKind, CLUSTER)?.value
-  const record: HostRecord = { ...host, ...(there?.value.member ? { member: true } : {}) }
-  if (host.boot) record.boot = { ...host.boot, store: deps.store.id }
+  // What a host is in the cluster the cluster says: it brings its name, where it is, and the boot its VMs were started with.
+  const { id, name, created_at, address, ports } = host
+  const record: HostRecord = { schema: 1, id, name, created_at, address, ports }
+  if (host.boot) record.boot = { id: host.boot.id, store: deps.store.id }
   await commit(deps, [], [put(hostKind, host.id, record)])
   deps.log(`the host ${host.name} (${host.address}) has joined; ${settled.records.length} records came with it`)
   return {
@@ -127,10 +139,6 @@ export async function endToken(deps: Deps, host: string): Promise<void> {
 
 const write = (r: Raw): Write => put({ name: r.kind }, r.id, r.value)
 
-function* chunks<T>(all: readonly T[]): Generator<T[]> {
-  for (let i = 0; i < all.length; i += WRITES_MOST) yield all.slice(i, i + WRITES_MOST)
-}
-
 function readRequest(body: unknown): JoinRequest {
   const r = body as Partial<JoinRequest> | null
   const text = (v: unknown, most: number) => typeof v === 'string' && v.length > 0 && v.length <= most
@@ -138,7 +146,6 @@ function readRequest(body: unknown): JoinRequest {
   const h = r?.host
   const ok =
     r?.version === 1 &&
-    text(r.secret, 200) &&
     text(r.wadah, 60) &&
     typeof r.now_ms === 'number' &&
     Number.isInteger(r.uids?.base) &&
@@ -149,12 +156,17 @@ function readRequest(body: unknown): JoinRequest {
     /^host-[a-z2-7]{10}$/.test(String(h.id)) &&
     text(h.name, 253) &&
     /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/i.test(h.name) &&
+    // It stands in its certificates: a name in its place would make it another host.
     text(h.address, 45) &&
+    canonical(h.address) === h.address &&
+    unreachableFor(h.address) === undefined &&
+    text(h.created_at, 40) &&
+    (h.boot === undefined || text(h.boot?.id, 100)) &&
     port(h.ports?.peer) &&
     port(h.ports?.etcd_client) &&
     port(h.ports?.etcd_peer) &&
     Array.isArray(r.records) &&
-    r.records.every((x) => text(x?.kind, 60) && text(x?.id, 400) && typeof x.value === 'object')
+    r.records.every((x) => text(x?.kind, 60) && text(x?.id, 400) && typeof x.value === 'object' && x.value !== null)
   if (!ok) throw fail('malformed', 'This is no request to join that this release understands.')
   return r as JoinRequest
 }

@@ -1,5 +1,5 @@
 /** Streams between hosts: the console of a VM that runs elsewhere, the files of an image that lies elsewhere. */
-import { createReadStream } from 'node:fs'
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { fail } from '@wadah/api/fault'
@@ -10,13 +10,15 @@ import { streamLink } from '@wadah/cluster/migration/link'
 import type { Arrivals } from '@wadah/cluster/migration/target'
 import { imageKind, placementKind } from '@wadah/cluster/records'
 import type { VmService } from '@wadah/cluster/services'
+import { openRegular } from '@wadah/host/system/files'
 import type { ConsoleStream, ConsoleTarget } from '@wadah/ports/machine'
-import type { PeerClient } from './client.ts'
-import { type PeerHandlers, UPGRADED } from './listen.ts'
+import { LENGTH_HEADER, type PeerClient } from './client.ts'
+import { type PeerHandlers, upgraded } from './listen.ts'
 
 export const MOVE_PATH = '/peer/v1/move'
 const OPEN_MS = 10_000
 const IMAGE_MS = 600_000
+const SILENT_MS = 60_000
 const FILES = ['kernel', 'initrd', 'iso'] as const
 type File = (typeof FILES)[number]
 
@@ -24,14 +26,14 @@ type File = (typeof FILES)[number]
 export function openedHere(deps: Deps, vms: Pick<VmService, 'console'>, arrivals: Arrivals): PeerHandlers['opened'] {
   return {
     [MOVE_PATH]: async (_query, _host, socket) => {
-      socket.write(UPGRADED)
+      socket.write(upgraded())
       await arrivals.handle(streamLink(socket))
     },
     '/peer/v1/console': async (query, _host, socket) => {
       const [vm, kind, port] = [query.get('vm') ?? '', query.get('kind'), Number(query.get('port') ?? 0)]
       if (!isId(vm) || (kind !== 'serial' && kind !== 'vnc')) throw fail('malformed', 'This is no console.')
       const stream = await vms.console(vm, { kind, ...(kind === 'serial' ? { port } : {}) })
-      socket.write(UPGRADED)
+      socket.write(upgraded())
       socket.once('close', () => stream.close())
       const toGuest = async () => {
         for await (const part of socket as AsyncIterable<Uint8Array>) await stream.write(part)
@@ -47,8 +49,14 @@ export function openedHere(deps: Deps, vms: Pick<VmService, 'console'>, arrivals
       if (!isId(image) || !FILES.includes(file)) throw fail('malformed', 'This is no file of an image.')
       const path = (await deps.machine.images.files(image))[file]
       if (path === undefined) throw fail('not_found', `The ${file} of the image ${image} is not here.`)
-      socket.write(UPGRADED)
-      await pipeline(createReadStream(path), socket)
+      await using handle = await openRegular(path)
+      const { size } = await handle.stat()
+      // Who stops reading does not keep the file open for ever.
+      ;(socket as Socket).setTimeout(SILENT_MS, () => socket.destroy())
+      socket.write(upgraded({ [LENGTH_HEADER]: String(size) }))
+      if (size === 0) return void socket.end()
+      // No more than was announced: the file may be longer by now.
+      await pipeline(handle.createReadStream({ end: size - 1, autoClose: false }), socket)
     },
   }
 }
@@ -83,8 +91,8 @@ export function imageFetcher(deps: Deps, peers: PeerClient): NonNullable<Deps['h
     const signal = AbortSignal.timeout(IMAGE_MS)
     for (const file of wanted) {
       if (has[file] !== undefined) continue
-      const socket = await peers.open(host, `/peer/v1/image?${new URLSearchParams({ image, file }).toString()}`, signal)
-      await deps.machine.images.putFile(image, file, socket as AsyncIterable<Uint8Array>, signal)
+      const path = `/peer/v1/image?${new URLSearchParams({ image, file }).toString()}`
+      await deps.machine.images.putFile(image, file, await peers.receive(host, path, signal), signal)
       deps.log(`the ${file} of the image ${record.name} came from ${peers.nameOf(host)}`)
     }
   }

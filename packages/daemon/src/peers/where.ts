@@ -3,7 +3,7 @@ import type { VmCreate } from '@wadah/api/schema/vm'
 import type { Cluster } from '@wadah/cluster/cluster'
 import { hostFor } from '@wadah/cluster/members/scheduling'
 import { hostNamed, whereIs } from '@wadah/cluster/members/where'
-import type { Where } from './forward.ts'
+import type { PassOn, Where } from './forward.ts'
 
 /** @throws WadahError `not_found` for a host that is not there */
 export function whereOf({ view, deps }: Pick<Cluster, 'view' | 'deps'>, project = 'default'): Where {
@@ -23,5 +23,13 @@ export function whereOf({ view, deps }: Pick<Cluster, 'view' | 'deps'>, project 
       })
     const params = (request.params ?? {}) as Record<string, string | undefined>
     return whereIs(view, project, { id: endpoint.id, params, query, body: request.body })
+  }
+}
+
+/** A host that is alone carries out everything; but what is asked of another, it does not do in its place. */
+export function onlyHere(where: Where): PassOn {
+  return async (endpoint, request) => {
+    await where(endpoint, request)
+    return false
   }
 }

@@ -3,8 +3,8 @@
  * names a folder that is only ours.
  */
 import { spawn } from 'node:child_process'
-import { chmod, chown, mkdir, open, readdir, rm } from 'node:fs/promises'
-import { join } from 'node:path'
+import { chmod, lchown, lstat, mkdir, open, readdir, rm } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fail } from '@wadah/api/fault'
 import { hostPort } from '@wadah/api/host-port'
@@ -32,6 +32,10 @@ export type MemberPlan = {
   force_new_cluster?: boolean
 }
 
+/** In the folder `tls`: its key with its certificate, and whom it trusts. */
+export const MEMBER_PAIR = 'etcd-member.pem'
+export const MEMBER_TRUSTS = 'etcd-ca.crt'
+
 const ENDS_MS = 10_000
 
 /** Pure: the command line. Election and heartbeat are for hosts of one site on old disks (https://etcd.io/docs/v3.4/tuning/). */
@@ -43,10 +47,10 @@ export function memberArguments(p: MemberPlan): string[] {
     ...['--listen-peer-urls', own(p.peer_port), '--initial-advertise-peer-urls', own(p.peer_port)],
     ...['--initial-cluster', p.initial_cluster, '--initial-cluster-state', p.initial_state],
     ...['--initial-cluster-token', p.token],
-    ...['--cert-file', join(p.tls, 'etcd-member.crt'), '--key-file', join(p.tls, 'etcd-member.key')],
-    ...['--trusted-ca-file', join(p.tls, 'etcd-ca.crt'), '--client-cert-auth'],
-    ...['--peer-cert-file', join(p.tls, 'etcd-member.crt'), '--peer-key-file', join(p.tls, 'etcd-member.key')],
-    ...['--peer-trusted-ca-file', join(p.tls, 'etcd-ca.crt'), '--peer-client-cert-auth'],
+    ...['--cert-file', join(p.tls, MEMBER_PAIR), '--key-file', join(p.tls, MEMBER_PAIR)],
+    ...['--trusted-ca-file', join(p.tls, MEMBER_TRUSTS), '--client-cert-auth'],
+    ...['--peer-cert-file', join(p.tls, MEMBER_PAIR), '--peer-key-file', join(p.tls, MEMBER_PAIR)],
+    ...['--peer-trusted-ca-file', join(p.tls, MEMBER_TRUSTS), '--peer-client-cert-auth'],
     ...['--quota-backend-bytes', String(p.quota_bytes), '--heartbeat-interval', '200', '--election-timeout', '2000'],
     // What is asked for without TLS is answered to everybody: nothing is.
     ...['--enable-v2=false', '--logger', 'zap', '--log-level', 'warn', '--log-outputs', 'stderr'],
@@ -54,27 +58,30 @@ export function memberArguments(p: MemberPlan): string[] {
   ]
 }
 
-/** The member of this folder, when it runs. */
-export async function findMember(directory: string): Promise<Process | undefined> {
+/**
+ * The member of this folder, when it runs. `uid`: its user (null: the daemon's own); what another user started under the same words is
+ * not it, and gets no signal.
+ */
+export async function findMember(directory: string, uid: number | null): Promise<Process | undefined> {
   const data = join(directory, 'data')
-  const [found] = await processes(
-    (argv) => argv[argv.indexOf('--data-dir') + 1] === data && (argv[0] ?? '').endsWith('etcd'),
-  )
-  return found
+  const found = await processes((argv) => {
+    const at = argv.indexOf('--data-dir')
+    return at > 0 && argv[at + 1] === data && basename(argv[0] ?? '') === 'etcd'
+  })
+  const user = uid ?? process.geteuid?.() ?? 0
+  return found.find((p) => p.uid === user)
 }
 
 /** Makes it run; one that runs already is left alone. @throws WadahError `host_lacks`, `tool_failed` */
 export async function ensureMember(p: MemberPlan, signal: AbortSignal): Promise<{ pid: number; started: boolean }> {
-  const there = await findMember(p.directory)
+  const there = await findMember(p.directory, p.uid)
   if (there) return { pid: there.pid, started: false }
   signal.throwIfAborted()
   const data = join(p.directory, 'data')
   await mkdir(data, { recursive: true, mode: 0o700 })
   if (p.uid !== null) {
     await chmod(p.directory, 0o711)
-    for (const path of await tree(data)) await chown(path, p.uid, p.uid)
-    for (const file of ['etcd-member.key', 'etcd-member.crt', 'etcd-ca.crt'])
-      await chown(join(p.tls, file), p.uid, p.uid)
+    await giveTo(p.uid, data)
   }
   await using log = await open(join(p.directory, 'etcd.log'), 'a', 0o600)
   const child = spawn('etcd', memberArguments(p), {
@@ -99,8 +106,8 @@ export async function ensureMember(p: MemberPlan, signal: AbortSignal): Promise<
 }
 
 /** Ends it in order; one that does not go is killed: what it acknowledged is on its disk. */
-export async function stopMember(directory: string): Promise<void> {
-  const there = await findMember(directory)
+export async function stopMember(directory: string, uid: number | null): Promise<void> {
+  const there = await findMember(directory, uid)
   if (!there) return
   signalProcess(there, 'SIGTERM')
   if (await waitGone(there, ENDS_MS)) return
@@ -110,8 +117,8 @@ export async function stopMember(directory: string): Promise<void> {
 }
 
 /** Ends it and removes what it kept. */
-export async function removeMember(directory: string): Promise<void> {
-  await stopMember(directory)
+export async function removeMember(directory: string, uid: number | null): Promise<void> {
+  await stopMember(directory, uid)
   await rm(join(directory, 'data'), { recursive: true, force: true })
 }
 
@@ -150,7 +157,14 @@ export async function superviseMember(
   }
 }
 
-async function tree(path: string): Promise<string[]> {
-  const entries = await readdir(path, { recursive: true })
-  return [path, ...entries.map((name) => join(path, name))]
+/** All that lies in the folder, without following a link; the folder itself last, so that what was cut off is done again. */
+async function giveTo(uid: number, folder: string): Promise<void> {
+  const { uid: owner } = await lstat(folder)
+  if (owner === uid) return
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name)
+    if (entry.isDirectory()) await giveTo(uid, path)
+    else await lchown(path, uid, uid)
+  }
+  await lchown(folder, uid, uid)
 }
