@@ -158,10 +158,15 @@ export function imageLayers(image: Pick<ImageRecord, 'volume' | 'more_volumes' |
 
 export type NetworkRecord = Named &
   Pick<Network, 'kind' | 'subnet' | 'gateway' | 'bridge' | 'nic' | 'vlan' | 'domain' | 'host_access'> & {
-    state: 'up' | 'down'
+    /** Of release 0.1.0, and read no more: what each host says of it is `NetworkDownRecord`. */
+    state?: 'up' | 'down'
     reason?: string
   }
 export const networkKind: Kind<NetworkRecord> = { name: 'network' }
+
+/** `<network>/<host>`: there as long as the network is down on that host, which alone writes it. */
+export type NetworkDownRecord = { schema: 1; network: string; host: string; reason?: string }
+export const networkDownKind: Kind<NetworkDownRecord> = { name: 'network/down' }
 
 /** Rules name other groups by their ids. */
 export type FirewallGroupRecord = Named & { description: string; rules: FirewallRule[] }
@@ -212,6 +217,8 @@ export function resourceOf(
     case 'vm/placement':
     case 'vm/status':
       return 'vm'
+    case 'network/down':
+      return 'network'
     case 'pool':
     case 'volume':
     case 'image':

@@ -3,15 +3,15 @@ import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { toFault } from '@wadah/api/fault'
+import { fail, toFault } from '@wadah/api/fault'
 import { openCluster } from '@wadah/cluster/cluster'
-import { recordStates } from '@wadah/cluster/networks/service'
+import { recordStates } from '@wadah/cluster/networks/states'
 import { caughtUp } from '@wadah/cluster/context'
 import { systemCaller } from '@wadah/cluster/host/children'
 import { MIGRATE_PATH } from '@wadah/cluster/host/drain'
 import { answerFacts, FACTS_PATH } from '@wadah/cluster/storage/pool-facts'
 import { answerPool, POOL_PATH } from '@wadah/cluster/storage/shared'
-import { resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
+import { networkDownKind, resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
 import type { JobRecord } from '@wadah/cluster/jobs/record'
 import { HostMachine } from '@wadah/host/engine/machine'
 import { createImages } from '@wadah/host/images/images'
@@ -27,12 +27,12 @@ import type { Change, Store } from '@wadah/store/store'
 import { readIdentity } from './cluster/identity.ts'
 import { initCluster } from './cluster/init.ts'
 import { joinCluster } from './cluster/join.ts'
-import { ClusterRuntime } from './cluster/runtime.ts'
+import { ClusterRuntime, leaveCluster } from './cluster/runtime.ts'
 import { cpuFacts } from '@wadah/host/engine/facts'
 import { passOnTo } from './peers/forward.ts'
 import { textOf } from './peers/client.ts'
 import { consoles, openedHere } from './peers/streams.ts'
-import { whereOf } from './peers/where.ts'
+import { onlyHere, whereOf } from './peers/where.ts'
 import type { MapEvent } from './http/events.ts'
 import { startServer } from './http/listen.ts'
 import { createLog } from './http/log.ts'
@@ -49,6 +49,9 @@ const mapEvent =
   (change: Change) => {
     const resource = resourceOf(change.kind) ?? (change.kind === 'access/token' ? 'token' : undefined)
     if (resource === undefined) return undefined
+    // Of a network it says how it fares on a host, there or not.
+    if (change.kind === networkDownKind.name)
+      return { resource, resource_id: change.id.split('/', 1)[0] as string, change: 'put' }
     const gone = change.type === 'delete'
     // A VM is gone when its spec is; its other records go with it.
     if (gone && change.kind !== 'vm/spec' && resource === 'vm') return undefined
@@ -84,6 +87,9 @@ async function main(config: DaemonConfig): Promise<void> {
   const identity = await readIdentity(config.data)
   const runtime = identity && (await ClusterRuntime.open(config, identity, line))
   const single = runtime ? undefined : await openSqliteStore({ file: join(config.data, 'store.db'), ...workerUrl() })
+  // It may have become one of a cluster while the store was waited for.
+  if (single && (await readIdentity(config.data)))
+    throw fail('wrong_state', 'This host has just become one of a cluster.', { remedy: 'start wadahd again' })
   const store = (runtime?.store ?? single) as Store
   await dropOldCopies(config.data)
   // The machine looks after its networks from the start; their records are there once the cluster is.
@@ -165,7 +171,7 @@ async function main(config: DaemonConfig): Promise<void> {
           passOn: passOnTo(runtime.peers, identity.host, whereOf(cluster)),
           consoles: consoles(cluster.deps, runtime.peers, cluster.services.vms),
         }
-      : {}),
+      : { passOn: onlyHere(whereOf(cluster)) }),
     listen: {
       host: config.listen.host,
       port: config.listen.port,
@@ -173,6 +179,27 @@ async function main(config: DaemonConfig): Promise<void> {
       socket: { path: config.socket, group: 'wadah' },
     },
   })
+  const pidFile = join(dirname(config.socket), 'wadahd.pid')
+  let ending = false
+  const end = (why: string, last: () => Promise<void> = async () => undefined) => {
+    if (ending) return
+    ending = true
+    log.info({ why }, 'ending; VMs run on')
+    void (async () => {
+      await server.stop()
+      await runtime?.stop()
+      await cluster.stop()
+      networks.close()
+      await machine.close()
+      await store.close()
+      await last()
+      await rm(pidFile, { force: true })
+      process.exit(0)
+    })().catch((err: unknown) => {
+      log.error({ err }, 'the end was not clean')
+      process.exit(1)
+    })
+  }
   if (runtime) {
     await runtime.serve(cluster, server, {
       asked: {
@@ -186,35 +213,16 @@ async function main(config: DaemonConfig): Promise<void> {
         },
       },
       opened: openedHere(cluster.deps, cluster.services.vms, cluster.arrivals),
+      removed: () => end('this host was taken out of the cluster', () => leaveCluster(config)),
     })
   }
   await announce(config, cluster.view, server)
   // Last of all: who finds this file finds the others too.
-  const pidFile = join(dirname(config.socket), 'wadahd.pid')
   await writeFile(pidFile, `${process.pid} ${await startTicks()}\n`, { mode: 0o644 })
   log.info({ url: server.url, fingerprint: server.certificate.fingerprint, socket: config.socket }, 'wadahd listens')
   // Node has no datagram sockets of the UNIX kind, so systemd's own program says it (sd_notify(3)).
   if (config.notify) await notifyReady().catch((err: unknown) => log.error({ err }, 'systemd was not told'))
 
-  let ending = false
-  const end = (signal: string) => {
-    if (ending) return
-    ending = true
-    log.info({ signal }, 'ending; VMs run on')
-    void (async () => {
-      await server.stop()
-      await runtime?.stop()
-      await cluster.stop()
-      networks.close()
-      await machine.close()
-      await store.close()
-      await rm(pidFile, { force: true })
-      process.exit(0)
-    })().catch((err: unknown) => {
-      log.error({ err }, 'the end was not clean')
-      process.exit(1)
-    })
-  }
   process.on('SIGTERM', () => end('SIGTERM'))
   process.on('SIGINT', () => end('SIGINT'))
 }

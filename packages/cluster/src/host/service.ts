@@ -7,6 +7,7 @@ import type { JobEngine } from '../jobs/engine.ts'
 import { human } from '@wadah/api/admit'
 import { toFault } from '@wadah/api/fault'
 import { isLive, networkKind, placementKind, poolKind, statusKind, vmKind } from '../records.ts'
+import { downOn } from '../networks/states.ts'
 import { poolDefinition } from '../resolve.ts'
 import { viewHostDevices } from '../vms/hostdevs.ts'
 import { stopAllGuests } from './power.ts'
@@ -84,10 +85,11 @@ export class HostView implements HostService {
       }
     }
     for (const { value: n } of view.list(networkKind)) {
-      if (n.state === 'down')
+      const down = downOn(view, n.id, hostId)
+      if (down)
         attention.push({
           about: `network ${n.name}`,
-          detail: n.reason ?? 'it is down',
+          detail: down.reason ?? 'it is down',
           remedy: `wadah network show ${n.name}`,
         })
     }

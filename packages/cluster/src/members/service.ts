@@ -25,6 +25,7 @@ import {
   volumeKind,
 } from '../records.ts'
 import type { Caller, ClusterService } from '../services.ts'
+import { forgetStates } from '../networks/states.ts'
 import { forgetFacts } from './alive.ts'
 import { aliveKind, CLUSTER, clusterKind, factsKind, type JoinTokenRecord, joinTokenKind, LEVEL } from './records.ts'
 
@@ -175,6 +176,7 @@ export class Clusters implements ClusterService {
       [
         del(hostKind, rec.id),
         ...forgetFacts(rec.id),
+        ...forgetStates(view, { host: rec.id }),
         ...pools.flatMap((p) => [
           del(poolKind, p.id),
           del(indexKind, indexKeys.name('pool', p.value.project, p.value.name)),

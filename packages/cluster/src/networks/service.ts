@@ -2,11 +2,11 @@
 import { fail } from '@wadah/api/fault'
 import { newId } from '@wadah/api/ids'
 import type { Network, NetworkCreate } from '@wadah/api/schema/network'
-import type { NetworkState } from '@wadah/ports/networks'
 import { type Rec, absent, del, put, unchanged } from '@wadah/store/store'
 import { type Deps, checkGeneration, commit, find, indexConflict, made, page } from '../context.ts'
 import { type NetworkRecord, indexKeys, indexKind, networkKind, vmKind } from '../records.ts'
 import { Pending } from '../pending.ts'
+import { downOn, forgetStates, recordStates, stateOf } from './states.ts'
 import { attachments, networkDefinition } from '../resolve.ts'
 import type { Caller, IfGeneration, ListQuery, NetworkService, PageOf } from '../services.ts'
 import { toAddress, toNumber } from '../vms/allocate.ts'
@@ -32,9 +32,10 @@ export class NetworkStore implements NetworkService {
   }
 
   #view(rec: Rec<NetworkRecord>): Network {
-    const { schema: _, ...n } = rec.value
+    const { schema: _, state: _state, reason: _reason, ...n } = rec.value
     return {
       ...n,
+      ...stateOf(this.#deps.view, n.id),
       generation: rec.version,
       reservations: this.#deps.view
         .list(vmKind)
@@ -65,9 +66,10 @@ export class NetworkStore implements NetworkService {
     })
     await deps.syncNetworks()
     const network = await made(() => this.get(caller, record.id))
-    if (network.state === 'down') {
+    const down = downOn(deps.view, record.id, deps.hostId)
+    if (down) {
       await this.delete(caller, record.id, undefined)
-      const [reason = '', remedy = 'wadah host show'] = (network.reason ?? 'no reason given').split(' Remedy: ')
+      const [reason = '', remedy = 'wadah host show'] = (down.reason ?? 'no reason given').split(' Remedy: ')
       throw fail('host_lacks', `The network could not be brought up: ${reason.replace(/\.$/, '')}.`, { remedy })
     }
     return network
@@ -93,7 +95,15 @@ export class NetworkStore implements NetworkService {
     await commit(deps, [unchanged(rec)], [put(networkKind, rec.id, rec.value)])
     refuse()
     const { project, name } = rec.value
-    await commit(deps, [], [del(networkKind, rec.id), del(indexKind, indexKeys.name('network', project, name))])
+    await commit(
+      deps,
+      [],
+      [
+        del(networkKind, rec.id),
+        del(indexKind, indexKeys.name('network', project, name)),
+        ...forgetStates(deps.view, { network: rec.id }),
+      ],
+    )
     await deps.syncNetworks()
   }
 }
@@ -107,7 +117,6 @@ export async function newNetwork(deps: Deps, project: string, body: NetworkCreat
     name: body.name,
     project,
     created_at: new Date(deps.clock.now_ms()).toISOString(),
-    state: 'up' as const,
   }
   for (const field of FOREIGN[body.kind]) {
     if (body[field] !== undefined && body[field] !== false)
@@ -230,23 +239,9 @@ function overlap(a: string, b: string): boolean {
   return a0 <= b1 && b0 <= a1
 }
 
-/** What the machine says of its networks goes into their records. */
-export async function recordStates(deps: Omit<Deps, 'syncNetworks'>, states: readonly NetworkState[]): Promise<void> {
-  for (const { id, state, reason } of states) {
-    const rec = deps.view.get(networkKind, id)
-    if (!rec || (rec.value.state === state && rec.value.reason === reason)) continue
-    const { reason: _reason, ...rest } = rec.value
-    await commit(
-      deps,
-      [unchanged(rec)],
-      [put(networkKind, id, { ...rest, state, ...(reason === undefined ? {} : { reason }) })],
-    )
-  }
-}
-
 /**
  * Calls of the returned function are merged: while one apply runs, all further ones wait for one more. What the machine says of each
- * network goes into its record.
+ * network is written down.
  */
 export function networkSync(deps: Omit<Deps, 'syncNetworks'>): () => Promise<void> {
   let running: Promise<void> | undefined
