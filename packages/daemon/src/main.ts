@@ -206,7 +206,9 @@ async function main(config: DaemonConfig): Promise<void> {
         [POOL_PATH]: (body) => answerPool(cluster.deps, body),
         [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
         [MIGRATE_PATH]: async (body) => {
-          const { vm, to, key } = body as { vm: string; to: string; key: string }
+          const { vm, to, key } = (body ?? {}) as Record<string, unknown>
+          if (typeof vm !== 'string' || typeof to !== 'string' || typeof key !== 'string')
+            throw fail('malformed', 'This is no request to move a VM.')
           // It may have been changed a moment ago by the host that asks.
           await caughtUp(cluster.deps)
           return { job: (await cluster.services.vms.migrate(systemCaller(key), vm, { to })).id }

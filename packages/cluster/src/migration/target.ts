@@ -28,6 +28,8 @@ export type MoveInPorts = {
   ): Promise<Pick<ArrivalRequest, 'request' | 'listen' | 'tls' | 'mirrors'>>
   /** The placement is this host's from now on: `{host, epoch}`, hand-over gone. Done twice is done once. Tried until it works. */
   commitMoved(job: string, offer: Pick<MoveOffer, 'vm' | 'epoch'>, signal: AbortSignal): Promise<void>
+  /** Whether this host carries out the job of the move: no other may begin it here, or take it up again. */
+  isBy(job: string, host: string): Promise<boolean>
   /** What was made beside QEMU (empty volumes) goes again. */
   undone?(job: string, vm: string): Promise<void>
   progress?(vm: string, p: MoveProgress): void
@@ -289,8 +291,8 @@ export class Arrivals {
     return this.#moves.get(job)
   }
 
-  /** A stream that another daemon opened for a move. Resolves when there is no more to be done on it. */
-  async handle(link: MessageLink): Promise<void> {
+  /** A stream that another daemon opened for a move; `from`: its host, as proved. Resolves when there is no more to be done on it. */
+  async handle(link: MessageLink, from: string): Promise<void> {
     const talk = new Talk(link, this.#ports.migration.wall_ms)
     let first: Of<'offer'> | Of<'resume'>
     try {
@@ -302,6 +304,15 @@ export class Arrivals {
     if (version !== MOVE_PROTOCOL) {
       const why = `Moves are spoken in version ${MOVE_PROTOCOL} here, and in version ${version} there.`
       talk.send({ type: 'refuse', job, fault: toFault(fail('host_lacks', why, { remedy: 'upgrade the older host' })) })
+      return talk.close()
+    }
+    const why = await this.#ports.isBy(job, from).then(
+      (is) => (is ? undefined : fail('not_owner', 'This move is carried out by another host than the one that asks.')),
+      (error: unknown) => error,
+    )
+    if (why !== undefined) {
+      // To a source that comes back nothing is said that it could take for the target's word: it tries again.
+      if (first.type === 'offer') talk.send({ type: 'refuse', job, fault: toFault(why) })
       return talk.close()
     }
     if (first.type === 'resume') return this.#resume(talk, first)

@@ -1,9 +1,10 @@
 /** A VM that comes from another host: whether it may, with what, and when it is this host's. */
 import { fail } from '@wadah/api/fault'
 import type { MoveOffer } from '@wadah/ports/migration'
-import { put, unchanged } from '@wadah/store/store'
+import { put, type Rec, unchanged } from '@wadah/store/store'
 import { againOnConflict, caughtUp, commit, type Deps } from '../context.ts'
 import type { MoveInPorts } from '../migration/target.ts'
+import { jobKind, type JobRecord } from '../jobs/record.ts'
 import { hostKind, placementKind, vmKind } from '../records.ts'
 import { launchRequest } from '../resolve.ts'
 import { filesReady } from './jobs.ts'
@@ -35,6 +36,12 @@ export function arrivals(deps: Deps): MoveInPorts {
         listen: host.address,
         tls: offer.facts.tls !== undefined,
       }
+    },
+
+    isBy: async (job, host) => {
+      const by = (rec: Rec<JobRecord> | undefined) => rec?.value.executor.host === host
+      // What is seen already needs no store, which may be out of reach just when a source comes back.
+      return by(deps.view.get(jobKind, job)) || by(await deps.store.get(jobKind, job))
     },
 
     commitMoved: async (job, { vm, epoch }) => {

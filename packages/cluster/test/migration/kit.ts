@@ -149,6 +149,7 @@ export class World {
           this.check('prepare')
           return { request: { vm: VM } as LaunchRequest, listen: '127.0.0.1', tls: true }
         },
+        isBy: async (_job, host) => host === 'host-source',
         commitMoved: async (_job, { epoch }) => {
           this.check('commit')
           this.placement = { host: 'b', epoch, sealed: false }
@@ -159,13 +160,13 @@ export class World {
     )
   }
   ports(stream: Wire, over: Partial<MoveOutPorts> = {}): MoveOutPorts {
-    void this.arrivals.handle(stream.b)
+    void this.arrivals.handle(stream.b, 'host-source')
     return {
       migration: this.a,
       link: stream.a,
       relink: async () => {
         const again = wire()
-        void this.arrivals.handle(again.b)
+        void this.arrivals.handle(again.b, 'host-source')
         return again.a
       },
       seal: async () => {

@@ -163,3 +163,33 @@ describe('a source that was started anew', () => {
     expect([JOB, VM]).toHaveLength(2)
   })
 })
+
+describe('a host that does not carry out the move', () => {
+  const heard = async (stream: ReturnType<typeof wire>) => {
+    const types: string[] = []
+    stream.a.listen((m) => types.push(m.type))
+    await stream.a.closed
+    return types
+  }
+  test('can not begin it: no QEMU is made for what it would send', async () => {
+    const w = new World()
+    const stream = wire()
+    const types = heard(stream)
+    const over = w.arrivals.handle(stream.b, 'host-of-somebody')
+    stream.a.send({ type: 'offer', version: 1, job: JOB, offer: { vm: VM, epoch: 2 } } as MoveMessage)
+    await over
+    expect(await types).toEqual(['refuse'])
+    expect(w).toMatchObject({ target: 'none', calls: [] })
+  })
+  test('can not take it up again, nor end its stream; it hears nothing that could pass for the word of the target', async () => {
+    const w = new World()
+    w.target = 'waiting'
+    const stream = wire()
+    const types = heard(stream)
+    const over = w.arrivals.handle(stream.b, 'host-of-somebody')
+    stream.a.send({ type: 'resume', version: 1, job: JOB, vm: VM })
+    await over
+    expect(await types).toEqual([])
+    expect(w.target).toBe('waiting')
+  })
+})

@@ -25,9 +25,9 @@ type File = (typeof FILES)[number]
 /** What other hosts may open here. */
 export function openedHere(deps: Deps, vms: Pick<VmService, 'console'>, arrivals: Arrivals): PeerHandlers['opened'] {
   return {
-    [MOVE_PATH]: async (_query, _host, socket) => {
+    [MOVE_PATH]: async (_query, host, socket) => {
       socket.write(upgraded())
-      await arrivals.handle(streamLink(socket))
+      await arrivals.handle(streamLink(socket), host)
     },
     '/peer/v1/console': async (query, _host, socket) => {
       const [vm, kind, port] = [query.get('vm') ?? '', query.get('kind'), Number(query.get('port') ?? 0)]

@@ -119,7 +119,7 @@ describe('a move that breaks', () => {
     await expect(move(kit, m.request, a, b, order, { ...m, ports: { at }, arrivals })).rejects.toThrow('injected')
     await until('it to run over there', async () => (await b.observe(m.vm)).state === 'running')
     const again = wire()
-    void arrivals.handle(again.b)
+    void arrivals.handle(again.b, 'host-source')
     const limits = { max_stall_ms: 5_000 }
     const whole = { ...order, vm: m.vm, name: 'tiny', from: '', epoch: 2, mode: 'precopy' as const, limits, tls: true }
     const ended = await resumeMoveOut(

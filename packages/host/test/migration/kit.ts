@@ -131,6 +131,7 @@ export async function pairKit() {
             listen: '127.0.0.1',
             tls,
           }),
+          isBy: async (_job, host) => host === 'host-source',
           commitMoved: async (_job, { epoch }) => {
             Object.assign(placement, { host: to, epoch, sealed: false })
             placement.log.push('moved')
@@ -191,7 +192,7 @@ export async function move(
   const epoch = placement.epoch + 1
   const stop = new AbortController()
   const arrivals = means.arrivals ?? (await kit.arrivals(request, to, placement, stop.signal, order.tls))
-  void arrivals.handle(stream.b)
+  void arrivals.handle(stream.b, 'host-source')
   const job = order.job ?? newId('job', randomBytes)
   try {
     const report = await moveOut(
@@ -212,7 +213,7 @@ export async function move(
         link: stream.a,
         relink: async () => {
           const again = wire()
-          void arrivals.handle(again.b)
+          void arrivals.handle(again.b, 'host-source')
           return again.a
         },
         seal: async () => {
