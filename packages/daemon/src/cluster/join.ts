@@ -46,6 +46,8 @@ export type JoinAnswer = {
 export type Joined = { cluster: string; host: string; name: string; changes: string[]; kept?: string }
 type Token = { a: string[]; f: string; s: string }
 
+/** RFC 1123: labels of letters, digits and hyphens. */
+export const HOST_NAME = /^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/i
 /** With all its VMs' records to settle. */
 const JOIN_MS = 300_000
 const LOOK_MS = 10_000
@@ -70,7 +72,13 @@ export async function joinCluster(
     const records: Raw[] = []
     for await (const { kind, id, value } of everything(store))
       if (!NOT_COPIED.has(kind) && kind !== hostKind.name) records.push({ kind, id, value })
-    const host = { ...own, name: o.name ?? own.name, address, ports: portsFrom(o.port) }
+    const name = o.name ?? own.name
+    if (!HOST_NAME.test(name))
+      throw fail('invalid', `"${name}", as this host is called, is no name for a host of a cluster.`, {
+        field: '/name',
+        remedy: 'wadah cluster join --name NAME …',
+      })
+    const host = { ...own, name, address, ports: portsFrom(o.port) }
     const answer = await ask(token, {
       version: 1,
       host,

@@ -22,6 +22,8 @@ const NOT_PASSED = new Set([
   'te',
   'transfer-encoding',
   'upgrade',
+  // Who asks this host says, never a client.
+  SUBJECT_HEADER,
 ])
 const NOT_BACK = new Set([
   'connection',

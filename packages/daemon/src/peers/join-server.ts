@@ -16,7 +16,7 @@ import { uidsFrom } from '@wadah/cluster/vms/allocate'
 import { batches, everything } from '@wadah/store/copy'
 import { absent, del, put, unchanged, type Write } from '@wadah/store/store'
 import { canonical, unreachableFor } from '../cluster/address.ts'
-import type { JoinAnswer, JoinRequest } from '../cluster/join.ts'
+import { HOST_NAME, type JoinAnswer, type JoinRequest } from '../cluster/join.ts'
 import { certify } from '../cluster/parts.ts'
 import { joinable } from './versions.ts'
 
@@ -155,7 +155,7 @@ function readRequest(body: unknown): JoinRequest {
     h !== undefined &&
     /^host-[a-z2-7]{10}$/.test(String(h.id)) &&
     text(h.name, 253) &&
-    /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/i.test(h.name) &&
+    HOST_NAME.test(h.name) &&
     // It stands in its certificates: a name in its place would make it another host.
     text(h.address, 45) &&
     canonical(h.address) === h.address &&

@@ -81,6 +81,8 @@ test.runIf(address)(
     expect(first).toHaveLength(1)
     expect(await joinCluster(config, o, text).catch(code)).toBe('unreachable')
     expect(await hosts()).toEqual(first)
+    const named = await joinCluster(config, { ...o, name: 'my_host' }, text).catch((e: { fault: object }) => e.fault)
+    expect(named).toMatchObject({ code: 'invalid', field: '/name', remedy: expect.stringContaining('--name') })
   },
 )
 

@@ -1,7 +1,7 @@
 /** Hosts that talk to each other, and those that are none and try. */
 import https from 'node:https'
 import { once } from 'node:events'
-import type { Duplex } from 'node:stream'
+import { type Duplex, PassThrough, type Readable } from 'node:stream'
 import tls from 'node:tls'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fail } from '@wadah/api/fault'
@@ -9,6 +9,8 @@ import type { HostRecord } from '@wadah/cluster/records'
 import { beforeAll, expect, onTestFinished, test } from 'vitest'
 import type { Certificates } from '../../src/cluster/identity.ts'
 import { LENGTH_HEADER, PeerClient, peerFault } from '../../src/peers/client.ts'
+import { passSubject } from '../../src/http/passed.ts'
+import { passOnTo } from '../../src/peers/forward.ts'
 import { type PeerHandlers, PeerServer, upgraded } from '../../src/peers/listen.ts'
 import { A, type Authorities, authorities, B, certificatesOf, freePort } from '../cluster/kit.ts'
 
@@ -258,4 +260,28 @@ test('of what another host refuses with only a fault is taken over', () => {
   })
   for (const text of ['', 'null', '{}', '{"code":"toString","detail":"x"}', '<html>'])
     expect(peerFault(text).fault).toMatchObject({ code: 'unavailable' })
+})
+
+test('who asks is said by the host that passes a request on, never by its client', async () => {
+  const seen: (string | undefined)[] = []
+  const { port } = await serve({
+    api: (request, response) => {
+      seen.push(request.headers['wadah-subject'] as string | undefined)
+      response.end('{}')
+    },
+  })
+  const pass = passOnTo(
+    client(() => b, port),
+    B,
+    () => A,
+  )
+  const root = passSubject({ kind: 'socket', id: 'root', name: 'root', scope: 'full' })
+  const reader = { kind: 'token' as const, id: 'token-aaaaaaaaaa', name: 'looks', scope: 'read' as const }
+  for (const identity of [undefined, { subject: reader }]) {
+    const raw = { socket: {} }
+    const request = { raw, identity, headers: { 'wadah-subject': root }, method: 'GET', url: '/v1/vms' }
+    const reply = { raw: new PassThrough(), code: () => reply, header: () => reply, send: (s: Readable) => s.resume() }
+    expect(await pass({ id: 'vms.list' } as never, request as never, reply as never)).toBe(true)
+  }
+  expect(seen).toEqual([undefined, passSubject(reader)])
 })
