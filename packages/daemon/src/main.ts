@@ -27,7 +27,7 @@ import type { Change, Store } from '@wadah/store/store'
 import { readIdentity } from './cluster/identity.ts'
 import { initCluster } from './cluster/init.ts'
 import { joinCluster } from './cluster/join.ts'
-import { ClusterRuntime, leaveCluster } from './cluster/runtime.ts'
+import { ClusterRuntime } from './cluster/runtime.ts'
 import { cpuFacts } from '@wadah/host/engine/facts'
 import { passOnTo } from './peers/forward.ts'
 import { textOf } from './peers/client.ts'
@@ -215,7 +215,7 @@ async function main(config: DaemonConfig): Promise<void> {
         },
       },
       opened: openedHere(cluster.deps, cluster.services.vms, cluster.arrivals),
-      removed: () => end('this host was taken out of the cluster', () => leaveCluster(config)),
+      removed: () => end('this host was taken out of the cluster', () => runtime.leave()),
     })
   }
   await announce(config, cluster.view, server)

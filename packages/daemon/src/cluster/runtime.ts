@@ -64,6 +64,9 @@ export class ClusterRuntime {
   #certificates: Certificates
   #deps: Deps | undefined
   #server: PeerServer | undefined
+  /** What goes on beside until it ends. */
+  readonly #work: Promise<void>[] = []
+  #keeping: Promise<void> = Promise.resolve()
 
   private constructor(o: {
     config: DaemonConfig
@@ -96,12 +99,13 @@ export class ClusterRuntime {
     const plan = () => memberPlan(config, now.runtime?.identity ?? identity)
     const first = plan()
     if (first) await ensureMember(first, ending.signal)
-    void superviseMember(plan, log, ending.signal)
+    const supervised = superviseMember(plan, log, ending.signal)
     const { endpoints } = identity
     const store = await openStore({ endpoints, certificates, data: config.data, timeout_ms: STORE_MS }, log)
     if (await isRemoved(store, identity)) {
       ending.abort()
       await store.close()
+      await supervised
       await leaveCluster(config)
       throw fail('wrong_state', `${identity.name} was taken out of the cluster while it was down.`, {
         remedy: 'start wadahd again: this host is alone then, and may join anew (wadah cluster join)',
@@ -109,6 +113,7 @@ export class ClusterRuntime {
       })
     }
     now.runtime = new ClusterRuntime({ config, identity, certificates, store, ending, log })
+    now.runtime.#work.push(supervised)
     return now.runtime
   }
 
@@ -170,22 +175,25 @@ export class ClusterRuntime {
       if (!changes.some((c) => c.kind === hostKind.name)) return
       this.#server?.dropRemoved()
       this.#follow()
-      if (deps.view.get(hostKind, deps.hostId)) return
-      // The view may be late; the store itself is not.
-      isRemoved(this.store, this.#identity).then(
-        (removed) => removed && more.removed(),
-        (error: unknown) => this.#log(`whether this host is of the cluster: ${(error as Error).message}`),
-      )
     })
     this.#follow()
-    void this.#repeat(CHORES_MS, 'chores', () => this.#chores())
-    void this.#repeat(RENEWAL_MS, 'certificates', () => this.#renew())
+    this.#work.push(
+      this.#repeat(CHORES_MS, 'chores', () => this.#chores(more.removed)),
+      this.#repeat(RENEWAL_MS, 'certificates', () => this.#renew()),
+    )
   }
 
   async stop(): Promise<void> {
     this.#ending.abort()
     await this.#server?.close()
     this.peers.close()
+  }
+
+  /** After `stop`, when this host was taken out: nothing of its own writes meanwhile what is taken away. */
+  async leave(): Promise<void> {
+    await Promise.all(this.#work)
+    await this.#keeping.catch(() => undefined)
+    await leaveCluster(this.#config)
   }
 
   /** Addresses of etcd's members, from the records of their hosts. */
@@ -211,7 +219,9 @@ export class ClusterRuntime {
 
   async #keep(identity: Identity): Promise<void> {
     this.#identity = identity
-    await writeIdentity(this.#config.data, identity)
+    // One after the other: the last one stands.
+    this.#keeping = this.#keeping.catch(() => undefined).then(() => writeIdentity(this.#config.data, identity))
+    await this.#keeping
   }
 
   async #repeat(pause_ms: number, what: string, work: () => Promise<void>): Promise<void> {
@@ -228,11 +238,16 @@ export class ClusterRuntime {
 
   #lastUpkeep_ms = 0
 
-  async #chores(): Promise<void> {
+  async #chores(removed: () => void): Promise<void> {
     const deps = this.#deps as Deps
     const { view, hostId } = deps
     const own = view.get(hostKind, hostId)
-    if (own?.value.member && !this.#identity.member) await this.#becomeMember()
+    if (!own) {
+      // The view may be late; the store itself is not.
+      if (await isRemoved(this.store, this.#identity)) removed()
+      return
+    }
+    if (own.value.member && !this.#identity.member) await this.#becomeMember()
     await endToken(deps, hostId)
     // What one of them does for all: the first of those that are there. Two at once do no harm, only work twice.
     const first = view

@@ -44,7 +44,7 @@ const STRANGERS = 64
 export class PeerServer {
   readonly #server: https.Server
   readonly #handlers: PeerHandlers
-  /** With the host at the other end, undefined for a stranger. */
+  /** With the host that the other end's certificate names; undefined where it has shown none of ours. */
   readonly #sockets = new Map<TLSSocket, string | undefined>()
   readonly #sources = new Sources(PER_SOURCE)
   readonly #strangers = new Sources(STRANGERS_PER_SOURCE)
@@ -139,23 +139,20 @@ export class PeerServer {
   }
 
   #entered(socket: TLSSocket): void {
-    const host = this.#peer(socket)
-    if (host === undefined) {
+    if (this.#peer(socket) === undefined) {
       const source = socket.remoteAddress ?? ''
-      const strangers = [...this.#sockets.values()].filter((h) => h === undefined).length
+      const strangers = [...this.#sockets.values()].filter((h) => h === undefined || !this.#handlers.isHost(h)).length
       if (strangers >= STRANGERS || !this.#strangers.enter(source)) return void socket.destroy()
       socket.once('close', () => this.#strangers.leave(source))
     }
-    this.#sockets.set(socket, host)
+    this.#sockets.set(socket, certified(socket))
     socket.once('close', () => this.#sockets.delete(socket))
   }
 
   /** The host at the other end; undefined when it has not shown a certificate of a host that is of the cluster now. */
   #peer(socket: TLSSocket): string | undefined {
-    if (!socket.authorized) return undefined
-    const { subject } = socket.getPeerCertificate()
-    const host = subject?.CN
-    return typeof host === 'string' && this.#handlers.isHost(host) ? host : undefined
+    const host = certified(socket)
+    return host !== undefined && this.#handlers.isHost(host) ? host : undefined
   }
 
   /** `waits`: the other side sends its body only when it is told to (RFC 9110, 10.1.1). */
@@ -233,6 +230,12 @@ async function bodyOf(request: IncomingMessage, most: number, time_ms: number): 
   } finally {
     clearTimeout(timer)
   }
+}
+
+/** Whether a host of that name is of the cluster now is another question. */
+function certified(socket: TLSSocket): string | undefined {
+  const host = socket.authorized ? socket.getPeerCertificate().subject?.CN : undefined
+  return typeof host === 'string' ? host : undefined
 }
 
 const credentialsOf = ({ host, hosts_ca }: Certificates) => ({
