@@ -1,41 +1,12 @@
 /** Three hosts in network namespaces become one cluster: with VMs that run on, hosts that die, moves that a guest hardly feels. */
-import { execFile } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Cluster } from '@wadah/api/schema/cluster'
 import type { VmMove } from '@wadah/api/schema/migration'
 import type { Vm } from '@wadah/api/schema/vm'
-import { CACHE, ROOT, until } from '../kit/daemon.ts'
-import { LAB, purgeDeadLabs } from '../kit/lab.ts'
+import { until } from '../kit/daemon.ts'
+import { at, json, LAB, lab, ok, on, purgeDeadLabs, run, SHARED, WADAH } from '../kit/lab.ts'
 
-const WADAH = join(ROOT, 'bin/wadah')
-const SHARED = `/srv/wadah-lab-${LAB}`
-type Ran = { code: number; out: string; err: string }
-
-function run(file: string, args: readonly string[], input = ''): Promise<Ran> {
-  return new Promise((resolve) => {
-    const env = { ...process.env, WADAH_LAB_CACHE: CACHE, NO_COLOR: '1' }
-    const child = execFile(file, args, { env, timeout: 240_000, maxBuffer: 2 ** 24 }, (error, out, err) =>
-      resolve({ code: error ? Number(error.code ?? 1) : 0, out, err }),
-    )
-    // One that refuses before it reads leaves a pipe without a reader.
-    child.stdin?.on('error', () => {})
-    child.stdin?.end(input)
-  })
-}
-async function ok(ran: Promise<Ran>): Promise<string> {
-  const { code, out, err } = await ran
-  if (code !== 0) throw new Error(`exit code ${code}: ${out}${err}`)
-  return out
-}
-const lab = (...args: string[]) => ok(run(WADAH, ['lab', ...args, '--lab', LAB]))
-/** Asked of that host's own socket. */
-const at = (i: number, ...args: string[]) => run(WADAH, ['--socket', `/run/wadah-${LAB}${i}/wadahd.sock`, ...args])
-const json = async <T>(i: number, ...args: string[]) => JSON.parse(await ok(at(i, '--json', ...args))) as T
-/** By the administrator of that host, who sees its network. */
-const on = (i: number, args: string[], input?: string) =>
-  run('nsenter', [`--net=/run/netns/w${LAB}${i}`, '--', WADAH, ...args, '--instance', `${LAB}${i}`], input)
 const cluster = (i: number) => json<Cluster>(i, 'cluster', 'show')
 const show = (i: number, vm: string) => json<Vm>(i, 'vm', 'show', vm)
 const address: string[] = ['']
@@ -161,7 +132,7 @@ test('a running VM moves, and is the same guest afterwards', async () => {
   )
   const up = await ticks('mover')
   const daemon = pidOf(1)
-  const move = await json<VmMove>(3, 'vm', 'migrate', 'mover', '--to', `${LAB}2`)
+  const move = await json<VmMove>(3, 'vm', 'migrate', 'mover', '--max-stall-ms', '5000', '--to', `${LAB}2`)
   expect(move).toMatchObject({ vm: 'mover', from: `${LAB}1`, to: `${LAB}2`, live: true, how: 'precopy' })
   expect(move.stall_ms).toBeGreaterThan(0)
   expect(move.bytes).toBeGreaterThan(2 ** 20)

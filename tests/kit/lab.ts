@@ -1,16 +1,46 @@
 /** Labs of tests. Each is called after the process it belongs to, so that two can be there at once, and one whose test was killed is found. */
-import { spawnSync } from 'node:child_process'
+import { execFile, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { ROOT } from './daemon.ts'
+import { CACHE, ROOT } from './daemon.ts'
 
 export const LAB = `t${process.pid.toString(36)}`
+
+export const WADAH = join(ROOT, 'bin/wadah')
+/** The folder that all its hosts see. */
+export const SHARED = `/srv/wadah-lab-${LAB}`
+export type Ran = { code: number; out: string; err: string }
+
+export function run(file: string, args: readonly string[], input = ''): Promise<Ran> {
+  return new Promise((resolve) => {
+    const env = { ...process.env, WADAH_LAB_CACHE: CACHE, NO_COLOR: '1' }
+    const child = execFile(file, args, { env, timeout: 240_000, maxBuffer: 2 ** 24 }, (error, out, err) =>
+      resolve({ code: error ? Number(error.code ?? 1) : 0, out, err }),
+    )
+    // One that refuses before it reads leaves a pipe without a reader.
+    child.stdin?.on('error', () => {})
+    child.stdin?.end(input)
+  })
+}
+export async function ok(ran: Promise<Ran>): Promise<string> {
+  const { code, out, err } = await ran
+  if (code !== 0) throw new Error(`exit code ${code}: ${out}${err}`)
+  return out
+}
+export const lab = (...args: string[]) => ok(run(WADAH, ['lab', ...args, '--lab', LAB]))
+/** Asked of that host's own socket. */
+export const at = (i: number, ...args: string[]) =>
+  run(WADAH, ['--socket', `/run/wadah-${LAB}${i}/wadahd.sock`, ...args])
+export const json = async <T>(i: number, ...args: string[]) => JSON.parse(await ok(at(i, '--json', ...args))) as T
+/** By the administrator of that host, who sees its network. */
+export const on = (i: number, args: string[], input?: string) =>
+  run('nsenter', [`--net=/run/netns/w${LAB}${i}`, '--', WADAH, ...args, '--instance', `${LAB}${i}`], input)
 
 /** Takes away labs of tests that are no more. */
 export function purgeDeadLabs(): void {
   for (const folder of readdirSync('/var/lib')) {
     const [, lab, pid] = /^wadah-lab-(t([0-9a-z]+))$/.exec(folder) ?? []
     if (lab === undefined || existsSync(`/proc/${Number.parseInt(pid as string, 36)}`)) continue
-    spawnSync(join(ROOT, 'bin/wadah'), ['lab', 'down', '--lab', lab], { timeout: 120_000 })
+    spawnSync(WADAH, ['lab', 'down', '--lab', lab], { timeout: 120_000 })
   }
 }

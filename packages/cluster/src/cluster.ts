@@ -22,6 +22,7 @@ import { FirewallGroups } from './networks/firewall-groups.ts'
 import { NetworkStore, networkSync, newNetwork } from './networks/service.ts'
 import { type Membership, Clusters } from './members/service.ts'
 import { stayAlive } from './members/alive.ts'
+import { keepReporting } from './members/recovery.ts'
 import { freeName } from './members/settle.ts'
 import { hostName } from './members/where.ts'
 import { Pending } from './pending.ts'
@@ -146,6 +147,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   void keepStatuses(deps, ending.signal).catch((error: unknown) => o.onUnforeseen(error, 'statuses'))
   const boot = await o.machine.bootId()
   await adoptAll(deps, hasRebooted(deps, boot) ? 'the host was started anew' : undefined)
+  if (o.member) keepReporting(deps, ending.signal)
   await sweepTaps(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftover taps'))
   await deps.syncNetworks().catch((error: unknown) => o.onUnforeseen(error, 'networks'))
   const vms = new Vms(deps, engine, pending)

@@ -37,6 +37,8 @@ export type DaemonConfig = {
   restore?: string
   /** Makes a cluster of this host, or takes it into one (the token comes on stdin). */
   cluster?: { act: 'init' | 'join'; address: string; port: number; name?: string }
+  /** Makes the cluster's store answer again; from a copy in a file, or from what is on this host. */
+  recover?: { from?: string }
 }
 
 export const HELP = `wadahd: the daemon of Wadah
@@ -51,7 +53,9 @@ export const HELP = `wadahd: the daemon of Wadah
   --cluster-init       make a cluster of this host, then exit; VMs run on (wadah cluster init)
   --cluster-join       take this host into a cluster, then exit; the token comes on stdin (wadah cluster join)
   --address ADDR       for these two: where the other hosts reach this one
-  --cluster-port PORT  for these two: the first of three ports in a row (default: 7444)
+  --cluster-recover    make the store answer after its majority was lost, then exit (wadah cluster recover)
+  --from FILE          for that: from this copy (wadah store backup)
+  --cluster-port PORT  for init and join: the first of three ports in a row (default: 7444)
   --name NAME          for --cluster-join: what the host is called
   --help               this text
 
@@ -117,6 +121,8 @@ const OPTIONS = {
   restore: { type: 'string' },
   'cluster-init': { type: 'boolean', default: false },
   'cluster-join': { type: 'boolean', default: false },
+  'cluster-recover': { type: 'boolean', default: false },
+  from: { type: 'string' },
   address: { type: 'string' },
   'cluster-port': { type: 'string' },
   name: { type: 'string' },
@@ -145,7 +151,7 @@ export function servedBy(argv: readonly string[]): string | undefined {
   const { values } = parseArgs({ args: argv.slice(at + 1), strict: false, options: OPTIONS })
   const { purge, restore, help } = values
   if (purge === true || restore !== undefined || help === true) return undefined
-  if (values['cluster-init'] === true || values['cluster-join'] === true) return undefined
+  if (['cluster-init', 'cluster-join', 'cluster-recover'].some((act) => values[act] === true)) return undefined
   const { instance, data } = values
   return dataOf(typeof instance === 'string' ? instance : 'default', typeof data === 'string' ? data : undefined)
 }
@@ -207,6 +213,7 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
     purge: values.purge,
     notify: process.env['NOTIFY_SOCKET'] !== undefined,
     ...(values.restore === undefined ? {} : { restore: values.restore }),
+    ...(values['cluster-recover'] ? { recover: values.from === undefined ? {} : { from: values.from } } : {}),
     ...(values['cluster-init'] || values['cluster-join'] ? { cluster: clusterOptions(values) } : {}),
   }
 }

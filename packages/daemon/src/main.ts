@@ -27,6 +27,7 @@ import type { Change, Store } from '@wadah/store/store'
 import { readIdentity } from './cluster/identity.ts'
 import { initCluster } from './cluster/init.ts'
 import { joinCluster } from './cluster/join.ts'
+import { recoverCluster } from './cluster/recover.ts'
 import { ClusterRuntime } from './cluster/runtime.ts'
 import { cpuFacts } from '@wadah/host/engine/facts'
 import { passOnTo } from './peers/forward.ts'
@@ -181,7 +182,7 @@ async function main(config: DaemonConfig): Promise<void> {
   })
   const pidFile = join(dirname(config.socket), 'wadahd.pid')
   let ending = false
-  const end = (why: string, last: () => Promise<void> = async () => undefined) => {
+  const end = (why: string, last: () => Promise<void> = async () => undefined, code = 0) => {
     if (ending) return
     ending = true
     log.info({ why }, 'ending; VMs run on')
@@ -194,7 +195,7 @@ async function main(config: DaemonConfig): Promise<void> {
       await store.close()
       await last()
       await rm(pidFile, { force: true })
-      process.exit(0)
+      process.exit(code)
     })().catch((err: unknown) => {
       log.error({ err }, 'the end was not clean')
       process.exit(1)
@@ -216,6 +217,8 @@ async function main(config: DaemonConfig): Promise<void> {
       },
       opened: openedHere(cluster.deps, cluster.services.vms, cluster.arrivals),
       removed: () => end('this host was taken out of the cluster', () => runtime.leave()),
+      // systemd starts it again: what it does not start again ends with an error.
+      recovered: () => end('the store of the cluster was recovered: wadahd must be started anew', undefined, 1),
     })
   }
   await announce(config, cluster.view, server)
@@ -230,14 +233,16 @@ async function main(config: DaemonConfig): Promise<void> {
 }
 
 async function changeCluster(config: DaemonConfig, o: NonNullable<DaemonConfig['cluster']>): Promise<void> {
-  // Timers and threads of the store let a process end that only waits for them.
+  await awake<unknown>(async () =>
+    o.act === 'init' ? await initCluster(config, o) : await joinCluster(config, o, await textOf(process.stdin, 65_536)),
+  )
+}
+
+/** Does it and says what came of it. Timers and threads of the store let a process end that only waits for them. */
+async function awake<T>(work: () => Promise<T>): Promise<void> {
   const alive = setInterval(() => undefined, 60_000)
   try {
-    const done =
-      o.act === 'init'
-        ? await initCluster(config, o)
-        : await joinCluster(config, o, await textOf(process.stdin, 65_536))
-    process.stdout.write(`${JSON.stringify(done)}\n`)
+    process.stdout.write(`${JSON.stringify(await work())}\n`)
   } finally {
     clearInterval(alive)
   }
@@ -279,6 +284,7 @@ try {
   else if (config.purge) await purge(config)
   else if (config.restore !== undefined) await restore(config, config.restore)
   else if (config.cluster) await changeCluster(config, config.cluster)
+  else if (config.recover) await awake(() => recoverCluster(config, config.recover?.from))
   else await main(config)
 } catch (error) {
   const fault = toFault(error)

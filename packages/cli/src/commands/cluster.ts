@@ -1,6 +1,7 @@
 import type { Register } from '../program.ts'
 import { init } from './cluster/init.ts'
 import { join } from './cluster/join.ts'
+import { recover } from './cluster/recover.ts'
 import { remove } from './cluster/remove.ts'
 import { show } from './cluster/show.ts'
 import { token } from './cluster/token.ts'
@@ -11,4 +12,5 @@ export const register: Register = (group, cli) => {
   token(group, cli)
   join(group, cli)
   remove(group, cli)
+  recover(group, cli)
 }

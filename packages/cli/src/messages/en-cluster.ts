@@ -23,6 +23,13 @@ export const cluster = {
   'cluster.store': 'store',
   'cluster.member': 'copy on',
   'cluster.endpoint': 'address',
+  'cmd.cluster.recover': 'make the store answer again after most of its copies were lost; VMs run on',
+  'opt.cluster.from': 'from this copy (wadah store backup), where no host has one',
+  'cluster.ask_recover':
+    'What was written last may be missing then. A host that can not be reached now and comes back must not go on with the old store: it lets go of it by itself as soon as it reaches this one. Go on? [y/N]',
+  'cluster.recovered': 'The store answers again, from {host}',
+  'cluster.waiting':
+    'Nothing is started before these have said what runs on them (switch them on, or: wadah cluster remove HOST): {list}',
   'cmd.lab': 'several hosts on this machine, for trying a cluster',
   'cmd.lab.up': 'make a lab: hosts in network namespaces, one cluster',
   'cmd.lab.status': 'its hosts, and which ways are cut',

@@ -26,6 +26,13 @@ export const cluster: Record<keyof typeof en, string> = {
   'cluster.store': 'penyimpan',
   'cluster.member': 'salinan di',
   'cluster.endpoint': 'alamat',
+  'cmd.cluster.recover': 'buat penyimpanan menjawab lagi setelah sebagian besar salinannya hilang; VM tetap berjalan',
+  'opt.cluster.from': 'dari salinan ini (wadah store backup), bila tak satu host pun memilikinya',
+  'cluster.ask_recover':
+    'Yang ditulis terakhir mungkin hilang. Host yang kini tak terjangkau lalu kembali tidak boleh meneruskan penyimpanan lama: ia melepasnya sendiri begitu menjangkau host ini. Lanjutkan? [y/N]',
+  'cluster.recovered': 'Penyimpanan menjawab lagi, dari {host}',
+  'cluster.waiting':
+    'Tak ada yang dijalankan sebelum host ini mengatakan apa yang berjalan di sana (nyalakan, atau: wadah cluster remove HOST): {list}',
   'cmd.lab': 'beberapa host di mesin ini, untuk mencoba klaster',
   'cmd.lab.up': 'buat lab: host dalam network namespace, satu klaster',
   'cmd.lab.status': 'host-hostnya, dan jalur mana yang diputus',

@@ -9,6 +9,8 @@ export type ClusterRecord = {
   level: number
   /** Given by the administrator: no host runs a member then. */
   endpoints?: string[]
+  /** The store went back in time; ids of the hosts that have not said yet what runs on them. `id`: of this one recovery. */
+  recovery?: { id: string; at: string; waiting: string[] }
 }
 export const clusterKind: Kind<ClusterRecord> = { name: 'cluster' }
 export const CLUSTER = 'cluster'

@@ -23,6 +23,7 @@ import type { CreateParams } from './create.ts'
 import { launchInstant } from '../warm/instant.ts'
 import { indexKeys, indexKind } from '../records.ts'
 import { checkRoomToRun } from './room.ts'
+import { refuseWhileWaiting } from '../members/recovery.ts'
 import { whereItServes } from './inside.ts'
 import { bootedOf } from './view.ts'
 
@@ -263,6 +264,7 @@ export async function launch(
   if (placement?.host !== deps.hostId || placement.handover?.sealed) {
     throw fail('not_owner', `The VM belongs to the host ${placement?.host ?? '(none)'}.`)
   }
+  refuseWhileWaiting(deps.view)
   let seen = await deps.machine.observe(vm.id)
   // Cut off after its guest began to run: it is done. To prepare it once more could only fail, and the way back would end the guest.
   if (!NOT_BEGUN.has(seen.state) && seen.epoch === placement.epoch) ctx.log('it runs already')

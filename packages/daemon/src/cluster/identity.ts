@@ -17,6 +17,8 @@ export type Identity = {
   ports: HostPorts
   /** HOST:PORT of the members of etcd, as last known. */
   endpoints: string[]
+  /** Of the store that this host knows: what was before it is of another past. */
+  recovery?: string
   /** How this host's own member was first started; absent where it has none. */
   member?: { name: string; initial_cluster: string; initial_state: 'new' | 'existing' }
 }
@@ -44,6 +46,11 @@ export async function readIdentity(data: string): Promise<Identity | undefined> 
   } catch (cause) {
     throw fail('invalid', `${file} can't be read: ${(cause as Error).message}`, { cause })
   }
+}
+
+/** Its member has begun: should its data be lost, it must not begin an empty store. */
+export function settled(identity: Identity): Identity {
+  return identity.member ? { ...identity, member: { ...identity.member, initial_state: 'existing' } } : identity
 }
 
 /** From this moment on the host is of the cluster. */

@@ -20,7 +20,15 @@ import { StoreError } from '@wadah/store/errors'
 import { openSqliteStore, type SqliteStore } from '@wadah/store/sqlite/sqlite-store'
 import { absent, put } from '@wadah/store/store'
 import type { DaemonConfig } from '../config.ts'
-import { dropUnfinished, etcdDir, type Identity, readIdentity, writeCertificates, writeIdentity } from './identity.ts'
+import {
+  dropUnfinished,
+  etcdDir,
+  type Identity,
+  readIdentity,
+  settled,
+  writeCertificates,
+  writeIdentity,
+} from './identity.ts'
 import { workerUrl } from '../worker-url.ts'
 import { checkAddress } from './address.ts'
 import { certify, etcdUid, memberPlan, openStore, portsFrom } from './parts.ts'
@@ -91,7 +99,7 @@ export async function initCluster(config: DaemonConfig, o: ClusterOptions): Prom
       await to.close()
     }
     // While nobody else can have the store: who opens it next looks again whose it is.
-    await writeIdentity(config.data, identity)
+    await writeIdentity(config.data, settled(identity))
     await store.close()
     const kept = await setAside(config.data)
     return { cluster, host: host.id, address, records, ...(kept === undefined ? {} : { kept }) }

@@ -52,6 +52,14 @@ const UPKEEP_MS = 60_000
 const RENEWAL_MS = 3_600_000
 const PROMOTE_MS = 120_000
 
+/** What lets the daemon end by itself; VMs run on. */
+type EndedBy = {
+  /** This host was taken out. */
+  removed: () => void
+  /** The store went back in time: all that is known of it is read anew. */
+  recovered: () => void
+}
+
 export class ClusterRuntime {
   readonly store: EtcdStore
   readonly peers: PeerClient
@@ -95,13 +103,21 @@ export class ClusterRuntime {
     const certificates = await readCertificates(config.data)
     const ending = new AbortController()
     // As it is by then: it may become a member later.
-    const now: { runtime?: ClusterRuntime } = {}
-    const plan = () => memberPlan(config, now.runtime?.identity ?? identity)
+    const now: { runtime?: ClusterRuntime; identity: Identity } = { identity }
+    const plan = () => memberPlan(config, now.runtime?.identity ?? now.identity)
     const first = plan()
     if (first) await ensureMember(first, ending.signal)
     const supervised = superviseMember(plan, log, ending.signal)
     const { endpoints } = identity
     const store = await openStore({ endpoints, certificates, data: config.data, timeout_ms: STORE_MS }, log)
+    const of = (await store.get(clusterKind, CLUSTER))?.value.id
+    if (of !== identity.cluster) {
+      ending.abort()
+      await store.close()
+      throw fail('store_failed', `The store that answers is ${of === undefined ? 'empty' : "another cluster's"}.`, {
+        remedy: `wadah cluster recover --from FILE, with a copy of the cluster's store`,
+      })
+    }
     if (await isRemoved(store, identity)) {
       ending.abort()
       await store.close()
@@ -112,7 +128,16 @@ export class ClusterRuntime {
         effect: 'partial',
       })
     }
-    now.runtime = new ClusterRuntime({ config, identity, certificates, store, ending, log })
+    const recovery = (await store.get(clusterKind, CLUSTER))?.value.recovery?.id
+    if (recovery !== undefined && recovery !== identity.recovery) {
+      // What this host kept is of a past that is not the cluster's any more.
+      const { member, ...rest } = identity
+      now.identity = { ...rest, recovery }
+      if (member) await removeMember(etcdDir(config.data), etcdUid(config))
+      await writeIdentity(config.data, now.identity)
+      if (member) log('the copy of the store on this host was of before its recovery, and is gone')
+    }
+    now.runtime = new ClusterRuntime({ config, identity: now.identity, certificates, store, ending, log })
     now.runtime.#work.push(supervised)
     return now.runtime
   }
@@ -149,11 +174,7 @@ export class ClusterRuntime {
   }
 
   /** Once everything is there: lets the others in, and begins with the chores. */
-  async serve(
-    cluster: Cluster,
-    built: Built,
-    more: Pick<PeerHandlers, 'asked' | 'opened'> & { removed: () => void },
-  ): Promise<void> {
+  async serve(cluster: Cluster, built: Built, more: Pick<PeerHandlers, 'asked' | 'opened'> & EndedBy): Promise<void> {
     const { deps } = cluster
     const handlers: PeerHandlers = {
       checkSecret: (secret) => checkJoinSecret(deps.view.list(joinTokenKind), secret, deps.clock.now_ms()),
@@ -178,7 +199,7 @@ export class ClusterRuntime {
     })
     this.#follow()
     this.#work.push(
-      this.#repeat(CHORES_MS, 'chores', () => this.#chores(more.removed)),
+      this.#repeat(CHORES_MS, 'chores', () => this.#chores(more)),
       this.#repeat(RENEWAL_MS, 'certificates', () => this.#renew()),
     )
   }
@@ -238,7 +259,7 @@ export class ClusterRuntime {
 
   #lastUpkeep_ms = 0
 
-  async #chores(removed: () => void): Promise<void> {
+  async #chores({ removed, recovered }: EndedBy): Promise<void> {
     const deps = this.#deps as Deps
     const { view, hostId } = deps
     const own = view.get(hostKind, hostId)
@@ -247,6 +268,9 @@ export class ClusterRuntime {
       if (await isRemoved(this.store, this.#identity)) removed()
       return
     }
+    const recovery = (await this.store.get(clusterKind, CLUSTER))?.value.recovery?.id
+    // What this daemon has read may never have been, in the store as it is now.
+    if (recovery !== this.#identity.recovery) return recovered()
     if (own.value.member && !this.#identity.member) await this.#becomeMember()
     await endToken(deps, hostId)
     // What one of them does for all: the first of those that are there. Two at once do no harm, only work twice.
