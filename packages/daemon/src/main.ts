@@ -37,6 +37,7 @@ import { onlyHere, whereOf } from './peers/where.ts'
 import type { MapEvent } from './http/events.ts'
 import { startServer } from './http/listen.ts'
 import { createLog } from './http/log.ts'
+import { keepCopies } from './copies.ts'
 import { type DaemonConfig, HELP, readConfig } from './config.ts'
 import { backupStream, dropOldCopies } from './backup.ts'
 import { purge } from './purge.ts'
@@ -181,12 +182,23 @@ async function main(config: DaemonConfig): Promise<void> {
     },
   })
   const pidFile = join(dirname(config.socket), 'wadahd.pid')
+  const copying = new AbortController()
+  const copied = keepCopies({
+    backup: (file) => (runtime ?? (single as SqliteStore)).backup(file),
+    dir: join(config.data, 'copies'),
+    keep: config.store_copies,
+    now_ms: () => systemClock.now_ms(),
+    log: line,
+    signal: copying.signal,
+  })
   let ending = false
   const end = (why: string, last: () => Promise<void> = async () => undefined, code = 0) => {
     if (ending) return
     ending = true
     log.info({ why }, 'ending; VMs run on')
     void (async () => {
+      copying.abort()
+      await copied
       await server.stop()
       await runtime?.stop()
       await cluster.stop()
