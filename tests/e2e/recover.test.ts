@@ -49,6 +49,28 @@ beforeAll(async () => {
         ...(vm === 'asleep' ? [] : ['--start']),
       ),
     )
+  await ok(
+    at(
+      3,
+      'vm',
+      'create',
+      'two-shared',
+      '--image',
+      'tiny',
+      '--network',
+      'lan',
+      '--host',
+      `${LAB}2`,
+      '--pool',
+      'common',
+      '--disk',
+      '16M',
+      '--start',
+    ),
+  )
+  await ok(
+    at(2, 'vm', 'create', 'two-local', '--image', 'tiny', '--network', 'lan', '--host', `${LAB}2`, '--disk', '16M'),
+  )
 }, 240_000)
 afterAll(async () => {
   await lab('down')
@@ -79,14 +101,27 @@ test('one copy of three is left: the store answers again, VMs ran on, and nothin
   expect(refused.err).toMatch(new RegExp(`${LAB}1, ${LAB}2 have not said yet what runs there`))
   expect(refused.err).toContain(`wadah cluster remove ${LAB}1`)
 
-  // One is lost for good; the other comes back, with what it kept.
-  await ok(at(3, 'cluster', 'remove', `${LAB}2`, '-y'))
+  // One is lost for good, and what it ran can be started here; what lay on its disks only is lost, too. The other comes back, with what it kept.
+  await until('the host to be said to be down', async () =>
+    (await cluster(3)).hosts.some((h) => h.name === `${LAB}2` && h.state === 'down'),
+  )
+  expect((await at(3, 'cluster', 'remove', `${LAB}2`, '-y')).err).toContain(`wadah cluster remove ${LAB}2 --lost`)
+  const tied = await at(3, 'cluster', 'remove', `${LAB}2`, '--lost', '-y')
+  expect(tied.err).toContain('the VM two-local')
+  expect(tied.err).not.toContain('two-shared')
+  await ok(at(3, 'cluster', 'remove', `${LAB}2`, '--lost', '--drop', '-y'))
+  expect((await at(3, 'vm', 'show', 'two-local')).code).not.toBe(0)
+  expect(await show(3, 'two-shared')).toMatchObject({
+    status: { state: 'stopped', reason: `its host, ${LAB}2, was given up as lost` },
+    placement: { epoch: 2 },
+  })
   await lab('start', `${LAB}1`)
   await until(
     'the other host to have said what it runs',
     async () => (await at(3, 'vm', 'start', 'asleep')).code === 0,
     60_000,
   )
+  await ok(at(3, 'vm', 'start', 'two-shared'))
   expect((await show(1, 'three')).description).toBe('written with one copy')
   expect((await show(1, 'one')).status.state).toBe('stopped')
   const c = await cluster(1)

@@ -195,7 +195,8 @@ export interface ClusterService {
   drain(caller: Caller, ref: string, body: { at_once?: number }): Promise<Job>
   undrain(caller: Caller, ref: string): Promise<Job>
   token(caller: Caller, body: JoinTokenCreate): Promise<JoinToken>
-  remove(caller: Caller, ref: string): Promise<void>
+  /** `lost`: it is off for ever; `drop`: what lay on its disks only is lost, and is forgotten. */
+  remove(caller: Caller, ref: string, o?: { lost?: boolean; drop?: boolean }): Promise<void>
 }
 
 export type Services = {

@@ -103,9 +103,24 @@ export const cluster = {
     method: 'DELETE',
     path: '/v1/cluster/hosts/{host}',
     tag: 'cluster',
-    summary: 'Take a host without VMs out of the cluster',
+    summary: 'Take a host without VMs out of the cluster, or one that is lost for ever',
     needs: 'full',
     answer: 'no-content',
     params: host,
+    query: Closed({
+      lost: Type.Optional(
+        Type.Boolean({
+          default: false,
+          description:
+            'it is off and does not come back: its VMs whose disks others reach are placed elsewhere, stopped. If it runs after all, they run twice',
+        }),
+      ),
+      drop: Type.Optional(
+        Type.Boolean({
+          default: false,
+          description: 'with lost: VMs, volumes and images that lay on its disks only are forgotten',
+        }),
+      ),
+    }),
   }),
 } as const

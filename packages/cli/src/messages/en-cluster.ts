@@ -23,6 +23,10 @@ export const cluster = {
   'cluster.store': 'store',
   'cluster.member': 'copy on',
   'cluster.endpoint': 'address',
+  'opt.cluster.lost': 'it is off for ever: its VMs may be started elsewhere',
+  'opt.cluster.drop': 'with --lost: what lay on its disks only is forgotten',
+  'cluster.ask_lost':
+    'Is {host} off, and stays off? If it runs after all, its VMs run twice and destroy their disks. Take it out? [y/N]',
   'cmd.cluster.recover': 'make the store answer again after most of its copies were lost; VMs run on',
   'opt.cluster.from': 'from this copy (wadah store backup), where no host has one',
   'cluster.ask_recover':

@@ -26,6 +26,10 @@ export const cluster: Record<keyof typeof en, string> = {
   'cluster.store': 'penyimpan',
   'cluster.member': 'salinan di',
   'cluster.endpoint': 'alamat',
+  'opt.cluster.lost': 'host itu mati selamanya: VM-nya boleh dijalankan di tempat lain',
+  'opt.cluster.drop': 'bersama --lost: yang hanya ada di disk-nya dilupakan',
+  'cluster.ask_lost':
+    'Apakah {host} mati dan akan tetap mati? Bila ternyata masih berjalan, VM-nya berjalan dua kali dan merusak disk-nya. Keluarkan? [y/N]',
   'cmd.cluster.recover': 'buat penyimpanan menjawab lagi setelah sebagian besar salinannya hilang; VM tetap berjalan',
   'opt.cluster.from': 'dari salinan ini (wadah store backup), bila tak satu host pun memilikinya',
   'cluster.ask_recover':

@@ -6,7 +6,7 @@ import { newId } from '@wadah/api/ids'
 import type { Cluster, ClusterHost, DrainPlan, JoinToken, JoinTokenCreate } from '@wadah/api/schema/cluster'
 import type { Job } from '@wadah/api/schema/job'
 import { del, put, type Rec, unchanged } from '@wadah/store/store'
-import { commit, type Deps, iso } from '../context.ts'
+import { caughtUp, commit, type Deps, iso } from '../context.ts'
 import { drainJob, drainPlan, undrainJob } from '../host/drain.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { subjectOf } from '../jobs/service.ts'
@@ -27,6 +27,7 @@ import {
 import type { Caller, ClusterService } from '../services.ts'
 import { forgetStates } from '../networks/states.ts'
 import { forgetFacts } from './alive.ts'
+import { giveUp } from './lost.ts'
 import { aliveKind, CLUSTER, clusterKind, factsKind, type JoinTokenRecord, joinTokenKind, LEVEL } from './records.ts'
 
 /** What the daemon knows of the store that carries the cluster. */
@@ -139,7 +140,7 @@ export class Clusters implements ClusterService {
     }
   }
 
-  async remove(_caller: Caller, ref: string): Promise<void> {
+  async remove(_caller: Caller, ref: string, o: { lost?: boolean; drop?: boolean } = {}): Promise<void> {
     const deps = this.#deps
     const { view } = deps
     const rec = this.#find(ref)
@@ -149,13 +150,19 @@ export class Clusters implements ClusterService {
       throw fail('in_use', `This is ${name} itself; another host takes it out.`, {
         remedy: `on another host: wadah cluster remove ${name}`,
       })
+    if (o.drop && !o.lost)
+      throw fail('invalid', '--drop is for a host that is lost.', { field: '/drop', remedy: `add --lost` })
+    if (o.lost) {
+      await giveUp(deps, rec, o.drop === true)
+      await caughtUp(deps)
+    }
     const placed = view.list(placementKind).filter((p) => p.value.host === rec.id || p.value.handover?.to === rec.id)
     const [first] = placed
     if (first)
       throw fail(
         'in_use',
         `${placed.length} VMs are placed on ${name}, "${view.get(vmKind, first.id)?.value.name ?? first.id}" among them.`,
-        { remedy: `wadah host drain ${name}` },
+        { remedy: `wadah host drain ${name}; if it is lost for ever: wadah cluster remove ${name} --lost` },
       )
     const pools = view.list(poolKind).filter((p) => p.value.host === rec.id && !p.value.shared)
     const lying = view.list(volumeKind).find((v) => pools.some((p) => p.id === v.value.pool))

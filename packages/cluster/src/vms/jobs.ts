@@ -2,8 +2,8 @@
 import { type Fault, fail, toFault } from '@wadah/api/fault'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import type { VmState } from '@wadah/api/schema/vm'
-import { type Write, del, put } from '@wadah/store/store'
-import { type Deps, forward, caughtUp } from '../context.ts'
+import { put } from '@wadah/store/store'
+import { type Deps, forward } from '../context.ts'
 import { type StepContext, defineJob, pivot, step } from '../jobs/define.ts'
 import {
   type StatusRecord,
@@ -11,19 +11,16 @@ import {
   type VolumeRecord,
   networkKind,
   placementKind,
-  secretKind,
-  snapshotKind,
   statusKind,
   vmKind,
   volumeKind,
 } from '../records.ts'
 import { chainOf, launchRequest, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
-import { indexKeysOf } from './create.ts'
 import type { CreateParams } from './create.ts'
 import { launchInstant } from '../warm/instant.ts'
-import { indexKeys, indexKind } from '../records.ts'
 import { checkRoomToRun } from './room.ts'
 import { refuseWhileWaiting } from '../members/recovery.ts'
+import { dropWrites, volumesOf } from './drop.ts'
 import { whereItServes } from './inside.ts'
 import { bootedOf } from './view.ts'
 
@@ -125,35 +122,6 @@ async function dropRecords(ctx: Ctx<CreateParams>): Promise<void> {
   if (!vm) return
   const made = new Set(p.disks.flatMap((d) => (d.make ? [d.volume] : [])))
   ctx.commit(await dropWrites(deps, vm, (volume) => made.has(volume.id)))
-}
-
-/** Its disks, and what its snapshots hold. What belongs to another VM stays that VM's, whatever this one's spec says. */
-async function volumesOf(deps: Deps, vm: VmRecord): Promise<VolumeRecord[]> {
-  await caughtUp(deps)
-  const disks = new Set(vm.spec.disks.map((d) => d.volume))
-  return deps.view
-    .list(volumeKind)
-    .flatMap(({ value }) => (value.vm === vm.id && (disks.has(value.id) || value.role) ? [value] : []))
-}
-
-/** Writes that remove a VM; of its volumes those that `goes` says, the others are let go. */
-async function dropWrites(deps: Deps, vm: VmRecord, goes: (volume: VolumeRecord) => boolean): Promise<Write[]> {
-  const volumes = await volumesOf(deps, vm)
-  const going = volumes.filter(goes)
-  return [
-    ...indexKeysOf(deps, vm, going).map((key) => del(indexKind, key)),
-    ...going.map((v) => del(volumeKind, v.id)),
-    ...volumes.filter((v) => !goes(v)).map(({ vm: _vm, making: _making, ...free }) => put(volumeKind, free.id, free)),
-    ...deps.view
-      .list(snapshotKind)
-      .flatMap(({ id, value }) =>
-        value.vm === vm.id ? [del(snapshotKind, id), del(indexKind, indexKeys.snapshot(vm.id, value.name))] : [],
-      ),
-    del(secretKind, vm.id),
-    del(statusKind, vm.id),
-    del(placementKind, vm.id),
-    del(vmKind, vm.id),
-  ]
 }
 
 const hasTaps = (deps: Deps, vm: VmRecord): boolean =>

@@ -7,11 +7,14 @@ export const remove: Register = (group, cli) => {
   group
     .command('remove <host>')
     .description(t('cmd.cluster.remove'))
+    .option('--lost', t('opt.cluster.lost'))
+    .option('--drop', t('opt.cluster.drop'))
     .option('-y, --yes', t('opt.yes'))
-    .action(async (host: string, o: { yes?: boolean }) => {
-      if (!o.yes && !(await confirm(cli, t('cluster.ask_remove', { host })))) return cli.out.note(t('bulk.refused'))
+    .action(async (host: string, o: { yes?: boolean; lost?: boolean; drop?: boolean }) => {
+      if (!o.yes && !(await confirm(cli, t(o.lost ? 'cluster.ask_lost' : 'cluster.ask_remove', { host }))))
+        return cli.out.note(t('bulk.refused'))
       const api = await cli.api()
-      await api.call(endpoints.cluster.remove, { params: { host } })
+      await api.call(endpoints.cluster.remove, { params: { host }, query: { lost: o.lost, drop: o.drop } })
       if (cli.out.isJson) return cli.out.json({ removed: host })
       cli.out.line(t('cluster.removed', { host }))
     })

@@ -13,6 +13,6 @@ export function clusterRoutes({ cluster }: Services): Binding[] {
     bind(e.plan, ({ caller, params }) => cluster.plan(caller, params.host)),
     bind(e.drain, ({ caller, params, body }) => cluster.drain(caller, params.host, body)),
     bind(e.undrain, ({ caller, params }) => cluster.undrain(caller, params.host)),
-    bind(e.remove, ({ caller, params }) => cluster.remove(caller, params.host)),
+    bind(e.remove, ({ caller, params, query }) => cluster.remove(caller, params.host, query)),
   ]
 }

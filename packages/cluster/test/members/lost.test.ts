@@ -1,0 +1,55 @@
+import { expect, test } from 'vitest'
+import { lossOf } from '../../src/members/lost.ts'
+
+type Rows = Record<string, Record<string, object>>
+const view = (rows: Rows) => ({
+  get: (kind: { name: string }, id: string) => {
+    const value = rows[kind.name]?.[id]
+    return value && { id, value }
+  },
+  list: (kind: { name: string }) => Object.entries(rows[kind.name] ?? {}).map(([id, value]) => ({ id, value })),
+})
+const volume = (id: string, pool: string, more: object = {}) => [id, { id, name: id, pool, ...more }] as const
+const vm = (id: string, ...volumes: string[]) =>
+  [id, { id, name: id, spec: { disks: volumes.map((v, i) => ({ name: `d${i}`, volume: v })) } }] as const
+
+test('what a lost host had: VMs whose disks others reach are free, what lay on it only is gone', () => {
+  const found = lossOf(
+    view({
+      pool: { local: { host: 'lost' }, shared: { host: 'lost', shared: true }, other: { host: 'kept' } },
+      volume: Object.fromEntries([
+        volume('a', 'shared'),
+        volume('b', 'local'),
+        volume('base', 'local', { image: 'img-disk' }),
+        volume('on-base', 'shared', { base: 'base' }),
+        volume('c', 'other'),
+        volume('spare', 'local'),
+      ]),
+      'vm/spec': Object.fromEntries([
+        vm('diskless'),
+        vm('shared', 'a'),
+        vm('local', 'a', 'b'),
+        vm('stands-on-it', 'on-base'),
+        vm('elsewhere', 'c'),
+        vm('torn', 'nowhere'),
+      ]),
+      'vm/placement': Object.fromEntries(
+        ['diskless', 'shared', 'local', 'stands-on-it', 'torn']
+          .map((id) => [id, { host: 'lost', epoch: 1 }])
+          .concat([['elsewhere', { host: 'kept', epoch: 1 }]]),
+      ),
+      image: {
+        'img-disk': { id: 'img-disk', name: 'debian', volume: 'base' },
+        'img-kernel': { id: 'img-kernel', name: 'tiny', host: 'lost' },
+        'img-other': { id: 'img-other', name: 'iso', host: 'kept' },
+      },
+    }) as never,
+    'lost',
+  )
+  const names = (list: { name: string }[]) => list.map((x) => x.name).toSorted()
+  expect(names(found.free)).toEqual(['diskless', 'shared'])
+  // A disk whose chain is broken can't be said to be reached.
+  expect(names(found.gone)).toEqual(['local', 'stands-on-it', 'torn'])
+  expect(names(found.volumes)).toEqual(['b', 'base', 'on-base', 'spare'])
+  expect(names(found.images)).toEqual(['debian', 'tiny'])
+})
