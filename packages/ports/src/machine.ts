@@ -124,7 +124,7 @@ export type LocalPlan = {
   /** A file with saved RAM to start from. */
   incoming?: string
   /** It comes from another machine by this job: QEMU waits for it. */
-  arriving?: { job: string }
+  arriving?: { job: string; paused?: true }
   /**
    * A warm template (`share`), or a clone of one: RAM lies in a memory file that it inherits. Its link is down until it is said to be up.
    */

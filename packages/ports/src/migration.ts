@@ -20,7 +20,7 @@ export type MovePhase =
   | 'prepare'
   /** The hand-over is sealed in the store. */
   | 'seal'
-  /** Local disks are copied while the guest runs. */
+  /** Local disks are copied while the guest runs; what it writes meanwhile goes to both. */
   | 'mirror'
   /** RAM is copied while the guest runs. */
   | 'copy'
@@ -50,6 +50,10 @@ export type MoveFacts = {
   tls?: MovePeer
   /** Disks that the target does not see, to be copied. */
   mirrors: MoveDisk[]
+  /** The user has paused it: it goes over as it is, and stays so. */
+  paused?: true
+  /** Files of the machine's own, base64: UEFI variables. A TPM's state comes with RAM. */
+  state?: Record<string, string>
 }
 
 export type MoveAddress = { host: string; port: number }
@@ -107,7 +111,7 @@ export type MoveProgress = {
 export type SwitchedOver = {
   how: 'precopy' | 'postcopy'
   /** The last STOP; absent when the guest did not run. */
-  stop_ms: number
+  stop_ms?: number
   /** When the source said that it has let go. */
   released_ms: number
 }
@@ -161,7 +165,7 @@ export interface ArrivingVm {
   readonly accepted: MoveAccepted
   /** Until all that is needed to run is here. Wakes by an event; post-copy has none, there QEMU is asked again and again. */
   loaded(how: 'precopy' | 'postcopy', signal: AbortSignal): Promise<void>
-  /** Lets the guest run. Only with `go` in hand. Returns when QEMU says that it runs. */
+  /** Lets the guest run, or takes a paused one over. Only with `go` in hand. Returns when QEMU says that it runs. */
   go(signal: AbortSignal): Promise<{ run_ms: number }>
   /** Post-copy on a connection that broke: listens anew. */
   recover(signal: AbortSignal): Promise<MoveAddress>
@@ -263,6 +267,8 @@ export type MoveReport = {
   stall_ms: number
   /** The two clocks can be this far apart from what was estimated. */
   stall_error_ms: number
+  /** It was paused and still is: nothing stood still, and `stall_ms` is 0. */
+  paused?: true
   claim: QemuClaim
   total_ms: number
   phases: PhaseTimes[]

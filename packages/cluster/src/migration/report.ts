@@ -15,7 +15,9 @@ export function makeReport(found: {
   notes: string[]
 }): MoveReport {
   const { order, switched, run_ms, claim, clock, phases, notes } = found
-  const { stall_ms, error_ms } = stallOf(switched.stop_ms, run_ms, clock)
+  const paused = switched.stop_ms === undefined
+  const { stall_ms, error_ms } =
+    switched.stop_ms === undefined ? { stall_ms: 0, error_ms: 0 } : stallOf(switched.stop_ms, run_ms, clock)
   const begin = phases[0]?.begin_ms ?? 0
   const total_ms = (phases.at(-1)?.end_ms ?? begin) - begin
   const report: MoveReport = {
@@ -23,6 +25,7 @@ export function makeReport(found: {
     how: switched.how,
     stall_ms: tenth(stall_ms),
     stall_error_ms: Number.isFinite(error_ms) ? Math.max(0.1, tenth(error_ms)) : error_ms,
+    ...(paused ? { paused } : {}),
     claim,
     total_ms: tenth(total_ms),
     phases,

@@ -38,7 +38,9 @@ export type LiveRecord = {
   /** An instant clone that may run, and is still the one its template was. */
   stranger?: true
   /** It is on its way: from here, or it has not yet said `running` here. */
-  moving?: { job: string; role: 'leaving' | 'arriving' }
+  moving?: { job: string; role: 'leaving' | 'arriving'; paused?: true }
+  /** It came paused from another host: QEMU takes its disks when it goes on. */
+  inactive?: true
   /** Its file systems are frozen, and thawed at this time at the latest. */
   thaw_at_ms?: number
 }
@@ -177,9 +179,15 @@ export class VmDirectory {
     await rm(`${this.root}/live.json`, { force: true })
   }
 
+  /** What is the machine's own goes: only where it is another host's. */
+  async dropState(): Promise<void> {
+    await lchown(this.state, process.getuid?.() ?? 0, process.getgid?.() ?? 0).catch(() => {})
+    await rm(this.state, { recursive: true, force: true })
+  }
+
   async removeAll(): Promise<void> {
     await this.dropLive()
-    await lchown(this.state, process.getuid?.() ?? 0, process.getgid?.() ?? 0).catch(() => {})
+    await this.dropState()
     await rm(this.root, { recursive: true, force: true })
   }
 

@@ -84,27 +84,30 @@ export async function firmwareFiles(
   return { code: files.code, vars }
 }
 
-/** Made beside and whole before it has its name: half a file of variables would be taken for a broken machine. */
 async function give(from: string, to: string, uid: number | null): Promise<void> {
   const source = await openRegular(from)
   try {
-    const data = await source.readFile()
-    const part = `${to}.part`
-    // Of a start that was cut off.
-    await rm(part, { force: true })
-    const file = await createExclusive(part, 0o600)
-    try {
-      await file.writeFile(data)
-      if (uid !== null) await file.chown(uid, uid)
-      await file.sync()
-    } finally {
-      await file.close()
-    }
-    await rename(part, to)
-    await syncDir(dirname(to))
+    await place(await source.readFile(), to, uid)
   } finally {
     await source.close()
   }
+}
+
+/** Made beside and whole before it has its name: half a file of variables would be taken for a broken machine. */
+async function place(data: Uint8Array, to: string, uid: number | null): Promise<void> {
+  const part = `${to}.part`
+  // Of a start that was cut off.
+  await rm(part, { force: true })
+  const file = await createExclusive(part, 0o600)
+  try {
+    await file.writeFile(data)
+    if (uid !== null) await file.chown(uid, uid)
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+  await rename(part, to)
+  await syncDir(dirname(to))
 }
 
 /** A clone begins with the variables of its source: boot entries lead to the same places in it. */
@@ -127,5 +130,43 @@ export async function replaceFirmwareState(from: VmDirectory, to: VmDirectory, u
     }
     await to.makeState(uid)
     await give(source, target, uid)
+  }
+}
+
+/** More than any OVMF's variables. */
+const MOST_VARS_BYTES = 2 * 2 ** 20
+const VARS = (['uefi', 'uefi-secure'] as const).map(varsName)
+
+/** The variables of a VM, to go to another host: file → base64. Undefined for a BIOS. */
+export async function readFirmwareState(
+  directory: VmDirectory,
+  firmware: BootRecord['firmware'],
+): Promise<Record<string, string> | undefined> {
+  if (firmware.kind === 'bios') return undefined
+  const state: Record<string, string> = {}
+  for (const name of VARS) {
+    const file = await openRegular(`${directory.state}/${name}`).catch(ignoreMissing)
+    if (!file) continue
+    try {
+      if ((await file.stat()).size > MOST_VARS_BYTES) throw fail('internal', `${name} is no file of UEFI variables`)
+      state[name] = (await file.readFile()).toString('base64')
+    } finally {
+      await file.close()
+    }
+  }
+  return state
+}
+
+/** Another host's daemon says so: only files that are known, and no larger than they can be. @throws WadahError `invalid` */
+export async function writeFirmwareState(
+  directory: VmDirectory,
+  state: Record<string, string> | undefined,
+  uid: number | null,
+): Promise<void> {
+  for (const [name, text] of Object.entries(state ?? {})) {
+    if (!VARS.includes(name) || typeof text !== 'string' || text.length > (MOST_VARS_BYTES / 3) * 4 + 4)
+      throw fail('invalid', `The other host sent what is no file of UEFI variables (${name.slice(0, 64)}).`)
+    await directory.makeState(uid)
+    await place(Buffer.from(text, 'base64'), `${directory.state}/${name}`, uid)
   }
 }

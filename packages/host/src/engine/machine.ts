@@ -362,7 +362,9 @@ export class HostMachine implements Machine {
     const enter = (pid: number) => this.#cgroups.enter(vm, pid)
     try {
       const programs = plan.local.tpm
-      const tpm = programs && (await startTpm({ programs, directory, uid, enter, signal }))
+      const tpm =
+        programs &&
+        (await startTpm({ programs, directory, uid, enter, arriving: plan.local.arriving !== undefined, signal }))
       const {
         qemu: id,
         qmp,

@@ -394,6 +394,20 @@ export class RunningVm implements Running {
     await this.#o.directory.writeLive(this.live)
   }
 
+  /** One that was paused has come from another host, and is this host's. */
+  async noteTaken(): Promise<void> {
+    delete this.live.moving
+    this.live.paused_by = 'user'
+    this.live.inactive = true
+    await this.#o.directory.writeLive(this.live)
+  }
+
+  async noteActive(): Promise<void> {
+    if (!this.live.inactive) return
+    delete this.live.inactive
+    await this.#o.directory.writeLive(this.live)
+  }
+
   async note(pausedBy: 'user' | 'job' | undefined): Promise<void> {
     if (pausedBy) this.live.paused_by = pausedBy
     else delete this.live.paused_by
@@ -409,6 +423,7 @@ export class RunningVm implements Running {
 
   async resume(): Promise<void> {
     await this.execute('cont')
+    delete this.live.inactive
     await this.note(undefined)
     await this.refresh()
   }

@@ -57,6 +57,8 @@ export type TpmOptions = {
   uid: number | null
   /** Puts the process into the VM's group. */
   enter: (pid: number) => Promise<void>
+  /** It comes from another host: its state comes with RAM, and it begins with none. */
+  arriving?: boolean
   signal: AbortSignal
 }
 
@@ -132,9 +134,14 @@ async function endStray(directory: VmDirectory): Promise<void> {
 }
 
 /** A new TPM: its keys are made by swtpm_setup. Beside and whole before it has its name, for half a TPM would never start. */
-async function manufacture({ programs, directory, uid, signal }: TpmOptions): Promise<void> {
+async function manufacture({ programs, directory, uid, arriving, signal }: TpmOptions): Promise<void> {
   await directory.makeState(uid)
   const state = stateOf(directory)
+  if (arriving) {
+    await mkdir(state, { mode: 0o700 })
+    if (uid !== null) await lchown(state, uid, uid)
+    return
+  }
   if (await lstat(state).catch(() => undefined)) return
   for (const name of await readdir(directory.state))
     if (name.startsWith('tpm.part')) await rm(`${directory.state}/${name}`, { recursive: true, force: true })

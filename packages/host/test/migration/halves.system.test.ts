@@ -35,7 +35,7 @@ describe('the halves of a move', () => {
     const switched = await leaving.copy(order, tell, never)
     const { run_ms } = await arriving.go(never)
     console.log(
-      `tls ${tls}: stall ${(run_ms - switched.stop_ms).toFixed(1)} ms, ${JSON.stringify(await leaving.claim())}`,
+      `tls ${tls}: stall ${(run_ms - (switched.stop_ms ?? Number.NaN)).toFixed(1)} ms, ${JSON.stringify(await leaving.claim())}`,
     )
     await arriving.settle('precopy', never)
     await leaving.quit()

@@ -3,6 +3,7 @@ import { fail } from '@wadah/api/fault'
 import type { ArrivingVm, MoveAccepted, MoveAddress } from '@wadah/ports/migration'
 import type { QmpEvent } from '@wadah/qmp/client'
 import type { RunningVm } from '../running-vm.ts'
+import { unexportDisks } from './mirror.ts'
 import { type Info, stampOf, statusOf } from './outgoing.ts'
 import { dropSetup, tcpUri } from './setup.ts'
 
@@ -93,10 +94,19 @@ export class Arriving implements ArrivingVm {
 
   async go(signal: AbortSignal): Promise<{ run_ms: number }> {
     const { running } = this.#o
+    if (running.live.moving?.paused) return this.#take(signal)
     await running.execute('cont', {}, { signal })
     if (this.#run_ms === undefined)
       await this.#until(() => this.#run_ms !== undefined, 'let the guest run', RESUME_MS, signal)
     return { run_ms: this.#run_ms ?? Number.NaN }
+  }
+
+  /** A paused guest is this host's once that is written down: nothing that QEMU does tells it from one that waits. */
+  async #take(signal: AbortSignal): Promise<{ run_ms: number }> {
+    const { running } = this.#o
+    await this.#until(() => this.#status === 'completed', 'load the guest', RESUME_MS, signal)
+    await running.noteTaken()
+    return { run_ms: Date.now() }
   }
 
   async recover(signal: AbortSignal): Promise<MoveAddress> {
@@ -110,6 +120,7 @@ export class Arriving implements ArrivingVm {
     const { running } = this.#o
     if (how === 'postcopy')
       await this.#until(() => this.#status === 'completed', 'get the rest of RAM', FOLLOW_MS, signal)
+    await unexportDisks(running)
     // QEMU's own announcement went out when it had loaded, before the guest ran; switches may have heard the source since.
     await running
       .execute('announce-self', { initial: 50, max: 550, rounds: 5, step: 100 })

@@ -44,6 +44,7 @@ export class Copying {
   #holding = false
   /** Called in QEMU's `pre-switchover`, while the guest stands still. */
   beforeSwitch: (() => Promise<void>) | undefined
+  #continued = false
 
   constructor(running: RunningVm, out: Outgoing, order: CopyOrder, tell: Tell, wall_ms: () => number) {
     this.#running = running
@@ -103,14 +104,16 @@ export class Copying {
     const { status, stop_ms, gone } = this.#out
     if (gone !== undefined) throw fail('qemu_failed', `QEMU ended: ${gone}.`, { effect: 'partial' })
     if (status === 'completed') return this.#result('precopy')
-    // It says `postcopy-active` before it has stopped its guest.
-    if (status === 'postcopy-active' && stop_ms !== undefined) return this.#result('postcopy')
+    // It says `postcopy-active` before it has stopped its guest, and once more after `pre-switchover`.
+    const past = this.beforeSwitch === undefined || this.#continued
+    if (status === 'postcopy-active' && stop_ms !== undefined && past) return this.#result('postcopy')
     if (status === 'failed' || status === 'cancelled') throw fail('qemu_failed', `The copying ended as ${status}.`)
     return undefined
   }
 
   #result(how: SwitchedOver['how']): SwitchedOver {
-    return { how, stop_ms: this.#out.stop_ms ?? Number.NaN, released_ms: this.#wall_ms() }
+    const { stop_ms } = this.#out
+    return { how, ...(stop_ms === undefined ? {} : { stop_ms }), released_ms: this.#wall_ms() }
   }
 
   #ceiling: NodeJS.Timeout | undefined
@@ -122,7 +125,10 @@ export class Copying {
       this.#pausing = true
       const state = 'pre-switchover'
       void this.beforeSwitch()
-        .then(() => this.#running.execute('migrate-continue', { state }))
+        .then(() => {
+          this.#continued = true
+          return this.#running.execute('migrate-continue', { state })
+        })
         .catch((error: unknown) => giveUp(error as Error))
     }
     if (stop_ms === undefined || this.#stopped) {

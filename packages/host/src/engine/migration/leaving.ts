@@ -14,7 +14,7 @@ import type { VmDirectory } from '../directory.ts'
 import type { RunningVm } from '../running-vm.ts'
 import type { MoveIdentity } from './certificates.ts'
 import { Copying } from './copying.ts'
-import { Mirrors } from './mirror.ts'
+import { Mirrors, diskProgress } from './mirror.ts'
 import { Outgoing, ask, claimOf, goOnHere } from './outgoing.ts'
 import { dropSetup, setCapabilities, setTls, tcpUri } from './setup.ts'
 
@@ -60,21 +60,22 @@ export class Leaving implements LeavingVm {
   async copy(order: CopyOrder, tell: Tell, signal: AbortSignal): Promise<SwitchedOver> {
     const { running, job } = this.#o
     signal.throwIfAborted()
-    if ((await running.status()) !== 'running')
-      throw fail('wrong_state', 'Only a guest that runs can be moved while it runs.', {
-        remedy: 'wadah vm resume NAME; a stopped VM is moved as it is',
+    const { paused, mirrors } = this.facts
+    if ((await running.status()) !== (paused ? 'paused' : 'running'))
+      throw fail('wrong_state', 'It was paused, or let go on, at the very moment of its move.', {
+        remedy: 'move it again',
+      })
+    if (paused && (order.mode === 'postcopy' || order.mode === 'hybrid'))
+      throw fail('wrong_state', 'A guest that is paused fetches nothing: it goes by pre-copy.', {
+        remedy: '--mode precopy',
       })
     try {
-      await running.noteMoving({ job, role: 'leaving' })
+      await running.noteMoving({ job, role: 'leaving', ...(paused ? { paused } : {}) })
       await this.#prepare(order)
-      const { exports } = order.to
-      if (exports) {
-        tell.phase('mirror')
-        await this.#mirrors.begin(exports, this.#o.identity !== undefined, tell, signal)
-      }
+      if (mirrors.length > 0) await this.#mirror(order, tell, signal)
       tell.phase('copy')
-      const copying = new Copying(running, this.#out, order, tell, this.#o.wall_ms)
-      if (exports) copying.beforeSwitch = () => this.#mirrors.end()
+      const copying = new Copying(running, this.#out, order, this.#afterDisks(tell), this.#o.wall_ms)
+      if (mirrors.length > 0) copying.beforeSwitch = () => this.#mirrors.end()
       return await copying.run(signal)
     } catch (error) {
       await this.#failed(error)
@@ -82,10 +83,36 @@ export class Leaving implements LeavingVm {
     }
   }
 
+  async #mirror({ to, limits }: CopyOrder, tell: Tell, signal: AbortSignal): Promise<void> {
+    const { exports, tls } = to
+    if (!exports) throw fail('invalid', 'The target has no place for its local disks.')
+    const { mirrors, ram_bytes } = this.facts
+    const bytes_per_s = limits.bandwidth_bytes_per_s
+    const progress = (done: number, total: number, rate: number) =>
+      tell.progress(diskProgress(done, total, ram_bytes, rate))
+    tell.phase('mirror')
+    await this.#mirrors.begin(
+      mirrors,
+      exports,
+      { ...(this.#o.identity && tls ? { tls_name: tls.name } : {}), ...(bytes_per_s ? { bytes_per_s } : {}) },
+      { progress },
+      signal,
+    )
+  }
+
+  /** RAM comes after the disks: what is told of it begins where they ended. */
+  #afterDisks(tell: Tell): Tell {
+    const disks = this.#mirrors.total_bytes
+    if (disks === 0) return tell
+    const progress = (p: MoveProgress) =>
+      tell.progress({ ...p, sent_bytes: p.sent_bytes + disks, total_bytes: p.total_bytes + disks })
+    return { ...tell, progress }
+  }
+
   async #prepare({ mode, limits, to }: CopyOrder): Promise<void> {
     const { running, directory, identity, root } = this.#o
     const postcopy = mode === 'postcopy' || mode === 'hybrid' || (mode === 'auto' && limits.may_postcopy === true)
-    await setCapabilities(running, { postcopy, preempt: false, pause: to.exports !== undefined })
+    await setCapabilities(running, { postcopy, preempt: false, pause: this.facts.mirrors.length > 0 })
     if (identity) {
       if (!to.tls) throw fail('invalid', 'The target does not speak TLS, which was asked for.')
       await setTls(running, directory, 'client', identity, to.tls, root ? running.live.uid : null)
@@ -109,8 +136,14 @@ export class Leaving implements LeavingVm {
         },
         error,
       )
-    await goOnHere(running)
+    await this.#goOn()
+  }
+
+  /** First the mirrors: a write of the guest may hang on one, and with it all that waits for the disks. */
+  async #goOn(): Promise<void> {
+    const { running } = this.#o
     await this.#mirrors.drop().catch((e: unknown) => this.#o.log(`${this.vm}: ${(e as Error).message}`))
+    await goOnHere(running, this.facts.paused === true)
     if (running.live.paused_by === 'job') await running.note(undefined)
   }
 
@@ -145,10 +178,7 @@ export class Leaving implements LeavingVm {
   }
 
   async takeBack(): Promise<void> {
-    const { running } = this.#o
-    await goOnHere(running)
-    await this.#mirrors.drop()
-    if (running.live.paused_by === 'job') await running.note(undefined)
+    await this.#goOn()
   }
 
   async quit(): Promise<void> {

@@ -9,17 +9,19 @@ import type {
   ArrivingVm,
   LeavingVm,
   Migration,
-  MoveDisk,
   MoveFacts,
   PostcopySupport,
   QemuAnswer,
 } from '@wadah/ports/migration'
 import { VmDirectory } from '../directory.ts'
+import { readFirmwareState, writeFirmwareState } from '../firmware.ts'
 import { lastWords } from '../launch.ts'
 import type { RunningVm } from '../running-vm.ts'
 import { Arriving, listening } from './arriving.ts'
 import { type MoveIdentity, moveIdentity } from './certificates.ts'
 import { Leaving } from './leaving.ts'
+import { exportDisks, mirrorFacts } from './mirror.ts'
+import { activate } from '../snapshot/snapshots.ts'
 import { type Info, ask } from './outgoing.ts'
 import { arrivingPlan, immovable } from './plan.ts'
 import { setCapabilities, setTls, tcpUri } from './setup.ts'
@@ -89,13 +91,26 @@ export class HostMigration implements Migration {
       })
     if (running.live.moving)
       throw fail('busy', `It is on its way already (${running.live.moving.job}).`, { remedy: 'wadah job list' })
+    const paused = await pausedByUser(running)
     this.#wall.retune()
     const identity = tls ? await this.#identity(job, 'source') : undefined
-    const disks = await this.#disks(running, mirrors)
-    return this.#leaving(running, job, identity, disks)
+    const [disks, state] = await Promise.all([
+      mirrorFacts(running, mirrors),
+      readFirmwareState(this.#directory(vm), running.record.firmware),
+    ])
+    return this.#leaving(running, job, identity, {
+      mirrors: disks,
+      ...(state ? { state } : {}),
+      ...(paused ? { paused } : {}),
+    })
   }
 
-  #leaving(running: RunningVm, job: string, identity: MoveIdentity | undefined, mirrors: MoveDisk[]): Leaving {
+  #leaving(
+    running: RunningVm,
+    job: string,
+    identity: MoveIdentity | undefined,
+    more: Pick<MoveFacts, 'mirrors' | 'state' | 'paused'>,
+  ): Leaving {
     const { vm } = running
     const facts: MoveFacts = {
       vm,
@@ -103,7 +118,7 @@ export class HostMigration implements Migration {
       qemu_version: running.live.qemu_version,
       ram_bytes: running.record.memory.mib * 2 ** 20,
       ...(identity ? { tls: { ca: identity.ca, name: identity.name } } : {}),
-      mirrors,
+      ...more,
     }
     return new Leaving({
       running,
@@ -118,11 +133,6 @@ export class HostMigration implements Migration {
     })
   }
 
-  async #disks(_running: RunningVm, mirrors: readonly string[]): Promise<MoveDisk[]> {
-    if (mirrors.length > 0) throw fail('wrong_state', "Local disks can't be moved yet.")
-    return []
-  }
-
   async arrive(request: ArrivalRequest, signal: AbortSignal): Promise<ArrivingVm> {
     const { job, facts, listen, tls } = request
     const { vm } = request.request
@@ -131,8 +141,14 @@ export class HostMigration implements Migration {
     if (there && there.live.moving?.role !== 'arriving')
       throw fail('in_use', 'This VM runs here already.', { remedy: 'wadah vm show NAME', effect: 'none' })
     if (tls && !facts.tls) throw fail('invalid', 'The source does not speak TLS, which this host asks for.')
+    checkMirrors(request)
     this.#wall.retune()
+    const directory = this.#directory(vm)
     try {
+      // What an earlier try left, or an earlier life of this VM here, is not what it has now.
+      await machine.clean(vm)
+      await directory.dropState()
+      await writeFirmwareState(directory, facts.state, this.#o.root ? request.request.spec.uid : null)
       const here = await this.#o.qemuVersion()
       const plan = arrivingPlan(await machine.plan(request.request), facts, { qemu_version: here }, job)
       const identity = tls ? this.#identity(job, 'target') : undefined
@@ -151,9 +167,9 @@ export class HostMigration implements Migration {
       this.#o.log(`${vm}: waits for ${job} on ${listen}:${arriving.accepted.address.port}`)
       return arriving
     } catch (error) {
-      await machine
-        .clean(vm)
-        .catch((e: unknown) => this.#o.log(`${vm}: taking back what was made for ${job}: ${(e as Error).message}`))
+      await this.#undo(vm).catch((e: unknown) =>
+        this.#o.log(`${vm}: taking back what was made for ${job}: ${(e as Error).message}`),
+      )
       if (signal.aborted) throw fail('cancelled', 'The move was given up while its target was prepared.')
       throw error
     }
@@ -161,7 +177,7 @@ export class HostMigration implements Migration {
 
   async #listen(
     running: RunningVm,
-    { job, mode, may_postcopy, listen, facts }: ArrivalRequest,
+    { job, mode, may_postcopy, listen, facts, mirrors = {} }: ArrivalRequest,
     identity: MoveIdentity | undefined,
     qemu_version: string,
     signal: AbortSignal,
@@ -180,6 +196,9 @@ export class HostMigration implements Migration {
     )
     if (identity && facts.tls)
       await setTls(running, this.#directory(running.vm), 'server', identity, facts.tls, this.#uid(running))
+    const disks = Object.keys(mirrors)
+    const exports =
+      disks.length === 0 ? undefined : await exportDisks(running, disks, listen, identity !== undefined, signal)
     const arriving = new Arriving({
       running,
       job,
@@ -187,13 +206,20 @@ export class HostMigration implements Migration {
         qemu_version,
         address: { host: listen, port: 0 },
         ...(identity ? { tls: { ca: identity.ca, name: identity.name } } : {}),
+        ...(exports ? { exports } : {}),
       },
-      undo: () => this.#o.machine.clean(running.vm),
+      undo: () => this.#undo(running.vm),
       log: this.#o.log,
     })
     await running.execute('migrate-incoming', { uri: tcpUri({ host: listen, port: 0 }) }, { signal })
     arriving.accepted.address = await listening(running, listen, signal)
     return arriving
+  }
+
+  /** Its log stays, to be read. */
+  async #undo(vm: string): Promise<void> {
+    await this.#o.machine.clean(vm)
+    await this.#directory(vm).dropState()
   }
 
   #uid(running: RunningVm): number | null {
@@ -203,7 +229,7 @@ export class HostMigration implements Migration {
   async rejoinLeaving(vm: string, job: string): Promise<LeavingVm | undefined> {
     const running = await this.#o.running(vm)
     return running?.live.moving?.job === job && running.live.moving.role === 'leaving'
-      ? this.#leaving(running, job, undefined, [])
+      ? this.#leaving(running, job, undefined, { mirrors: [], ...(running.live.moving.paused ? { paused: true } : {}) })
       : undefined
   }
 
@@ -215,7 +241,7 @@ export class HostMigration implements Migration {
       running,
       job,
       accepted: { qemu_version, address: { host: '', port: 0 } },
-      undo: () => this.#o.machine.clean(vm),
+      undo: () => this.#undo(vm),
       log: this.#o.log,
     })
   }
@@ -251,4 +277,33 @@ export class HostMigration implements Migration {
     }
     return undefined
   }
+}
+
+/** Paused by its user: it goes as it is. @throws WadahError `wrong_state` for one that stands for another reason */
+async function pausedByUser(running: RunningVm): Promise<true | undefined> {
+  const status = await running.status()
+  if (status === 'running') return undefined
+  if (status === 'paused' && running.live.paused_by === 'user') {
+    await activate(running)
+    return true
+  }
+  throw fail(
+    'wrong_state',
+    `Its guest stands still (${status}): only one that runs, or that was paused, can be moved.`,
+    {
+      remedy: 'wadah vm resume NAME; a stopped VM is moved as it is',
+    },
+  )
+}
+
+/** The disks that this host has made room for are those the source will copy, as large. @throws WadahError `wrong_state` */
+function checkMirrors({ facts, mirrors = {} }: ArrivalRequest): void {
+  const there = facts.mirrors.map((d) => `${d.name} (${d.size_bytes})`).sort()
+  const here = Object.entries(mirrors).map(([name, { volume }]) => `${name} (${volume.size_bytes})`)
+  if (there.join() !== here.sort().join())
+    throw fail(
+      'wrong_state',
+      `Its local disks are ${there.join(', ') || 'none'}, and room was made for ${here.join(', ') || 'none'}.`,
+      { remedy: 'move it again' },
+    )
 }

@@ -123,10 +123,10 @@ export class Outgoing {
 }
 
 /**
- * Whatever the migration is: afterwards none stands, and the guest runs here. Not when it has gone over.
+ * Whatever the migration is: afterwards none stands, and the guest runs here, or is paused as it was. Not when it has gone over.
  * @throws WadahError `qemu_failed` with effect `unknown` when it does not come to run
  */
-export async function goOnHere(running: RunningVm): Promise<void> {
+export async function goOnHere(running: RunningVm, paused: boolean): Promise<void> {
   const end = performance.now() + SETTLE_MS
   const later = async () => {
     if (performance.now() > end)
@@ -144,7 +144,7 @@ export async function goOnHere(running: RunningVm): Promise<void> {
   }
   for (;;) {
     const status = await running.status()
-    if (status === 'running') return
+    if (status === 'running' || (paused && status !== 'finish-migrate')) return
     // It goes on by itself when it was QEMU who stopped it; while it makes up its mind (finish-migrate) it refuses.
     if (status !== 'finish-migrate') await running.execute('cont').catch(() => {})
     else await later()

@@ -34,13 +34,13 @@ const KINDS = new Set<BootDevice['kind']>([
   'dimm',
   'cloud-seed',
   'identity',
+  'tpm',
 ])
 
 /** Why a VM with this record can't be moved while it runs; undefined when it can. */
 export function immovable(record: BootRecord): string | undefined {
   const has = (kind: BootDevice['kind']) => record.devices.some((d) => d.kind === kind)
   if (has('hostdev-pci') || has('hostdev-usb')) return 'it has devices of its host'
-  if (has('tpm')) return 'it has a TPM, whose state does not move yet'
   return undefined
 }
 
@@ -52,7 +52,7 @@ export function immovable(record: BootRecord): string | undefined {
  */
 export function arrivingPlan(
   plan: BootPlan,
-  from: { boot: BootRecord; qemu_version: string },
+  from: { boot: BootRecord; qemu_version: string; paused?: true },
   here: { qemu_version: string },
   job: string,
 ): BootPlan {
@@ -75,7 +75,7 @@ export function arrivingPlan(
     )
   if (JSON.stringify(boot.firmware) !== JSON.stringify(own.firmware))
     throw refuse('its firmware is to change at the next start', 'restart it first: wadah vm restart NAME')
-  for (const kind of ['disk', 'nic', 'cdrom'] as const) {
+  for (const kind of ['disk', 'nic', 'cdrom', 'tpm'] as const) {
     const [there, wanted] = [places(boot, kind), places(own, kind)]
     if (there !== wanted)
       throw refuse(
@@ -85,14 +85,18 @@ export function arrivingPlan(
   }
   if ((boot.kernel === undefined) !== (own.kernel === undefined) || boot.kernel?.has_initrd !== own.kernel?.has_initrd)
     throw refuse('how it boots is to change at the next start', 'restart it first: wadah vm restart NAME')
-  return { record: { ...boot, name: own.name }, local: { ...plan.local, arriving: { job } } }
+  return {
+    record: { ...boot, name: own.name },
+    local: { ...plan.local, arriving: { job, ...(from.paused ? { paused: true } : {}) } },
+  }
 }
 
 /** What identifies devices of a kind: the cluster's records on both sides must mean the same. */
-function places(record: BootRecord, kind: 'disk' | 'nic' | 'cdrom'): string {
+function places(record: BootRecord, kind: 'disk' | 'nic' | 'cdrom' | 'tpm'): string {
   return record.devices
     .flatMap((d) => {
       if (d.kind !== kind) return []
+      if (d.kind === 'tpm') return [d.id]
       if (d.kind === 'disk') return [`${d.name} (${d.volume})`]
       return [d.kind === 'nic' ? `${d.name} (${d.mac}, ${d.network})` : d.name]
     })

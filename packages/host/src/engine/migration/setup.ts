@@ -98,8 +98,9 @@ export async function setTls(
   await running.execute('migrate-set-parameters', { 'tls-creds': CREDS, 'tls-authz': AUTHZ })
 }
 
-/** For block devices: the same credentials and the same check of the peer. */
-export const nbdTls = { 'tls-creds': CREDS, 'tls-authz': AUTHZ }
+/** For disks: the same credentials and the same check of the peer. */
+export const nbdServerTls = { 'tls-creds': CREDS, 'tls-authz': AUTHZ }
+export const nbdClientTls = (name: string) => ({ 'tls-creds': CREDS, 'tls-hostname': name })
 
 export function tcpUri({ host, port }: MoveAddress): string {
   const kind = isIP(host)

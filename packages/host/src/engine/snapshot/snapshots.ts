@@ -232,9 +232,10 @@ export class HostSnapshots implements Snapshots {
   }
 }
 
-/** After a save of a paused guest QEMU has let go of its disks; it takes them again when it goes on, if only for an instant. */
+/** After a save or a move of a paused guest QEMU does not have its disks; it takes them when it goes on, if only for an instant. */
 export async function activate(running: RunningVm): Promise<void> {
-  if ((await running.status()) !== 'postmigrate') return
+  if ((await running.status()) !== 'postmigrate' && !running.live.inactive) return
   await running.execute('cont')
   await running.execute('stop')
+  await running.noteActive()
 }
