@@ -44,6 +44,7 @@ import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
 import { resizeVolumeJob } from './storage/resize.ts'
 import { adoptAll, keepStatuses, sweepTaps } from './vms/keeper.ts'
 import { Vms } from './vms/service.ts'
+import { sweepMoves } from './vms/local-disks.ts'
 import { sweepAdded } from './vms/sweep.ts'
 
 export type ClusterOptions = {
@@ -156,6 +157,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   // A host that cannot start its VMs must still let itself be looked at.
   await onDaemonStart(deps, engine, boot).catch((error: unknown) => o.onUnforeseen(error, 'starting VMs with the host'))
   void sweepAdded(deps, engine).catch((error: unknown) => o.onUnforeseen(error, 'disks of edits that were cut off'))
+  if (o.member) void sweepMoves(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of moves'))
   void sweepImports(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of imports'))
   void engine.prune()
   const followed = followNetworks(deps, ending.signal)

@@ -10,6 +10,7 @@ import { caughtUp } from '@wadah/cluster/context'
 import { systemCaller } from '@wadah/cluster/host/children'
 import { MIGRATE_PATH } from '@wadah/cluster/host/drain'
 import { answerFacts, FACTS_PATH } from '@wadah/cluster/storage/pool-facts'
+import { LEFTOVERS_PATH, sweepMoves } from '@wadah/cluster/vms/local-disks'
 import { answerPool, POOL_PATH } from '@wadah/cluster/storage/shared'
 import { networkDownKind, resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
 import type { JobRecord } from '@wadah/cluster/jobs/record'
@@ -218,6 +219,10 @@ async function main(config: DaemonConfig): Promise<void> {
       asked: {
         [POOL_PATH]: (body) => answerPool(cluster.deps, body),
         [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
+        [LEFTOVERS_PATH]: async () => {
+          await sweepMoves(cluster.deps)
+          return {}
+        },
         [MIGRATE_PATH]: async (body) => {
           const { vm, to, key } = (body ?? {}) as Record<string, unknown>
           if (typeof vm !== 'string' || typeof to !== 'string' || typeof key !== 'string')

@@ -17,6 +17,14 @@ export const VmMigrateSchema = Closed(
         description: 'name or id of the host; the one with most room unless said',
       }),
     ),
+    pool: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 63,
+        description:
+          'where disks go that lie in a pool of its host only: a pool of the other host, by name or id; the one of the same name there, or its usual one, unless said',
+      }),
+    ),
     mode: Type.Optional(MoveModeSchema),
     max_stall_ms: Type.Optional(
       Type.Integer({

@@ -80,6 +80,7 @@ export const cluster = {
   'opt.create.host': 'in a cluster: the host it is to run on',
   'cmd.vm.migrate': 'move it to another host while it runs, and say what its guest felt of it',
   'opt.migrate.to': 'the host (the one with most room)',
+  'opt.migrate.pool': 'where its local disks go (the pool of the same name there, or its usual one)',
   'opt.migrate.mode': 'how: {modes} (auto)',
   'opt.migrate.max_stall': 'how long the guest may stand still (300)',
   'opt.migrate.bandwidth': 'no faster than this',

@@ -83,6 +83,7 @@ export const cluster: Record<keyof typeof en, string> = {
   'opt.create.host': 'dalam klaster: host tempat ia berjalan',
   'cmd.vm.migrate': 'pindahkan ke host lain selagi berjalan, dan laporkan apa yang dirasakan tamunya',
   'opt.migrate.to': 'host tujuan (yang paling lapang)',
+  'opt.migrate.pool': 'ke mana disk lokalnya (pool bernama sama di sana, atau yang biasa)',
   'opt.migrate.mode': 'cara: {modes} (auto)',
   'opt.migrate.max_stall': 'berapa lama tamu boleh berhenti (300)',
   'opt.migrate.bandwidth': 'tidak lebih cepat dari ini',

@@ -9,6 +9,7 @@ import { hostKind, placementKind, vmKind } from '../records.ts'
 import { launchRequest } from '../resolve.ts'
 import { filesReady } from './jobs.ts'
 import { recordNow } from './keeper.ts'
+import { arrivedDisks, makeRooms, roomsFor } from './local-disks.ts'
 import { checkRoomToRun } from './room.ts'
 
 const TRIES = 20
@@ -16,7 +17,7 @@ const TRIES = 20
 export function arrivals(deps: Deps): MoveInPorts {
   return {
     migration: deps.machine.migration,
-    prepare: async (job: string, offer: MoveOffer) => {
+    prepare: async (job: string, offer: MoveOffer, signal: AbortSignal) => {
       await caughtUp(deps)
       const vm = deps.view.get(vmKind, offer.vm)?.value
       const placement = (await deps.store.get(placementKind, offer.vm))?.value
@@ -31,8 +32,16 @@ export function arrivals(deps: Deps): MoveInPorts {
       checkRoomToRun(deps, vm)
       await filesReady(deps, vm)
       await deps.syncNetworks()
+      const rooms = await roomsFor(deps, vm, job)
+      await makeRooms(deps, rooms, vm.spec.uid, signal)
+      const request = launchRequest(deps, vm)
+      const disks = request.disks.map((disk) => {
+        const room = rooms.find((r) => r.name === disk.name)
+        return room ? { name: disk.name, chain: [room.volume], pool: room.pool } : disk
+      })
       return {
-        request: { ...launchRequest(deps, vm), epoch: offer.epoch },
+        request: { ...request, disks, epoch: offer.epoch },
+        mirrors: Object.fromEntries(rooms.map(({ name, pool, volume }) => [name, { pool, volume }])),
         listen: host.address,
         tls: offer.facts.tls !== undefined,
       }
@@ -52,13 +61,26 @@ export function arrivals(deps: Deps): MoveInPorts {
         if (host === deps.hostId && now === epoch) return
         if (handover?.job !== job || handover.to !== deps.hostId)
           throw fail('not_owner', `The placement of ${vm} says another host by now.`, { effect: 'unknown' })
-        await commit(deps, [unchanged(placement)], [put(placementKind, vm, { schema: 1, host: deps.hostId, epoch })])
+        const record = (await deps.store.get(vmKind, vm))?.value
+        if (!record) throw fail('gone', 'The VM is not there any more.')
+        const disks = await arrivedDisks(deps, record, job)
+        await commit(
+          deps,
+          [unchanged(placement), ...disks.checks],
+          [put(placementKind, vm, { schema: 1, host: deps.hostId, epoch }), ...disks.writes],
+        )
       })
       // Its state is this host's to write from now on.
       await recordNow(deps, vm).catch((error: unknown) => deps.log(`status of ${vm}: ${(error as Error).message}`))
       deps.syncNetworks().catch((error: unknown) => deps.log(`networks: ${(error as Error).message}`))
     },
-    undone: async () => {
+    undone: async (job, vm) => {
+      const record = (await deps.store.get(vmKind, vm))?.value
+      const placement = (await deps.store.get(placementKind, vm))?.value
+      // What the store does not say any more the source's own call, or the next start, finds (`sweepMoves`).
+      if (record && placement?.host !== deps.hostId)
+        for (const { pool, volume } of await roomsFor(deps, record, job))
+          await deps.machine.volumes.delete(pool, volume)
       await deps.syncNetworks()
     },
     log: deps.log,

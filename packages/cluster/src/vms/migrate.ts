@@ -5,7 +5,7 @@
 import { type Fault, WadahError, fail, toFault } from '@wadah/api/fault'
 import type { VmMove } from '@wadah/api/schema/migration'
 import type { MoveForecast, MoveLimits, MoveMode, MovePhase, MoveReport } from '@wadah/ports/migration'
-import { put, unchanged } from '@wadah/store/store'
+import { type Check, put, unchanged, type Write } from '@wadah/store/store'
 import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, pivot, step, type StepContext } from '../jobs/define.ts'
 import { hostName } from '../members/where.ts'
@@ -13,8 +13,9 @@ import { forecast } from '../migration/forecast.ts'
 import { Probe } from '../migration/probe.ts'
 import { speedOf } from '../migration/speed.ts'
 import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.ts'
-import { placementKind, type PlacementRecord, statusKind, vmKind } from '../records.ts'
+import { placementKind, type PlacementRecord, poolKind, statusKind, vmKind } from '../records.ts'
 import { addressInside } from './inside.ts'
+import { askToSweep, type DiskMove, dropMoved, markMoving, unmarkMoving } from './local-disks.ts'
 
 export type MigrateParams = {
   vm: string
@@ -27,6 +28,8 @@ export type MigrateParams = {
   mode: MoveMode
   limits: MoveLimits
   tls: boolean
+  /** What lies in a pool of its host only, and where it goes. */
+  disks?: DiskMove[]
 }
 type Ctx = StepContext<MigrateParams, Deps>
 
@@ -42,27 +45,38 @@ async function note(ctx: Ctx): Promise<void> {
     throw fail('not_owner', `"${p.name}" is not on this host any more.`, { remedy: `wadah vm show ${p.name}` })
   if (placement.value.handover) return
   const handover = { to: p.to, epoch: p.epoch, job: jobId, sealed: false }
-  ctx.commit([put(placementKind, p.vm, { ...placement.value, handover })], [unchanged(placement)])
+  const disks = await markMoving(deps, p.disks ?? [], jobId)
+  ctx.commit(
+    [put(placementKind, p.vm, { ...placement.value, handover }), ...disks.writes],
+    [unchanged(placement), ...disks.checks],
+  )
 }
 
 /** Done twice is done once; of another job's it changes nothing. */
 async function changeHandover(
   { deps, params: p, jobId }: Ctx,
   change: (placement: PlacementRecord) => PlacementRecord | undefined,
+  more: () => Promise<{ checks: Check[]; writes: Write[] }> = async () => ({ checks: [], writes: [] }),
 ): Promise<void> {
   await againOnConflict(20, async () => {
     const placement = await deps.store.get(placementKind, p.vm)
     if (placement?.value.handover?.job !== jobId) return
     const next = change(placement.value)
-    if (next) await commit(deps, [unchanged(placement)], [put(placementKind, p.vm, next)])
+    if (!next) return
+    const { checks, writes } = await more()
+    await commit(deps, [unchanged(placement), ...checks], [put(placementKind, p.vm, next), ...writes])
   })
 }
 
 async function unnote(ctx: Ctx): Promise<void> {
-  await changeHandover(ctx, (placement) => {
-    const { handover: _, ...rest } = placement
-    return rest
-  })
+  const { deps, params: p, jobId } = ctx
+  await changeHandover(
+    ctx,
+    ({ handover: _, ...rest }) => rest,
+    () => unmarkMoving(deps, p.disks ?? [], jobId),
+  )
+  // It took back what it made itself, unless its daemon died meanwhile.
+  if (p.live) await askToSweep(deps, p.to)
 }
 
 /** The outcome of a move that is not known yet: the next step finds it out. */
@@ -123,6 +137,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
     mode: p.mode,
     limits: p.limits,
     tls: p.tls,
+    ...(p.disks ? { mirrors: p.disks.map((d) => d.name) } : {}),
   }
   const { moves } = deps
   if (!moves) throw fail('internal', 'no way to other hosts')
@@ -147,7 +162,8 @@ async function move(ctx: Ctx): Promise<VmMove> {
       })
     return anew(since(begun))
   }
-  const foreseen = foresee(ctx)
+  // What the disks will take nobody knows before.
+  const foreseen = p.disks ? undefined : foresee(ctx)
   const began = { over: false }
   // Once `go` was said a cancel comes too late: only an end of this daemon stops it, and the next one goes on.
   const limit = new AbortController()
@@ -167,8 +183,14 @@ async function move(ctx: Ctx): Promise<VmMove> {
       if (name === 'copy') began_ms = Date.now()
       ctx.log(name)
     }
-    const report = await moveOut({ ...order, forecast: foreseen }, { ...ports(link), going, phase }, limit.signal)
+    const poolName = (id: string) => deps.view.get(poolKind, id)?.value.name ?? id
+    const report = await moveOut(
+      { ...order, ...(foreseen ? { forecast: foreseen } : {}) },
+      { ...ports(link), going, phase },
+      limit.signal,
+    )
     const outside = await (await looking)?.end({ begin_ms: began_ms, end_ms: Date.now() })
+    report.notes.unshift(...(p.disks ?? []).map((d) => `the disk "${d.name}" lies in ${poolName(d.to)} now`))
     return { ...names, ...shown(report), total_ms: since(begun), ...(outside ? { outside } : {}) }
   } finally {
     void looking.then((probe) => probe?.stop())
@@ -186,8 +208,9 @@ function shown(r: MoveReport): Omit<VmMove, 'vm' | 'from' | 'to' | 'total_ms'> {
     how: r.how,
     ...(r.claim.sent_bytes === undefined ? {} : { bytes: r.claim.sent_bytes }),
     ...(r.claim.downtime_ms === undefined ? {} : { claimed_downtime_ms: r.claim.downtime_ms }),
-    stall_ms: r.stall_ms,
-    ...(Number.isFinite(r.stall_error_ms) ? { stall_error_ms: r.stall_error_ms } : {}),
+    // Of one that was paused nothing stood still.
+    ...(r.paused ? {} : { stall_ms: r.stall_ms }),
+    ...(Number.isFinite(r.stall_error_ms) && !r.paused ? { stall_error_ms: r.stall_error_ms } : {}),
     ...(r.forecast
       ? {
           forecast: {
@@ -259,6 +282,7 @@ async function tidyIfGone({ deps, params: p }: Ctx): Promise<void> {
   const placement = (await deps.store.get(placementKind, p.vm))?.value
   if (!placement || placement.host === deps.hostId) return
   await deps.machine.forget(p.vm)
+  await dropMoved(deps, p.disks ?? [])
   await deps.syncNetworks()
 }
 
@@ -282,7 +306,7 @@ export const migrateVm = defineJob<MigrateParams, Deps>(
     }),
   ],
   {
-    claims: (p) => [`vm/${p.vm}`],
+    claims: (p) => [`vm/${p.vm}`, ...(p.disks ?? []).map((d) => `volume/${d.volume}`)],
     lane: 'move',
     result: (output) => output('settle'),
   },

@@ -9,11 +9,11 @@ import type { Deps } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { snapshotNow, viewOf } from '../members/scheduling.ts'
 import { hostNamed } from '../members/where.ts'
-import { isLive, networkKind, placementKind, poolKind, statusKind, type VmRecord } from '../records.ts'
-import { chainOf } from '../resolve.ts'
+import { isLive, networkKind, placementKind, snapshotKind, statusKind, type VmRecord } from '../records.ts'
 import type { Caller } from '../services.ts'
 import { submit } from '../submit.ts'
 import { vmTarget } from './allow.ts'
+import { localDisks, placeDisks } from './local-disks.ts'
 import { type MigrateParams, migrateVm } from './migrate.ts'
 
 const STALL_MS = 300
@@ -38,17 +38,21 @@ export async function askToMove(
     })
   const status = view.get(statusKind, vm.id)?.value
   const live = isLive(status?.state)
-  if (live && status?.state !== 'running')
+  const paused = status?.state === 'paused' && status.paused_by === 'user'
+  if (live && status?.state !== 'running' && !paused)
     throw fail(
       'wrong_state',
-      `"${vm.value.name}" is ${status?.state ?? 'unknown'}; it is moved while it runs or is stopped.`,
+      `"${vm.value.name}" is ${status?.state ?? 'unknown'}; it is moved while it runs, is paused or is stopped.`,
       {
         remedy: `wadah vm show ${vm.value.name}`,
       },
     )
   refuseTied(deps, vm.value, live)
   const to = chooseTarget(deps, vm.value, body.to)
-  const may_postcopy = (body.mode ?? 'auto') !== 'precopy' && (await deps.machine.migration.postcopy()).ok
+  const disks = await placeDisks(deps, vm.value, to, body.pool)
+  // A guest that stands still fetches nothing, and writes nothing.
+  const mode = paused ? 'precopy' : (body.mode ?? 'auto')
+  const may_postcopy = mode !== 'precopy' && (await deps.machine.migration.postcopy()).ok
   const params: MigrateParams = {
     vm: vm.id,
     name: vm.value.name,
@@ -56,13 +60,14 @@ export async function askToMove(
     to,
     epoch: placement.value.epoch + 1,
     live,
-    mode: body.mode ?? 'auto',
+    mode,
     limits: {
       max_stall_ms: body.max_stall_ms ?? STALL_MS,
       may_postcopy,
       ...(body.bandwidth_mib_per_s === undefined ? {} : { bandwidth_bytes_per_s: body.bandwidth_mib_per_s * 2 ** 20 }),
     },
     tls: body.plain !== true,
+    ...(disks.length > 0 ? { disks } : {}),
   }
   return submit(deps, engine, caller, migrateVm, params, vmTarget(vm.value), { checks: [unchanged(placement)] })
 }
@@ -75,17 +80,27 @@ function refuseTied(deps: Deps, vm: VmRecord, live: boolean): void {
     throw fail('wrong_state', `"${vm.name}" has devices of its host (${devices.map((d) => d.name).join(', ')}).`, {
       remedy: `wadah vm edit ${vm.name} --remove-hostdev ${devices[0]?.name ?? ''}`,
     })
-  if (vm.spec.firmware?.kind === 'uefi' || vm.spec.tpm)
-    throw fail('wrong_state', `"${vm.name}" has UEFI variables or a TPM, which lie on its host and do not move yet.`, {
-      remedy: 'only VMs with BIOS firmware and without a TPM are moved',
+  const own = vm.spec.tpm ? 'a TPM' : vm.spec.firmware?.kind === 'uefi' ? 'UEFI variables' : undefined
+  if (own !== undefined && !live)
+    throw fail('wrong_state', `"${vm.name}" has ${own}, which lie on its host and go with it only while it runs.`, {
+      remedy: `wadah vm start ${vm.name}, then move it`,
     })
-  const local = vm.spec.disks.find(({ volume }) =>
-    chainOf(deps, volume).some((v) => view.get(poolKind, v.pool)?.value.shared !== true),
-  )
-  if (local)
-    throw fail('wrong_state', `The disk "${local.name}" of "${vm.name}" lies in a pool of its host only.`, {
-      remedy: 'wadah volume move VOLUME POOL (a shared one), while it is stopped',
-    })
+  const snapshot = deps.view.list(snapshotKind).find((s) => s.value.vm === vm.id)
+  if (own !== undefined && snapshot)
+    throw fail(
+      'wrong_state',
+      `"${vm.name}" has ${own}, and what its snapshot "${snapshot.value.name}" keeps of them would stay on its host.`,
+      { remedy: `wadah snapshot delete ${vm.name} ${snapshot.value.name}` },
+    )
+  const [local] = localDisks(deps, vm)
+  if (local && !live)
+    throw fail(
+      'wrong_state',
+      `The disk "${local.name}" of "${vm.name}" lies in a pool of its host only; it goes over while the VM runs.`,
+      {
+        remedy: `wadah vm start ${vm.name}, then move it; or, while it is stopped: wadah volume move ${local.volume.name} POOL (a shared one)`,
+      },
+    )
   if (!live) return
   for (const nic of vm.spec.nics) {
     const network = view.get(networkKind, nic.network)?.value
@@ -103,7 +118,9 @@ function refuseTied(deps: Deps, vm: VmRecord, live: boolean): void {
 function chooseTarget(deps: Deps, vm: VmRecord, ref: string | undefined): string {
   const { view, hostId } = deps
   const snapshot = snapshotNow(deps)
-  const own = viewOf(view, vm)
+  // Where its local disks would go is looked at once the host is chosen.
+  const seen = viewOf(view, vm)
+  const own = { ...seen, disks: seen.disks.filter((d) => d.shared) }
   if (ref === undefined) {
     const choice = place(snapshot, own, { most: 20 })
     if (choice.chosen && choice.chosen.host !== hostId) return choice.chosen.host

@@ -7,7 +7,7 @@ import type { Register } from '../../program.ts'
 import { formatBytes, formatTook } from '../../text/format.ts'
 import { parseInteger } from '../../text/size.ts'
 
-type Options = { to?: string; mode?: string; maxStallMs?: string; bandwidth?: string; plain?: boolean }
+type Options = { to?: string; pool?: string; mode?: string; maxStallMs?: string; bandwidth?: string; plain?: boolean }
 
 /** Moves a VM to another host, and says what its guest felt of it. */
 export const migrate: Register = (group, cli) => {
@@ -16,6 +16,7 @@ export const migrate: Register = (group, cli) => {
     .command('migrate <vm>')
     .description(t('cmd.vm.migrate'))
     .option('--to <host>', t('opt.migrate.to'))
+    .option('--pool <pool>', t('opt.migrate.pool'))
     .option('--mode <mode>', t('opt.migrate.mode', { modes: MOVE_MODES.join(', ') }))
     .option('--max-stall-ms <ms>', t('opt.migrate.max_stall'))
     .option('--bandwidth <MiB/s>', t('opt.migrate.bandwidth'))
@@ -45,6 +46,7 @@ export function bodyOf(o: Options): VmMigrate {
     throw fail('invalid', `--mode ${o.mode}: one of ${MOVE_MODES.join(', ')} is wanted`, { field: '--mode' })
   return {
     ...(o.to === undefined ? {} : { to: o.to }),
+    ...(o.pool === undefined ? {} : { pool: o.pool }),
     ...(mode === undefined ? {} : { mode }),
     ...(o.maxStallMs === undefined ? {} : { max_stall_ms: parseInteger(o.maxStallMs, '--max-stall-ms', 1, 60_000) }),
     ...(o.bandwidth === undefined ? {} : { bandwidth_mib_per_s: parseInteger(o.bandwidth, '--bandwidth', 1, 100_000) }),

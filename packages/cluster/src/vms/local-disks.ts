@@ -1,0 +1,252 @@
+/** Disks that lie in a pool of one host only, when their VM moves: where they go, what the records say meanwhile, and what is left over. */
+import { WadahError, fail } from '@wadah/api/fault'
+import { admit } from '@wadah/api/admit'
+import type { MoveDisk } from '@wadah/ports/migration'
+import type { PoolDefinition, VolumeDefinition } from '@wadah/ports/volumes'
+import { type Check, type Rec, type Write, put, unchanged } from '@wadah/store/store'
+import { type Deps, caughtUp, find } from '../context.ts'
+import { hostName } from '../members/where.ts'
+import {
+  type PoolRecord,
+  type VmRecord,
+  type VolumeRecord,
+  placementKind,
+  poolKind,
+  snapshotKind,
+  volumeKind,
+} from '../records.ts'
+import { chainOf, poolDefinition, poolOf } from '../resolve.ts'
+import { findPool, reaches } from '../storage/find-pool.ts'
+import { factsOf } from '../storage/pool-facts.ts'
+import { poolClosing, promisedBytes } from './create.ts'
+
+/** Asked of the host where a move was to go: what it left there goes. */
+export const LEFTOVERS_PATH = '/peer/v1/leftovers'
+const ASK_MS = 30_000
+
+export type DiskMove = MoveDisk & { volume: string; from: string; to: string }
+
+/** Those that a target can't open. */
+export function localDisks(deps: Pick<Deps, 'view'>, vm: VmRecord): { name: string; volume: VolumeRecord }[] {
+  return vm.spec.disks.flatMap(({ name, volume: id }) => {
+    const [volume] = chainOf(deps, id)
+    return volume && deps.view.get(poolKind, volume.pool)?.value.shared !== true ? [{ name, volume }] : []
+  })
+}
+
+/**
+ * Where each goes: the pool that was named, else the one of the same name there, else that host's usual one.
+ * @throws WadahError `wrong_state`, `not_found`, `no_room`
+ */
+export async function placeDisks(deps: Deps, vm: VmRecord, to: string, ref: string | undefined): Promise<DiskMove[]> {
+  const disks = localDisks(deps, vm)
+  if (disks.length === 0) {
+    if (ref === undefined) return []
+    throw fail('invalid', `"${vm.name}" has no disks that would go to another pool.`, { field: '/pool' })
+  }
+  refuseSnapshots(deps, vm, disks[0]?.name ?? '')
+  const moves = disks.map(({ name, volume }): DiskMove => {
+    const pool = targetPool(deps, vm, to, ref, poolOf(deps, volume.pool).name)
+    const { id, format, size_bytes } = volume
+    return { name, volume: id, from: volume.pool, to: pool.id, format, size_bytes }
+  })
+  for (const id of new Set(moves.map((m) => m.to)))
+    await checkRoom(
+      deps,
+      poolOf(deps, id),
+      moves.filter((m) => m.to === id).reduce((sum, m) => sum + m.size_bytes, 0),
+    )
+  return moves
+}
+
+/** A mirror copies what the guest sees now; what snapshots hold would stay behind. */
+function refuseSnapshots(deps: Pick<Deps, 'view'>, vm: VmRecord, disk: string): void {
+  const has = deps.view.list(snapshotKind).find((s) => s.value.vm === vm.id)
+  if (!has) return
+  throw fail(
+    'wrong_state',
+    `The disk "${disk}" of "${vm.name}" lies in a pool of its host only, and its snapshot "${has.value.name}" there would not go with it.`,
+    { remedy: `wadah snapshot delete ${vm.name} ${has.value.name}; or keep its disks in a shared pool` },
+  )
+}
+
+function targetPool(deps: Deps, vm: VmRecord, to: string, ref: string | undefined, name: string): PoolRecord {
+  const there = { view: deps.view, hostId: to }
+  if (ref !== undefined) {
+    const pool = find(deps, 'pool', poolKind, vm.project, ref, '/pool').value
+    if (reaches(there, pool)) return pool
+    throw fail('wrong_state', `The host ${hostName(deps.view, to)} does not have the pool "${pool.name}".`, {
+      field: '/pool',
+      remedy: 'wadah pool list',
+    })
+  }
+  const same = deps.view
+    .list(poolKind)
+    .find(({ value: p }) => p.name === name && p.project === vm.project && reaches(there, p))
+  return same?.value ?? findPool(there, vm.project, undefined, '/pool').value
+}
+
+async function checkRoom(deps: Deps, pool: PoolRecord, bytes: number): Promise<void> {
+  if (pool.closing) throw poolClosing(pool)
+  const { capacity_bytes, unreachable } = await factsOf(deps, pool)
+  if (unreachable !== undefined)
+    throw fail('unavailable', `The pool "${pool.name}" can't be looked at: ${unreachable}`, {
+      remedy: 'wadah host list',
+    })
+  const verdict = admit(
+    {
+      what: `The pool "${pool.name}"`,
+      capacity_bytes,
+      promised_bytes: promisedBytes(deps, pool.id),
+      overcommit: pool.overcommit,
+      field: '/pool',
+    },
+    bytes,
+  )
+  if (!verdict.ok) throw new WadahError(verdict.why)
+}
+
+type Change = { checks: Check[]; writes: Write[] }
+
+/** Its volumes as the store has them, changed; of those that need no change nothing. */
+async function changed(
+  deps: Deps,
+  ids: readonly string[],
+  change: (volume: VolumeRecord) => VolumeRecord | undefined,
+): Promise<Change> {
+  const found = (await Promise.all(ids.map((id) => deps.store.get(volumeKind, id)))).filter((r) => r !== undefined)
+  const out: Change = { checks: [], writes: [] }
+  for (const rec of found as Rec<VolumeRecord>[]) {
+    const next = change(rec.value)
+    if (!next) continue
+    out.checks.push(unchanged(rec))
+    out.writes.push(put(volumeKind, rec.value.id, next))
+  }
+  return out
+}
+
+/** They are on their way. */
+export const markMoving = (deps: Deps, disks: readonly DiskMove[], job: string): Promise<Change> =>
+  changed(
+    deps,
+    disks.map((d) => d.volume),
+    (v) => ({ ...v, moving_to: { pool: disks.find((d) => d.volume === v.id)?.to ?? v.pool, job } }),
+  )
+
+/** They stay. */
+export const unmarkMoving = (deps: Deps, disks: readonly DiskMove[], job: string): Promise<Change> =>
+  changed(
+    deps,
+    disks.map((d) => d.volume),
+    ({ moving_to, ...v }) => (moving_to?.job === job ? v : undefined),
+  )
+
+/** They have come: written in the commit of the placement. What they stood on, they hold themselves now. */
+export const arrivedDisks = (deps: Deps, vm: VmRecord, job: string): Promise<Change> =>
+  changed(
+    deps,
+    vm.spec.disks.map((d) => d.volume),
+    ({ moving_to, base: _, ...v }) => (moving_to?.job === job ? { ...v, pool: moving_to.pool } : undefined),
+  )
+
+export type Room = { name: string; pool: PoolDefinition; volume: VolumeDefinition }
+
+/** On the target: the disks that come by this job, and where. @throws WadahError `not_owner` for a pool that is not this host's */
+export async function roomsFor(deps: Deps, vm: VmRecord, job: string): Promise<Room[]> {
+  const rooms: Room[] = []
+  for (const { name, volume: id } of vm.spec.disks) {
+    const volume = (await deps.store.get(volumeKind, id))?.value
+    if (volume?.moving_to?.job !== job) continue
+    const pool = poolOf(deps, volume.moving_to.pool)
+    if (!reaches(deps, pool) || pool.id === volume.pool)
+      throw fail('not_owner', `The disk "${name}" was to come into "${pool.name}", which is no pool for it here.`)
+    const { format, size_bytes } = volume
+    rooms.push({ name, pool: poolDefinition(pool), volume: { id, pool: pool.id, format, size_bytes } })
+  }
+  return rooms
+}
+
+/** Making a place for a volume and sweeping such places meet here: what is being filled must not be taken for a leftover. */
+let last: Promise<unknown> = Promise.resolve()
+function alone<T>(work: () => Promise<T>): Promise<T> {
+  const mine = last.then(work, work)
+  last = mine.catch(() => undefined)
+  return mine
+}
+
+/** Empty volumes, whatever an earlier try left in their place. */
+export async function makeRooms(deps: Deps, rooms: readonly Room[], uid: number, signal: AbortSignal): Promise<void> {
+  const { volumes } = deps.machine
+  await alone(async () => {
+    for (const { pool, volume } of rooms) {
+      await volumes.delete(pool, volume)
+      await volumes.create(pool, volume, { signal })
+      await volumes.grant(pool, volume, { uid })
+    }
+  })
+}
+
+/** On the source, once they are elsewhere: the copies here go. */
+export async function dropMoved(deps: Deps, disks: readonly DiskMove[]): Promise<void> {
+  for (const { volume: id, from, format } of disks) {
+    const volume = (await deps.store.get(volumeKind, id))?.value
+    const pool = (await deps.store.get(poolKind, from))?.value
+    // Deleted meanwhile, over there: what is here is nobody's all the same.
+    if (!pool || volume?.pool === from) continue
+    await deps.machine.volumes.delete(poolDefinition(pool), { id, format })
+  }
+}
+
+/** What a move that ended without success left on the host where it was to go. */
+export async function askToSweep(deps: Deps, host: string): Promise<void> {
+  await deps
+    .askHost?.(host, LEFTOVERS_PATH, {}, ASK_MS)
+    .catch((error: unknown) => deps.log(`leftovers on ${hostName(deps.view, host)}: ${(error as Error).message}`))
+}
+
+/**
+ * What moves left on this host: QEMUs that wait for a guest that does not come, and files of volumes that lie on another host. The store
+ * says what is so: a move that is still noted there may go on.
+ */
+export async function sweepMoves(deps: Deps): Promise<void> {
+  await caughtUp(deps)
+  const { machine } = deps
+  const waiting = new Set<string>()
+  for (const vm of await machine.known()) {
+    const placement = (await deps.store.get(placementKind, vm))?.value
+    if (placement?.host === deps.hostId) continue
+    const is = await machine.migration.ask(vm)
+    if (is.is === 'gone') continue
+    const arriving =
+      is.is === 'there' && is.job !== undefined && placement?.handover?.job !== is.job
+        ? await machine.migration.rejoinArriving(vm, is.job)
+        : undefined
+    if (!arriving || is.is !== 'there' || is.status === 'running') {
+      waiting.add(vm)
+      continue
+    }
+    await arriving.undo()
+    deps.log(`${vm}: a QEMU waited for it, and it does not come: ended`)
+  }
+  for (const { value: pool } of deps.view.list(poolKind)) {
+    if (pool.shared || pool.host !== deps.hostId) continue
+    for (const file of await machine.volumes.list(poolDefinition(pool))) {
+      await alone(() => sweepFile(deps, pool, file, waiting))
+    }
+  }
+}
+
+async function sweepFile(
+  deps: Deps,
+  pool: PoolRecord,
+  file: { id: string; format: 'qcow2' | 'raw' },
+  waiting: ReadonlySet<string>,
+): Promise<void> {
+  const volume = (await deps.store.get(volumeKind, file.id))?.value
+  if (!volume || volume.pool === pool.id || volume.moving_to?.pool === pool.id) return
+  const owner = deps.view.get(poolKind, volume.pool)?.value
+  if (!owner || owner.shared || owner.host === deps.hostId) return
+  if (volume.vm !== undefined && waiting.has(volume.vm)) return
+  await deps.machine.volumes.delete(poolDefinition(pool), file)
+  deps.log(`the file of the volume ${volume.name}, which lies in ${owner.name}, was left over and is gone`)
+}
