@@ -146,7 +146,10 @@ export const arrivedDisks = (deps: Deps, vm: VmRecord, job: string): Promise<Cha
   changed(
     deps,
     vm.spec.disks.map((d) => d.volume),
-    ({ moving_to, base: _, ...v }) => (moving_to?.job === job ? { ...v, pool: moving_to.pool } : undefined),
+    (volume) => {
+      const { moving_to, base: _, ...v } = volume
+      return moving_to?.job === job ? { ...v, pool: moving_to.pool } : undefined
+    },
   )
 
 export type Room = { name: string; pool: PoolDefinition; volume: VolumeDefinition }

@@ -72,7 +72,10 @@ async function unnote(ctx: Ctx): Promise<void> {
   const { deps, params: p, jobId } = ctx
   await changeHandover(
     ctx,
-    ({ handover: _, ...rest }) => rest,
+    (placement) => {
+      const { handover: _, ...rest } = placement
+      return rest
+    },
     () => unmarkMoving(deps, p.disks ?? [], jobId),
   )
   // It took back what it made itself, unless its daemon died meanwhile.

@@ -63,7 +63,7 @@ describe('a move of what one host alone has', () => {
         { name: 'data', chain: [raw], pool: from },
       ],
     }
-    const arrived = [clone, raw].map(({ base: _, ...v }) => ({ ...v, pool: to.id }))
+    const arrived = [clone, raw].map(({ id, format, size_bytes }) => ({ id, format, size_bytes, pool: to.id }))
     const moved: LaunchRequest = {
       ...request,
       disks: request.disks.map((d, i) => ({ name: d.name, chain: [arrived[i] as VolumeDefinition], pool: to })),
@@ -112,10 +112,12 @@ describe('a move of what one host alone has', () => {
     return { stop, placement, undone, arrivals: (tls = true) => arrivals(m, placement, stop.signal, tls, undone) }
   }
   const jobsAt = async (vm: string) => (await kit.a.running(vm)?.execute('query-block-jobs')) as unknown[]
-  const nodesAt = async (vm: string) =>
-    ((await kit.a.running(vm)?.execute('query-named-block-nodes', { flat: true })) as { 'node-name': string }[]).map(
-      (n) => n['node-name'],
-    )
+  const nodesAt = async (vm: string) => {
+    const running = kit.a.running(vm)
+    if (!running) throw new Error('it does not run')
+    const all = await running.execute('query-named-block-nodes', { flat: true })
+    return (all as { 'node-name': string }[]).map((n) => n['node-name'])
+  }
 
   /** Numbered blocks, one after the other, each safe on the disk before the next: a gap would show. */
   const writer = `(i=0; while :; do i=$((i+1)); printf '%-511s\\n' "block $i" | dd of=/dev/vda bs=512 seek=$((8192+i%512)) conv=notrunc,fsync 2>/dev/null; echo $i >/fill/last; done) >/dev/null 2>&1 &`

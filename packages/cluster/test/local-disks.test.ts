@@ -1,0 +1,234 @@
+/** Disks of one host that go to another: where to, what the records say meanwhile, and what is swept. */
+import type { Machine } from '@wadah/ports/machine'
+import { CachedView } from '@wadah/store/cache'
+import { put } from '@wadah/store/store'
+import { openMemoryStore } from '@wadah/store/testing/memory'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { type Deps, commit } from '../src/context.ts'
+import {
+  type PoolRecord,
+  type SnapshotRecord,
+  type VmRecord,
+  hostKind,
+  placementKind,
+  poolKind,
+  snapshotKind,
+  vmKind,
+  volumeKind,
+} from '../src/records.ts'
+import { promisedBytes } from '../src/vms/create.ts'
+import {
+  type DiskMove,
+  arrivedDisks,
+  dropMoved,
+  makeRooms,
+  markMoving,
+  placeDisks,
+  roomsFor,
+  sweepMoves,
+  unmarkMoving,
+} from '../src/vms/local-disks.ts'
+import { BASE, HOST, POOL, fakeDeps, ground } from './kit/cluster.ts'
+import { FakeWorld } from './kit/fake-machine.ts'
+
+const [B, POOL_B, VM, DISK, JOB] = [
+  'host-bbbbbbbbbb',
+  'pool-bbbbbbbbbb',
+  'vm-aaaaaaaaaa',
+  'vol-diskdiskaa',
+  'job-aaaaaaaaaa',
+]
+const GIB = 2 ** 30
+const named = { schema: 1 as const, project: 'default', created_at: '2026-01-01T00:00:00.000Z' }
+const vm = {
+  ...named,
+  id: VM,
+  name: 'web',
+  description: '',
+  labels: {},
+  wanted: 'running',
+  spec: { uid: 5000, disks: [{ name: 'root', volume: DISK, limits: {} }] },
+} as unknown as VmRecord
+const poolB: PoolRecord = {
+  ...named,
+  id: POOL_B,
+  name: 'fast',
+  kind: 'dir',
+  path: '/q',
+  overcommit: 1,
+  direct_io: true,
+  host: B,
+}
+
+describe('local disks of a VM that moves', () => {
+  let a: Deps
+  let b: Deps
+  let worlds: { a: FakeWorld; b: FakeWorld }
+  const views: CachedView[] = []
+  /** What QEMU is there on B. */
+  let waits: { job: string; undone: boolean } | undefined
+
+  /** The fake's files as a pool lists them. */
+  const listing = (deps: Deps, world: FakeWorld): Deps => {
+    const { volumes } = deps.machine
+    const list = async (pool: { id: string }) =>
+      [...world.files].flatMap((f) => {
+        const [, at, id = '', format] = /^(.*)\/(.*)\.(qcow2|raw)$/.exec(f) ?? []
+        return at === pool.id ? [{ id, format: format as 'qcow2', temporary: false }] : []
+      })
+    const migration = {
+      ask: async () =>
+        waits ? { is: 'there', status: 'inmigrate', migration: 'none', epoch: 2, job: waits.job } : { is: 'gone' },
+      rejoinArriving: async () => ({
+        undo: async () => {
+          if (waits) waits.undone = true
+        },
+      }),
+    }
+    const machine = {
+      ...deps.machine,
+      volumes: { ...volumes, list },
+      migration,
+      known: async () => (waits ? [VM] : []),
+    }
+    return { ...deps, machine: machine as unknown as Machine }
+  }
+
+  beforeEach(async () => {
+    waits = undefined
+    const store = openMemoryStore()
+    await store.txn(
+      [],
+      [
+        ...ground(),
+        put(hostKind, B, { schema: 1, id: B, name: 'there', created_at: named.created_at }),
+        put(poolKind, POOL_B, poolB),
+        put(vmKind, VM, vm),
+        put(placementKind, VM, { schema: 1, host: HOST, epoch: 1 }),
+        put(volumeKind, DISK, {
+          ...named,
+          id: DISK,
+          name: 'web-root',
+          pool: POOL,
+          format: 'qcow2',
+          size_bytes: 10 * GIB,
+          base: BASE,
+          vm: VM,
+          read_only: false,
+        }),
+      ],
+      'made',
+    )
+    worlds = { a: new FakeWorld(), b: new FakeWorld() }
+    worlds.a.files.add(`${POOL}/${DISK}.qcow2`).add(`${POOL}/${BASE}.qcow2`)
+    for (let i = 0; i < 2; i++) views.push(await CachedView.open(store, {}))
+    const [viewA, viewB] = views.slice(-2) as [CachedView, CachedView]
+    b = listing({ ...fakeDeps(store, viewB, worlds.b), hostId: B }, worlds.b)
+    const askHost = async <T>(_host: string, _path: string, pool: unknown) =>
+      (await b.machine.volumes.facts(pool as never)) as T
+    a = { ...listing(fakeDeps(store, viewA, worlds.a), worlds.a), askHost }
+  })
+  afterEach(async () => {
+    for (const view of views.splice(0)) await view.close()
+  })
+
+  const apply = async (deps: Deps, change: Promise<{ checks: never[] | object; writes: object }>) => {
+    const { checks, writes } = await change
+    await commit(deps, checks as never, writes as never)
+    await b.view.waitFor(await deps.store.current())
+    await a.view.waitFor(await deps.store.current())
+  }
+  const volume = async () => (await a.store.get(volumeKind, DISK))?.value
+  const never = new AbortController().signal
+  const fileB = `${POOL_B}/${DISK}.qcow2`
+
+  test('they go to the usual pool there, or to the one that was named, if it is there', async () => {
+    const [disk] = await placeDisks(a, vm, B, undefined)
+    expect(disk).toEqual({ name: 'root', volume: DISK, from: POOL, to: POOL_B, format: 'qcow2', size_bytes: 10 * GIB })
+    expect((await placeDisks(a, vm, B, POOL_B))[0]?.to).toBe(POOL_B)
+    await expect(placeDisks(a, vm, B, 'default')).rejects.toMatchObject({
+      fault: { code: 'wrong_state', field: '/pool' },
+    })
+    await expect(placeDisks(a, vm, B, 'nothing')).rejects.toMatchObject({ fault: { code: 'not_found' } })
+  })
+
+  test('not where there is no room, nor with snapshots', async () => {
+    const other = {
+      ...((await volume()) as object),
+      id: 'vol-bigbigbiga',
+      name: 'big',
+      pool: POOL_B,
+      size_bytes: 95 * GIB,
+    }
+    await apply(a, Promise.resolve({ checks: [], writes: [put(volumeKind, 'vol-bigbigbiga', other as never)] }))
+    await expect(placeDisks(a, vm, B, undefined)).rejects.toMatchObject({ fault: { code: 'no_room' } })
+    const snapshot = { ...named, id: 'snap-aaaaaaaaaa', name: 'before', vm: VM } as unknown as SnapshotRecord
+    await apply(a, Promise.resolve({ checks: [], writes: [put(snapshotKind, 'snap-aaaaaaaaaa', snapshot)] }))
+    await expect(placeDisks(a, vm, B, undefined)).rejects.toMatchObject({
+      fault: { code: 'wrong_state', remedy: expect.stringContaining('snapshot delete web before') },
+    })
+  })
+
+  test('the room is promised while they go; what comes to nothing is swept, and not before', async () => {
+    const disks = await placeDisks(a, vm, B, undefined)
+    await apply(a, markMoving(a, disks, JOB))
+    expect([promisedBytes(a, POOL), promisedBytes(a, POOL_B)]).toEqual([11 * GIB, 10 * GIB])
+    // Another move's words are not this one's.
+    expect(await roomsFor(b, vm, 'job-bbbbbbbbbb')).toEqual([])
+    const rooms = await roomsFor(b, vm, JOB)
+    expect(rooms[0]).toMatchObject({ name: 'root', pool: { id: POOL_B }, volume: { id: DISK, pool: POOL_B } })
+    expect(rooms[0]?.volume.base).toBeUndefined()
+    await makeRooms(b, rooms, 5000, never)
+    await sweepMoves(b)
+    expect(worlds.b.files).toContain(fileB)
+    await apply(a, unmarkMoving(a, disks, 'job-bbbbbbbbbb'))
+    expect((await volume())?.moving_to).toBeDefined()
+    await apply(a, unmarkMoving(a, disks, JOB))
+    expect((await volume())?.moving_to).toBeUndefined()
+    expect((await volume())?.base).toBe(BASE)
+    await sweepMoves(b)
+    expect(worlds.b.files).not.toContain(fileB)
+    // What lies where the records say is nobody's leftover.
+    await sweepMoves(a)
+    expect([...worlds.a.files].sort()).toEqual([`${POOL}/${BASE}.qcow2`, `${POOL}/${DISK}.qcow2`])
+  })
+
+  test('they have come: the record says so, they stand by themselves, and the copies here go', async () => {
+    const disks: DiskMove[] = await placeDisks(a, vm, B, undefined)
+    await dropMoved(a, disks)
+    expect(worlds.a.files).toContain(`${POOL}/${DISK}.qcow2`)
+    await apply(a, markMoving(a, disks, JOB))
+    await makeRooms(b, await roomsFor(b, vm, JOB), 5000, never)
+    await apply(b, arrivedDisks(b, vm, JOB))
+    expect(await volume()).toMatchObject({ pool: POOL_B, vm: VM, size_bytes: 10 * GIB })
+    expect((await volume())?.base).toBeUndefined()
+    expect((await volume())?.moving_to).toBeUndefined()
+    // Done twice is done once.
+    expect((await arrivedDisks(b, vm, JOB)).writes).toEqual([])
+    worlds.a.files.add(`${POOL}/${DISK}.qcow2`)
+    await sweepMoves(a)
+    expect(worlds.a.files).not.toContain(`${POOL}/${DISK}.qcow2`)
+    await dropMoved(a, disks)
+    await sweepMoves(b)
+    expect(worlds.b.files).toContain(fileB)
+    expect(worlds.a.files).toContain(`${POOL}/${BASE}.qcow2`)
+  })
+
+  test('a QEMU that waits for a guest is ended once no move is noted, and its disks stay as long as it is there', async () => {
+    waits = { job: JOB, undone: false }
+    worlds.b.files.add(fileB)
+    const handover = { to: B, epoch: 2, job: JOB, sealed: true }
+    const noted = put(placementKind, VM, { schema: 1, host: HOST, epoch: 1, handover })
+    await apply(a, Promise.resolve({ checks: [], writes: [noted] }))
+    await sweepMoves(b)
+    expect(waits.undone).toBe(false)
+    expect(worlds.b.files).toContain(fileB)
+    await apply(
+      a,
+      Promise.resolve({ checks: [], writes: [put(placementKind, VM, { schema: 1, host: HOST, epoch: 1 })] }),
+    )
+    await sweepMoves(b)
+    expect(waits.undone).toBe(true)
+    expect(worlds.b.files).not.toContain(fileB)
+  })
+})

@@ -1,0 +1,110 @@
+/** Two hosts that share no disk: VMs go from one to the other with all that lies on their host alone. */
+import { execFile } from 'node:child_process'
+import { readFileSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { VmMove } from '@wadah/api/schema/migration'
+import type { Vm } from '@wadah/api/schema/vm'
+import { CACHE, ROOT, until } from '../kit/daemon.ts'
+
+const LAB = 'ldk'
+const WADAH = join(ROOT, 'bin/wadah')
+type Ran = { code: number; out: string; err: string }
+
+function run(file: string, args: readonly string[], input = ''): Promise<Ran> {
+  return new Promise((resolve) => {
+    const env = { ...process.env, WADAH_LAB_CACHE: CACHE, NO_COLOR: '1' }
+    const child = execFile(file, args, { env, timeout: 240_000, maxBuffer: 2 ** 24 }, (error, out, err) =>
+      resolve({ code: error ? Number(error.code ?? 1) : 0, out, err }),
+    )
+    child.stdin?.on('error', () => {})
+    child.stdin?.end(input)
+  })
+}
+async function ok(ran: Promise<Ran>): Promise<string> {
+  const { code, out, err } = await ran
+  if (code !== 0) throw new Error(`exit code ${code}: ${out}${err}`)
+  return out
+}
+const lab = (...args: string[]) => ok(run(WADAH, ['lab', ...args, '--lab', LAB]))
+const at = (i: number, ...args: string[]) => run(WADAH, ['--socket', `/run/wadah-${LAB}${i}/wadahd.sock`, ...args])
+const json = async <T>(i: number, ...args: string[]) => JSON.parse(await ok(at(i, '--json', ...args))) as T
+const show = (i: number, vm: string) => json<Vm>(i, 'vm', 'show', vm)
+const sh = async (vm: string, script: string) =>
+  (await ok(at(1, 'vm', 'exec', vm, '--', '/bin/sh', '-c', script))).trim()
+type Pool = { id: string; name: string; path: string; host?: string }
+const pools = async () => (await json<{ items: Pool[] }>(1, 'pool', 'list')).items
+/** Files in the pool of a host. */
+const files = (path: string) => readdirSync(join(path, 'wadah/volumes')).toSorted()
+const move = (vm: string, to: number, ...more: string[]) =>
+  json<VmMove>(2, 'vm', 'migrate', vm, '--to', `${LAB}${to}`, '--max-stall-ms', '5000', ...more)
+
+let path: [string, string]
+beforeAll(async () => {
+  await lab('down')
+  await lab('up', '--hosts', '2')
+  const all = await pools()
+  path = [1, 2].map((i) => all.find((p) => p.path.includes(`${LAB}${i}`))?.path ?? '') as [string, string]
+  expect(path.every((p) => p !== '')).toBe(true)
+  await ok(at(1, 'image', 'build', 'tiny'))
+  await ok(at(1, 'network', 'create', 'lan', '--kind', 'bridge', '--bridge', 'lan0'))
+}, 240_000)
+afterAll(async () => {
+  await lab('down')
+}, 120_000)
+
+const create = (name: string, ...more: string[]) =>
+  ok(at(1, 'vm', 'create', name, '--image', 'tiny', '--network', 'lan', '--host', `${LAB}1`, '--disk', '64M', ...more))
+const SUM = 'echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M count=16 2>/dev/null | md5sum'
+
+test('a running VM goes with its disk, there and back', async () => {
+  await create('roamer', '--start')
+  const [disk] = (await show(1, 'roamer')).spec.disks
+  const sum = await sh('roamer', `dd if=/dev/urandom of=/dev/vda bs=1M count=16 conv=fsync 2>/dev/null; ${SUM}`)
+  const there = files(path[0]).filter((f) => f.includes(disk?.volume ?? '?'))
+  expect(there).toHaveLength(1)
+  expect(files(path[1])).not.toContain(there[0])
+  const moved = await move('roamer', 2)
+  expect(moved).toMatchObject({ live: true, how: 'precopy' })
+  expect(moved.phases.map((p) => p.phase)).toContain('mirror')
+  expect(await sh('roamer', SUM)).toBe(sum)
+  // The file is where the guest is, and nowhere else; the record says so.
+  expect(files(path[1])).toContain(there[0])
+  expect(files(path[0])).not.toContain(there[0])
+  expect((await show(1, 'roamer')).placement).toMatchObject({ epoch: 2 })
+  // Paused it comes back, and stays paused.
+  await ok(at(1, 'vm', 'pause', 'roamer'))
+  const back = await move('roamer', 1)
+  expect(back.stall_ms).toBeUndefined()
+  expect((await show(2, 'roamer')).status).toMatchObject({ state: 'paused', paused_by: 'user' })
+  await ok(at(2, 'vm', 'resume', 'roamer'))
+  await until('the agent', async () => (await show(1, 'roamer')).status.agent === 'connected')
+  expect(await sh('roamer', SUM)).toBe(sum)
+  expect(files(path[1])).not.toContain(there[0])
+  // It starts from what came.
+  await ok(at(1, 'vm', 'stop', 'roamer', '-y'))
+  const stopped = await at(1, 'vm', 'migrate', 'roamer', '--to', `${LAB}2`)
+  expect(stopped.err).toContain('goes over while the VM runs')
+  await ok(at(1, 'vm', 'start', 'roamer'))
+  await until('the agent', async () => (await show(1, 'roamer')).status.agent === 'connected')
+  expect(await sh('roamer', SUM)).toBe(sum)
+}, 240_000)
+
+test('the host where it was to go dies: nothing is lost, and nothing left', async () => {
+  await sh('roamer', 'dd if=/dev/urandom of=/dev/vda bs=1M count=48 conv=fsync 2>/dev/null')
+  const [disk] = (await show(1, 'roamer')).spec.disks
+  const sum = await sh('roamer', SUM)
+  const before = files(path[0])
+  const moving = at(1, 'vm', 'migrate', 'roamer', '--to', `${LAB}2`, '--bandwidth', '2')
+  await until('the room for it', async () => files(path[1]).some((f) => f.includes(disk?.volume ?? '?')))
+  await new Promise((resolve) => setTimeout(resolve, 1_500))
+  process.kill(Number(readFileSync(`/run/wadah-${LAB}2/wadahd.pid`, 'utf8').split(' ')[0]), 'SIGKILL')
+  expect((await moving).code).not.toBe(0)
+  expect(await sh('roamer', SUM)).toBe(sum)
+  expect((await show(1, 'roamer')).status.state).toBe('running')
+  expect(files(path[0])).toEqual(before)
+  await lab('start', `${LAB}2`)
+  await until('what was left there to go', async () => !files(path[1]).some((f) => f.includes(disk?.volume ?? '?')))
+  expect(await move('roamer', 2)).toMatchObject({ live: true })
+  expect(await sh('roamer', SUM)).toBe(sum)
+}, 240_000)
