@@ -30,7 +30,7 @@ const STATES: Record<VmAction, readonly VmState[]> = {
   delete: ['stopped'],
   edit: ['stopped', ...LIVE],
   clone: ['stopped'],
-  migrate: ['stopped', 'running'],
+  migrate: ['stopped', 'running', 'paused'],
   snapshot: ['stopped', 'running', 'paused'],
   revert: ['stopped', ...LIVE],
   exec: ['running'],

@@ -22,7 +22,7 @@ describe('in each state', () => {
     starting: ['stop'],
     prepared: ['console', 'edit', 'resume', 'revert', 'stop'],
     running: ['console', 'edit', 'exec', 'migrate', 'pause', 'reset', 'revert', 'shutdown', 'snapshot', 'stop'],
-    paused: ['console', 'edit', 'reset', 'resume', 'revert', 'snapshot', 'stop'],
+    paused: ['console', 'edit', 'migrate', 'reset', 'resume', 'revert', 'snapshot', 'stop'],
     suspended: ['console', 'edit', 'resume', 'revert', 'stop'],
     panicked: ['console', 'edit', 'reset', 'revert', 'stop'],
     'internal-error': ['console', 'edit', 'reset', 'revert', 'stop'],
