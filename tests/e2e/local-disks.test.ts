@@ -105,6 +105,25 @@ test('the host where it was to go dies: nothing is lost, and nothing left', asyn
   expect(files(path[0])).toEqual(before)
   await lab('start', `${LAB}2`)
   await until('what was left there to go', async () => !files(path[1]).some((f) => f.includes(disk?.volume ?? '?')))
+
+  // The same with the daemon of the host where it runs: the next one ends the copying.
+  const again = at(2, 'vm', 'migrate', 'roamer', '--to', `${LAB}2`, '--bandwidth', '2')
+  await until('the room for it', async () => files(path[1]).some((f) => f.includes(disk?.volume ?? '?')))
+  await new Promise((resolve) => setTimeout(resolve, 1_500))
+  process.kill(Number(readFileSync(`/run/wadah-${LAB}1/wadahd.pid`, 'utf8').split(' ')[0]), 'SIGKILL')
+  await again
+  await lab('start', `${LAB}1`)
+  await until('what was made there to go', async () => !files(path[1]).some((f) => f.includes(disk?.volume ?? '?')))
+  await until(
+    'the job to be over',
+    async () => (await at(1, 'vm', 'edit', 'roamer', '--description', 'again')).code === 0,
+  )
+  expect((await show(2, 'roamer')).placement).toMatchObject({
+    host: (await show(1, 'roamer')).placement.host,
+    epoch: 3,
+  })
+  expect(await sh('roamer', SUM)).toBe(sum)
+
   expect(await move('roamer', 2)).toMatchObject({ live: true })
   expect(await sh('roamer', SUM)).toBe(sum)
 }, 240_000)

@@ -335,8 +335,9 @@ export class Arrivals {
       const arriving = await this.#ports.migration.rejoinArriving(vm, job).catch(() => undefined)
       if (!arriving) {
         let state: ArrivalState = is.is === 'gone' ? 'unknown' : 'cannot-tell'
-        if (is.is === 'there' && is.status === 'running') {
-          // It runs, and whoever let it may have died before it could commit that.
+        // One that was taken over paused waits for nothing any more: no job is noted with it.
+        if (is.is === 'there' && (is.status === 'running' || is.job === undefined)) {
+          // It is here, and whoever let it may have died before it could commit that.
           const { epoch } = is
           state = await this.#ports.commitMoved(job, { vm, epoch }, this.#stop).then(
             () => 'committed' as const,

@@ -140,7 +140,8 @@ export class Storage implements StorageService {
     const deps = this.#deps
     const rec = find(deps, 'pool', poolKind, caller.project, ref)
     checkGeneration(rec, generation)
-    const lying = () => deps.view.list(volumeKind).filter((v) => v.value.pool === rec.id)
+    const lying = () =>
+      deps.view.list(volumeKind).filter(({ value: v }) => v.pool === rec.id || v.moving_to?.pool === rec.id)
     const refuse = () => {
       const volumes = lying()
       if (volumes.length > 0) {

@@ -141,7 +141,7 @@ export class World {
   readonly stop = new AbortController()
   arrivals = this.daemon()
   /** Another daemon on the target: it knows nothing but what its machine does. */
-  daemon(): Arrivals {
+  daemon(over: Partial<MoveInPorts> = {}): Arrivals {
     return new Arrivals(
       {
         migration: this.b,
@@ -155,6 +155,7 @@ export class World {
           this.placement = { host: 'b', epoch, sealed: false }
         },
         log: () => {},
+        ...over,
       },
       this.stop.signal,
     )

@@ -65,6 +65,56 @@ describe('a move', () => {
     await settled()
     expect(w).toMatchObject({ source: 'running', target: 'none', placement: { sealed: false } })
   })
+  test('local disks are named to the source; what was made for them goes when the move does not', async () => {
+    for (const fails of ['copy', 'arrive', undefined]) {
+      const w = new World()
+      const undone: string[] = []
+      w.fails = fails
+      w.arrivals = w.daemon({ undone: async (job) => void undone.push(job) })
+      const asked: (readonly string[] | undefined)[] = []
+      const stream = wire()
+      const ports = w.ports(stream)
+      const leave: typeof ports.migration.leave = async (vm, request, signal) => {
+        asked.push(request.mirrors)
+        return w.a.leave(vm, request, signal)
+      }
+      const { rejoinLeaving, ask, wall_ms } = w.a
+      const moving = moveOut(
+        { ...w.order, mirrors: ['root', 'data'] },
+        { ...ports, migration: { leave, rejoinLeaving, ask, wall_ms } },
+        never,
+      )
+      if (fails) await expect(moving).rejects.toThrow()
+      else await moving
+      await settled()
+      expect(asked).toEqual([['root', 'data']])
+      expect(undone).toEqual(fails ? [JOB] : [])
+    }
+  })
+  test('a paused guest was taken over, and both daemons died: the target says so, and it is finished', async () => {
+    const w = new World()
+    w.source = 'let-go'
+    w.target = 'running'
+    // QEMU says "paused", as it would of one that waits; but no job is noted with it any more.
+    const b = {
+      ...w.b,
+      ask: async () => ({ is: 'there' as const, status: 'paused', migration: 'completed', epoch: 2 }),
+    }
+    w.arrivals = w.daemon({ migration: { ...b, rejoinArriving: async () => undefined } })
+    expect(await resumeMoveOut(w.order, w.ports(wire()), never)).toEqual({ moved: true })
+    expect(w).toMatchObject({ source: 'gone', placement: { host: 'b', epoch: 2 } })
+    // One that still waits is not taken for it.
+    const again = new World()
+    again.target = 'waiting'
+    again.arrivals = again.daemon({
+      migration: { ...b, ask: async () => ({ ...(await b.ask()), job: JOB }), rejoinArriving: async () => undefined },
+    })
+    const stream = wire()
+    const said = new Promise<MoveMessage>((resolve) => stream.a.listen((m) => m.type === 'resumed' && resolve(m)))
+    void again.arrivals.handle(stream.b)
+    stream.a.send({ type: 'resume', version: 1, job: JOB, vm: VM })
+    expect(await said).toMatchObject({ state: 'cannot-tell' })
+  })
   test('another version is refused', async () => {
     const w = new World()
     const stream = wire()
