@@ -111,7 +111,7 @@ describe('a move', () => {
     })
     const stream = wire()
     const said = new Promise<MoveMessage>((resolve) => stream.a.listen((m) => m.type === 'resumed' && resolve(m)))
-    void again.arrivals.handle(stream.b)
+    void again.arrivals.handle(stream.b, 'host-source')
     stream.a.send({ type: 'resume', version: 1, job: JOB, vm: VM })
     expect(await said).toMatchObject({ state: 'cannot-tell' })
   })

@@ -78,6 +78,7 @@ describe('a move of what one host alone has', () => {
     return new Arrivals(
       {
         migration: b.migration,
+        isBy: async (_job, host) => host === 'host-source',
         prepare: async (_job, offer) => {
           for (const v of m.arrived) {
             await b.volumes.create(m.to, v, { signal: never })
