@@ -21,6 +21,7 @@ import type {
 } from '@wadah/ports/migration'
 import type { ClockEstimate } from './clock.ts'
 import { MOVE_PROTOCOL, type MessageLink } from './link.ts'
+import { pausePoint } from './pause-point.ts'
 import { Phases } from './phases.ts'
 import { makeReport } from './report.ts'
 import { resolveMove } from './resolve.ts'
@@ -121,15 +122,18 @@ class Source {
     }
     // ---- from here on only forward
     const running = await this.#goOver(switched, signal)
+    await pausePoint('source-commit')
     this.#phase('commit')
     const committed = await this.#committed(signal)
     if (switched.how === 'postcopy') {
       this.#phase('follow')
+      await pausePoint('source-follow')
       await this.#follow(signal)
     }
     const leaving = this.#need()
     const claim = await leaving.claim().catch(() => ({}))
     this.#phase('quit')
+    await pausePoint('source-quit')
     await leaving.quit()
     if (committed) this.#talk.send({ type: 'done', job })
     await leaving.close()
@@ -160,6 +164,7 @@ class Source {
     this.#phase('offer')
     this.#leaving = await migration.leave(vm, { job, tls, ...(mirrors ? { mirrors } : {}) }, limit)
     const { facts } = this.#leaving
+    await pausePoint('source-offer')
     this.#talk.send({
       type: 'offer',
       version: MOVE_PROTOCOL,
@@ -170,9 +175,11 @@ class Source {
     const said = await this.#talk.next(['accept', 'refuse'], ACCEPT_MS, limit)
     if (said.type === 'refuse') throw new WadahError(said.fault)
     this.#talk.beat()
+    await pausePoint('source-accepted')
     this.#phase('seal')
     await this.#ports.seal(limit)
     this.#sealed = true
+    await pausePoint('source-sealed')
     this.#talk.send({ type: 'sealed', job, epoch })
     const switched = await this.#copy(said, limit)
     if (switched.how === 'postcopy') await this.#talk.next(['loaded'], LOADED_MS, limit)
@@ -184,7 +191,11 @@ class Source {
     const { mode, limits } = this.#order
     const { progress, log } = this.#ports
     const tell = {
-      phase: (phase: MovePhase) => this.#phase(phase),
+      phase: (phase: MovePhase) => {
+        // Nothing waits here: QEMU goes on by itself.
+        void pausePoint(`source-${phase}`)
+        this.#phase(phase)
+      },
       progress: (p: MoveProgress) => {
         progress?.(p)
         this.#talk.send({ type: 'progress', progress: p })
@@ -249,8 +260,12 @@ class Source {
   /** `go`, and everything until the guest is known to run there. When, on the target's clock. */
   async #goOver(switched: SwitchedOver, signal: AbortSignal): Promise<number> {
     const { job } = this.#order
+    const before = pausePoint('source-before-go')
+    if (before) await before
     this.#ports.going?.()
     this.#talk.send({ type: 'go', job, how: switched.how })
+    const after = pausePoint('source-after-go')
+    if (after) await after
     this.#phase('start')
     try {
       return (await this.#talk.next(['running'], RUNNING_MS, AbortSignal.any([signal, this.#talk.lost]))).run_ms

@@ -13,6 +13,7 @@ import type {
   MoveProgress,
 } from '@wadah/ports/migration'
 import { MOVE_PROTOCOL, type MessageLink } from './link.ts'
+import { pausePoint } from './pause-point.ts'
 import { type Of, PeerAbort, Talk } from './talk.ts'
 
 export type MoveInPorts = {
@@ -102,10 +103,12 @@ export class MoveIn {
     const { job } = this
     const limit = AbortSignal.any([this.#stop, this.#talk.lost])
     try {
+      await pausePoint('target-prepare')
       const made = await this.#ports.prepare(job, offer, limit)
       const { mode, limits, facts } = offer
       const may_postcopy = limits.may_postcopy === true
       this.#adopt(await this.#ports.migration.arrive({ ...made, job, mode, may_postcopy, facts }, limit))
+      await pausePoint('target-accept')
       this.#talk.send({ type: 'accept', job, accepted: (this.#arriving as ArrivingVm).accepted })
     } catch (error) {
       this.#ports.log(`${this.vm}: refused: ${(error as Error).message}`)
@@ -183,7 +186,11 @@ export class MoveIn {
     const arriving = this.#arriving
     if (!arriving || this.#state !== 'waiting') return this.#sayUndone(talk, fail('gone', 'The move was undone here.'))
     try {
+      const before = pausePoint('target-before-go')
+      if (before) await before
       const { run_ms } = await arriving.go(this.#stop)
+      const after = pausePoint('target-after-go')
+      if (after) await after
       this.#state = 'running'
       this.#run_ms = run_ms
     } catch (error) {
@@ -205,7 +212,9 @@ export class MoveIn {
       .catch((error: unknown) => this.#ports.log(`${this.vm}: after the move: ${(error as Error).message}`))
     for (let i = 0; !this.#stop.aborted; i++) {
       try {
+        await pausePoint('target-before-commit')
         await this.#ports.commitMoved(this.job, this.#offer, this.#stop)
+        await pausePoint('target-after-commit')
         this.#state = 'committed'
         this.#talk.send({ type: 'committed', job: this.job })
         break

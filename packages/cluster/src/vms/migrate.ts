@@ -10,6 +10,7 @@ import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, pivot, step, type StepContext } from '../jobs/define.ts'
 import { hostName } from '../members/where.ts'
 import { forecast } from '../migration/forecast.ts'
+import { pausePoint } from '../migration/pause-point.ts'
 import { Probe } from '../migration/probe.ts'
 import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.ts'
 import { placementKind, type PlacementRecord, statusKind, vmKind } from '../records.ts'
@@ -249,6 +250,7 @@ async function relocate(ctx: Ctx): Promise<void> {
 async function tidyIfGone({ deps, params: p }: Ctx): Promise<void> {
   const placement = (await deps.store.get(placementKind, p.vm))?.value
   if (!placement || placement.host === deps.hostId) return
+  await pausePoint('source-tidy')
   await deps.machine.forget(p.vm)
   await deps.syncNetworks()
 }
