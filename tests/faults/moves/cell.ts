@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { Job } from '@wadah/api/schema/job'
 import type { Vm } from '@wadah/api/schema/vm'
-import { type Cell, type Fault, PASSING, type Result } from './cells.ts'
+import { type Cell, type Fault, type Phase, type Result } from './cells.ts'
 import { VM, beginWriting, bootId, count, lookAt } from './guest.ts'
 import * as host from './lab.ts'
 import { HOSTS, within } from './lab.ts'
@@ -20,6 +20,7 @@ const SETTLE_MS = 240_000
 const LASTS_MS = 100_000
 /** A copying of some seconds, to be caught in the middle. */
 const SLOW_MIB = 12
+const SLOWLY: readonly Phase[] = ['source-copy', 'source-follow']
 
 const api = () => host.apiOf(WATCHER)
 const vm = () => api().call(endpoints.vms.get, { params: { vm: VM } })
@@ -182,7 +183,12 @@ export async function runCell(cell: Cell, say: (line: string) => void): Promise<
     host.holdAt(cell.phase)
     const job = await api().call(endpoints.vms.migrate, {
       params: { vm: VM },
-      body: { to: host.nameOf(target), mode: cell.mode, max_stall_ms: 60_000, bandwidth_mib_per_s: SLOW_MIB },
+      body: {
+        to: host.nameOf(target),
+        mode: cell.mode,
+        max_stall_ms: 60_000,
+        ...(SLOWLY.includes(cell.phase) ? { bandwidth_mib_per_s: SLOW_MIB } : {}),
+      },
     })
     if (!(await within(REACH_MS, () => host.standsAt(cell.phase), 5))) {
       wrong.push(`it never came to ${cell.phase}: ${words(await look(job.id))}`)

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { type Client, type ClientRequest, type ClientResponse, createClient } from '@wadah/api/client'
 import { CACHE, ROOT } from '../../kit/daemon.ts'
 
-export const LAB = 'flt'
+/** Two may be at work at once, each with a lab of its own. */
+export const LAB = process.env['WADAH_FAULTS_LAB'] ?? 'flt'
 export const HOSTS = [1, 2, 3] as const
 const WADAH = join(ROOT, 'bin/wadah')
 /** The daemons look here where they are to stand still. */

@@ -66,6 +66,7 @@ const LOADED_MS = 300_000
 const RUNNING_MS = 60_000
 const COMMIT_MS = 600_000
 const ASK_AGAIN_MS = 10_000
+const SILENT_MS = 20_000
 /** How often the target is looked for after a break, and for how long. */
 const RELINK_MS = [50, 200, 500, 1_000, 2_000] as const
 const RESOLVE_MS = 600_000
@@ -113,7 +114,6 @@ class Source {
   }
 
   async run(signal: AbortSignal): Promise<MoveReport> {
-    const { job } = this.#order
     let switched: SwitchedOver
     try {
       switched = await this.#before(signal)
@@ -122,6 +122,18 @@ class Source {
     }
     // ---- from here on only forward
     const running = await this.#goOver(switched, signal)
+    try {
+      return await this.#finish(switched, running, signal)
+    } catch (error) {
+      // It runs there: whatever is still missing here, nothing was taken back.
+      const { fault } = error instanceof WadahError ? error : { fault: toFault(error) }
+      throw fault.effect === 'none' ? new WadahError({ ...fault, effect: 'unknown' }, error) : error
+    }
+  }
+
+  /** It runs on the target. */
+  async #finish(switched: SwitchedOver, running: number, signal: AbortSignal): Promise<MoveReport> {
+    const { job } = this.#order
     await pausePoint('source-commit')
     this.#phase('commit')
     const committed = await this.#committed(signal)
@@ -171,10 +183,10 @@ class Source {
       job,
       offer: { vm, name, epoch, mode, limits, facts, from },
     })
+    this.#talk.beat()
     this.#phase('prepare')
     const said = await this.#talk.next(['accept', 'refuse'], ACCEPT_MS, limit)
     if (said.type === 'refuse') throw new WadahError(said.fault)
-    this.#talk.beat()
     await pausePoint('source-accepted')
     this.#phase('seal')
     await this.#ports.seal(limit)
@@ -290,9 +302,11 @@ class Source {
       this.#ports.log(`after a break: the target is ${said.state}: ${what}`)
       if (what === 'finish') return said.run_ms ?? this.#ports.migration.wall_ms()
       if (what === 'take-back') throw await this.#tookBack(why)
-      if (what === 'lost')
-        throw fail('qemu_failed', 'No QEMU of this VM is left on either host.', { effect: 'partial' })
-      if (what === 'ask-again') continue
+      if (what === 'lost') throw await this.#memoryLost('its new host ended it')
+      if (what === 'ask-again') {
+        await pause(1_000, signal)
+        continue
+      }
       // `undo-target` can't be: this side has let go. A source that says otherwise is asked again.
       if (what === 'undo-target') continue
       this.#talk.send({ type: 'go', job: this.#order.job, how })
@@ -360,22 +374,67 @@ class Source {
 
   async #follow(signal: AbortSignal): Promise<void> {
     const leaving = this.#need()
-    while ((await leaving.follow(signal)) === 'paused') {
-      this.#notes.push('post-copy broke and goes on over a new connection')
-      if (this.#talk.lost.aborted) await this.#ask(signal)
-      this.#talk.send({ type: 'recover', job: this.#order.job })
-      const { address } = await this.#talk.next(['recover-at'], RUNNING_MS, signal)
-      await leaving.recover(address, signal)
+    const how = async () => {
+      try {
+        return await leaving.follow(signal)
+      } catch (error) {
+        signal.throwIfAborted()
+        throw await this.#memoryLost(toFault(error).detail, true)
+      }
     }
+    while ((await how()) === 'paused') {
+      this.#notes.push('post-copy broke and goes on over a new connection')
+      try {
+        if (this.#talk.lost.aborted && !['running', 'committed'].includes((await this.#ask(signal)).state))
+          throw fail('memory_lost', 'its new host has no QEMU of it any more')
+        this.#talk.send({ type: 'recover', job: this.#order.job })
+        const limit = AbortSignal.any([signal, this.#talk.lost])
+        const { address } = await this.#talk.next(['recover-at'], RUNNING_MS, limit)
+        await leaving.recover(address, signal)
+      } catch (error) {
+        signal.throwIfAborted()
+        if (toFault(error).code === 'memory_lost') throw await this.#memoryLost('its new host ended it', true)
+        this.#ports.log(`post-copy could not go on yet: ${toFault(error).detail}`)
+        await pause(1_000, signal)
+      }
+    }
+  }
+
+  /**
+   * No QEMU has the guest whole. What is left of it here ends, for its RAM may be older than its disks; where it is placed it can be started.
+   * `there`: that is the target.
+   */
+  async #memoryLost(why: string, there = false): Promise<WadahError> {
+    const { job, name } = this.#order
+    const lost = fail('memory_lost', `What was in the memory of "${name}" is lost: ${why}. Its disks are whole.`, {
+      effect: 'partial',
+      remedy: `wadah vm start ${name}`,
+    })
+    await this.#leaving?.quit()
+    if (!there) await this.#ports.unseal()
+    this.#talk.send({ type: 'abort', job, fault: lost.fault })
+    await this.#leaving?.close()
+    this.#talk.close()
+    return lost
   }
 
   /** A daemon that was started anew: what it said before is not known, so the target is asked first. */
   async resume(signal: AbortSignal): Promise<{ moved: boolean }> {
     const { vm, job } = this.#order
     this.#sealed = true
+    this.#talk.beat()
     for (;;) {
       this.#leaving ??= await this.#ports.migration.rejoinLeaving(vm, job)
-      const { state } = await this.#ask(signal)
+      const own = await this.#ports.migration.ask(vm)
+      // One that has not let go never said `go`: it need not wait for a target that is silent.
+      const mayWait = resolveMove(own, 'cannot-tell') === 'ask-again'
+      const { state } = await this.#ask(
+        mayWait ? signal : AbortSignal.any([signal, AbortSignal.timeout(SILENT_MS)]),
+      ).catch((error: unknown) => {
+        signal.throwIfAborted()
+        if (mayWait) throw error
+        return { state: 'cannot-tell' as const }
+      })
       const what = resolveMove(await this.#ports.migration.ask(vm), state)
       this.#ports.log(`after a restart: the target is ${state}: ${what}`)
       if (what === 'finish') {
@@ -390,11 +449,10 @@ class Source {
         this.#talk.close()
         return { moved: true }
       }
-      if (what === 'lost') {
-        await this.#ports.unseal()
-        this.#talk.close()
-        throw fail('qemu_failed', 'No QEMU of this VM is left on either host.', { effect: 'partial' })
-      }
+      if (what === 'lost')
+        throw await this.#memoryLost(
+          own.is === 'gone' ? 'no QEMU of it is left' : 'its new host has no QEMU of it, and may have run it',
+        )
       if (what === 'take-back') {
         await this.#leaving?.takeBack()
         await this.#leaving?.close()

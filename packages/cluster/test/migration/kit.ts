@@ -17,6 +17,8 @@ export class World {
   target: 'none' | 'waiting' | 'running' = 'none'
   how: SwitchedOver['how'] = 'precopy'
   placement = { host: 'a', epoch: 1, sealed: false }
+  /** The job of the move has ended at the source, and the store says so. */
+  over = false
   /** Throws at the call of this name, once. */
   fails: string | undefined
   readonly calls: string[] = []
@@ -62,7 +64,7 @@ export class World {
       },
       quit: async () => {
         this.check('quit')
-        if (this.placement.host !== 'b') throw new Error('ended before it was committed')
+        if (this.placement.host !== 'b' && this.target !== 'none') throw new Error('ended before it was committed')
         this.source = 'gone'
       },
       close: async () => {},
@@ -83,6 +85,7 @@ export class World {
         this.check('runs')
         return { run_ms: 11 }
       },
+      whole: async () => true,
       recover: async () => ({ host: '127.0.0.1', port: 2 }),
       settle: async () => this.check('settle'),
       undo: async () => {
@@ -153,6 +156,8 @@ export class World {
           this.check('commit')
           this.placement = { host: 'b', epoch, sealed: false }
         },
+        isOver: async () => this.placement.host === 'a' && this.over,
+        address: () => '127.0.0.1',
         log: () => {},
       },
       this.stop.signal,
