@@ -169,7 +169,7 @@ function unforeseen(from: Map<number, number>): string[] {
 export async function runCell(cell: Cell, say: (line: string) => void): Promise<Result> {
   host.letGo()
   const roles = await makeReady()
-  const { source, target, boot } = roles
+  const { target, boot } = roles
   const before = {
     n: await count(WATCHER),
     volumes: volumes(),

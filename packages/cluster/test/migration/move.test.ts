@@ -223,10 +223,10 @@ describe('a target that was started anew', () => {
 test('a QEMU that ended after `cont` may have run: no word is given, the source does not go on', async () => {
   const w = new World()
   w.fails = 'runs'
-  const { arriving } = w
+  const plain = w.arriving.bind(w)
   w.arriving = () => {
-    const made = arriving.call(w)
-    const { go } = made
+    const made = plain()
+    const go = made.go.bind(made)
     made.go = (signal) =>
       go(signal).catch((error: unknown) => {
         w.target = 'none'
