@@ -297,6 +297,8 @@ class Source {
   async #afterBreak(why: unknown, how: SwitchedOver['how'], signal: AbortSignal): Promise<number> {
     this.#notes.push(`after go: ${toFault(why).detail}`)
     for (const end = performance.now() + RESOLVE_MS; performance.now() < end; ) {
+      if (how === 'postcopy' && (await this.#ports.migration.ask(this.#order.vm)).is === 'gone')
+        throw await this.#memoryLost('its QEMU here ended before all of it had gone over', true)
       const said = await this.#ask(signal)
       const what = resolveMove(await this.#ports.migration.ask(this.#order.vm), said.state)
       this.#ports.log(`after a break: the target is ${said.state}: ${what}`)
@@ -402,7 +404,7 @@ class Source {
 
   /**
    * No QEMU has the guest whole. What is left of it here ends, for its RAM may be older than its disks; where it is placed it can be started.
-   * `there`: that is the target.
+   * `there`: the target may have the rest.
    */
   async #memoryLost(why: string, there = false): Promise<WadahError> {
     const { job, name } = this.#order
@@ -411,11 +413,33 @@ class Source {
       remedy: `wadah vm start ${name}`,
     })
     await this.#leaving?.quit()
-    if (!there) await this.#ports.unseal()
-    this.#talk.send({ type: 'abort', job, fault: lost.fault })
+    if (there) await this.#tellLost(lost)
+    else this.#talk.send({ type: 'abort', job, fault: lost.fault })
+    // Where the target has committed there is none of this move any more.
+    await this.#ports.unseal()
     await this.#leaving?.close()
     this.#talk.close()
     return lost
+  }
+
+  /** The target has a guest that waits for ever for what is lost: until it has said that it ended that, this is not over. */
+  async #tellLost(lost: WadahError): Promise<void> {
+    const { job } = this.#order
+    const never = new AbortController().signal
+    for (const end = performance.now() + COMMIT_MS; performance.now() < end; await pause(1_000, never)) {
+      if (this.#talk.lost.aborted) {
+        const link = await this.#ports.relink(AbortSignal.timeout(SILENT_MS)).catch(() => undefined)
+        if (!link) continue
+        this.#talk = new Talk(link, this.#ports.migration.wall_ms, this.#clock)
+        this.#talk.beat()
+        this.#talk.send({ type: 'resume', version: MOVE_PROTOCOL, job, vm: this.#order.vm })
+        const said = await this.#talk.next(['resumed'], RUNNING_MS, this.#talk.lost).catch(() => undefined)
+        if (said && !['running', 'committed'].includes(said.state)) return
+      }
+      this.#talk.send({ type: 'abort', job, fault: lost.fault })
+      const answer = await this.#talk.next([], RUNNING_MS, this.#talk.lost).catch((error: unknown) => error)
+      if (answer instanceof PeerAbort) return
+    }
   }
 
   /** A daemon that was started anew: what it said before is not known, so the target is asked first. */
@@ -437,6 +461,8 @@ class Source {
       })
       const what = resolveMove(await this.#ports.migration.ask(vm), state)
       this.#ports.log(`after a restart: the target is ${state}: ${what}`)
+      if (own.is === 'gone' && state === 'waiting' && ['postcopy', 'hybrid'].includes(this.#order.mode))
+        throw await this.#memoryLost('its QEMU here ended before all of it had gone over', true)
       if (what === 'finish') {
         await this.#committed(signal)
         if (this.#leaving) {

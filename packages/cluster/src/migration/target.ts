@@ -65,6 +65,7 @@ export class MoveIn {
   #state: ArrivalState = 'waiting'
   #run_ms: number | undefined
   #isOver = false
+  #going: Promise<void> | undefined
 
   constructor(
     job: string,
@@ -159,11 +160,16 @@ export class MoveIn {
     talk.beat()
     if (resumed) await this.#answer(talk)
     else this.#tellLoaded(talk)
+    const log = (error: unknown) => this.#ports.log(`${this.vm}: ${(error as Error).message}`)
     try {
       while (talk === this.#talk && !this.#isOver) {
         const m = await talk.next(['go', 'sealed', 'resume', 'recover', 'done'], LONGEST_MS, this.#stop)
         if (talk !== this.#talk) return
-        if (m.type === 'go') await this.#go(talk, m)
+        // Not waited for: a QEMU that stands for a page of a source that has ended answers nothing, and its end has to be heard of.
+        if (m.type === 'go')
+          this.#going ??= this.#go(talk, m)
+            .catch(log)
+            .finally(() => (this.#going = undefined))
         else if (m.type === 'resume') await this.#answer(talk)
         else if (m.type === 'recover') await this.#recover(talk)
         else if (m.type === 'done') return await this.#finished()
@@ -175,8 +181,10 @@ export class MoveIn {
       if (this.#stop.aborted) return
       this.#ports.log(`${this.vm}: ${(error as Error).message}`)
       // Running: all that matters is done or being done. Waiting: the source comes back, or QEMU ends with it (`gone`).
-      if (this.#state === 'committed') this.#done()
-      else if (this.#state === 'waiting') await this.#deserted(talk)
+      // Post-copy that is not through: the source has what is missing.
+      if (this.#state === 'committed') {
+        if ((await this.#arriving?.whole().catch(() => false)) !== false && talk === this.#talk) this.#done()
+      } else if (this.#state === 'waiting') await this.#deserted(talk)
     }
   }
 
@@ -216,6 +224,8 @@ export class MoveIn {
         this.#state = 'cannot-tell'
         throw error
       } else if (is.is === 'gone') {
+        // By the source's word that what was still to come is lost: that has been answered.
+        if (this.#state !== 'waiting') return
         // It ended after `cont`, and may have run for a moment: there is no word to give.
         this.#state = 'unknown'
         const fault = toFault(error)
@@ -282,6 +292,11 @@ export class MoveIn {
     await this.#arriving
       ?.undo()
       .catch((error: unknown) => this.#ports.log(`${this.vm}: it can't be ended: ${(error as Error).message}`))
+    if (this.#state !== 'running' && this.#state !== 'committed') {
+      this.#state = 'unknown'
+      await this.#ports.undone?.(this.job, this.vm).catch((e: unknown) => this.#ports.log(String(e)))
+    }
+    this.#talk.send({ type: 'abort', job: this.job, fault: why.fault })
     this.#done()
   }
 

@@ -74,14 +74,16 @@ export async function sweepArrivals(deps: Deps, moves: Arrivals): Promise<void> 
   const found = await deps.machine.migration.found()
   const coming: { vm: string; job: string }[] = []
   for (const { vm, job } of found) {
-    if (job !== undefined) {
-      coming.push({ vm, job })
-      continue
-    }
-    if (deps.view.get(placementKind, vm)?.value.host === deps.hostId) continue
+    const here = deps.view.get(placementKind, vm)?.value.host === deps.hostId
+    // Of what can't be looked at nothing is taken away.
+    const lives = await deps.machine.attach(vm).then(
+      (running) => running !== undefined,
+      () => true,
+    )
+    if (lives && job !== undefined) coming.push({ vm, job })
+    if (lives || here) continue
     const claim = deps.view.get(claimKind, `vm/${vm}`)?.value.job
-    const own = claim !== undefined && deps.view.get(jobKind, claim)?.value.executor.host === deps.hostId
-    if (own || (await deps.machine.attach(vm).catch(() => true))) continue
+    if (claim !== undefined && deps.view.get(jobKind, claim)?.value.executor.host === deps.hostId) continue
     await deps.machine.forget(vm)
     deps.log(`${vm}, which is not on this host, had left something here; it is gone`)
   }

@@ -19,6 +19,8 @@ export class World {
   placement = { host: 'a', epoch: 1, sealed: false }
   /** The job of the move has ended at the source, and the store says so. */
   over = false
+  /** Post-copy broke for good: what runs on the target may be ended. */
+  lost = false
   /** Throws at the call of this name, once. */
   fails: string | undefined
   readonly calls: string[] = []
@@ -85,12 +87,12 @@ export class World {
         this.check('runs')
         return { run_ms: 11 }
       },
-      whole: async () => true,
+      whole: async () => !this.lost,
       recover: async () => ({ host: '127.0.0.1', port: 2 }),
       settle: async () => this.check('settle'),
       undo: async () => {
         this.check('undo')
-        if (this.target === 'running') throw new Error('undone while it runs')
+        if (this.target === 'running' && !this.lost) throw new Error('undone while it runs')
         this.target = 'none'
       },
       gone: this.gone.promise,

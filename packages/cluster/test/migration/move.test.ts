@@ -250,3 +250,18 @@ test('a line that is cut tells nobody: a stream on which nothing is heard is los
   expect(talk.lost.aborted).toBe(true)
   vi.useRealTimers()
 })
+
+test('post-copy that breaks for good: both end, also when the word of it has to go over a new stream; the placement stays', async () => {
+  for (const broken of [false, true]) {
+    const w = new World()
+    Object.assign(w, { how: 'postcopy', fails: 'follow', lost: true })
+    const stream = wire()
+    stream.pass((m) => {
+      if (broken && m.type === 'abort') stream.cut()
+      return !stream.said.some((s) => s.message.type === 'abort') || !broken
+    })
+    const moved = moveOut({ ...w.order, mode: 'postcopy' }, w.ports(stream), never)
+    await expect(moved).rejects.toMatchObject({ fault: { code: 'memory_lost', effect: 'partial' } })
+    expect(w).toMatchObject({ source: 'gone', target: 'none', placement: { host: 'b', epoch: 2 } })
+  }
+})
