@@ -201,11 +201,13 @@ export async function runCell(cell: Cell, say: (line: string) => void): Promise<
     heal = struck.heal
     let seen = await look(job.id)
     const settled = async (ms: number) => {
-      await within(
-        ms,
-        async () => isQuiet((seen = await look(job.id))) && leftovers(await placedOn().catch(() => 0)).length === 0,
-        300,
-      )
+      const ok = async () => {
+        seen = await look(job.id)
+        if (!isQuiet(seen)) return false
+        const on = await placedOn().catch(() => 0)
+        return leftovers(seen.vm?.status.state === 'running' ? on : undefined).length === 0
+      }
+      await within(ms, ok, 300)
     }
     let ms: number | undefined
     if (struck.lasts) {

@@ -32,7 +32,13 @@ export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Re
     await prepare()
     for (const cell of cells) {
       if (known.has(keyOf(cell)) || performance.now() > end) continue
-      if (!isFresh) await freshVm()
+      if (!isFresh)
+        await freshVm().catch(async () => {
+          // A job of a case that failed holds the VM: a lab of its own is soon made.
+          await host.lab('down')
+          await prepare()
+          await freshVm()
+        })
       const result = await runCell(cell, say).catch(
         (error: unknown): Result => ({
           ...cell,
