@@ -26,7 +26,7 @@ done
 echo yes >/stopped`
 
 const LOOK = `
-echo >/stop; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do [ -e /stopped ] && break; sleep 1; done
+echo >/stop; [ -d /j ] && for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do [ -e /stopped ] && break; sleep 1; done
 echo 3 >/proc/sys/vm/drop_caches
 dd if=/dev/vda bs=512 count=${SLOTS} 2>/dev/null | tr -d '\\0' | tr -s ' '
 echo ===; cat /j/* 2>/dev/null

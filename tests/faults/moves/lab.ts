@@ -50,7 +50,7 @@ function send(host: number, request: ClientRequest): Promise<ClientResponse> {
   return new Promise((done, failed) => {
     const { method, path, headers, body } = request
     const req = http.request(
-      { socketPath: socketOf(host), method, path, headers, agent: false, timeout: 20_000 },
+      { socketPath: socketOf(host), method, path, headers, agent: false, timeout: 90_000 },
       (res) => done({ status: res.statusCode ?? 0, headers: res.headers as Record<string, string>, body: res }),
     )
     req.once('timeout', () => req.destroy(new Error(`${nameOf(host)} did not answer`)))
