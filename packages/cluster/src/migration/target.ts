@@ -46,6 +46,7 @@ const DONE_MS = 600_000
 /** After a break a source that still copies has given up by then; one that has let go comes back. */
 const LOST_MS = 60_000
 const LOOK_MS = 3_000
+const UNKNOWN_MS = 500
 /** Post-copy, and the source is gone: the last pages may still be on their way into QEMU. */
 const WHOLE_MS = 5_000
 const RETRY_MS = [100, 500, 2_000, 5_000] as const
@@ -218,12 +219,18 @@ export class MoveIn {
       this.#run_ms = run_ms
     } catch (error) {
       // It could not run, or nobody can tell: it is asked, and only a QEMU that is proved never to have run is ended.
-      const is = await this.#ports.migration.ask(this.vm)
-      if (is.is === 'there' && is.status === 'running') this.#state = 'running'
-      else if (is.is === 'unknown') {
+      let is = await this.#ports.migration.ask(this.vm)
+      // A monitor is silent for a moment before its QEMU is known to be gone; until it can be told, that is what is answered.
+      while (is.is === 'unknown' && !this.#isOver) {
         this.#state = 'cannot-tell'
-        throw error
-      } else if (is.is === 'gone') {
+        await new Promise((resolve) => setTimeout(resolve, UNKNOWN_MS).unref())
+        if (this.#stop.aborted) throw error
+        is = await this.#ports.migration.ask(this.vm)
+      }
+      if (this.#isOver) return
+      if (this.#state === 'cannot-tell') this.#state = 'waiting'
+      if (is.is === 'there' && is.status === 'running') this.#state = 'running'
+      else if (is.is === 'gone') {
         // By the source's word that what was still to come is lost: that has been answered.
         if (this.#state !== 'waiting') return
         // It ended after `cont`, and may have run for a moment: there is no word to give.
