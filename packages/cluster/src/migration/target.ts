@@ -66,7 +66,7 @@ export class MoveIn {
   #state: ArrivalState = 'waiting'
   #run_ms: number | undefined
   #isOver = false
-  #going: Promise<void> | undefined
+  #going = false
 
   constructor(
     job: string,
@@ -161,16 +161,12 @@ export class MoveIn {
     talk.beat()
     if (resumed) await this.#answer(talk)
     else this.#tellLoaded(talk)
-    const log = (error: unknown) => this.#ports.log(`${this.vm}: ${(error as Error).message}`)
     try {
       while (talk === this.#talk && !this.#isOver) {
         const m = await talk.next(['go', 'sealed', 'resume', 'recover', 'done'], LONGEST_MS, this.#stop)
         if (talk !== this.#talk) return
         // Not waited for: a QEMU that stands for a page of a source that has ended answers nothing, and its end has to be heard of.
-        if (m.type === 'go')
-          this.#going ??= this.#go(talk, m)
-            .catch(log)
-            .finally(() => (this.#going = undefined))
+        if (m.type === 'go') this.#letRun(talk, m)
         else if (m.type === 'resume') await this.#answer(talk)
         else if (m.type === 'recover') await this.#recover(talk)
         else if (m.type === 'done') return await this.#finished()
@@ -198,6 +194,15 @@ export class MoveIn {
       ?.loaded('postcopy', limit)
       .then(() => talk.send({ type: 'loaded', job: this.job }))
       .catch(() => {})
+  }
+
+  /** Once at a time: a `go` that is said again is answered by the first. */
+  #letRun(talk: Talk, m: Of<'go'>): void {
+    if (this.#going) return
+    this.#going = true
+    void this.#go(talk, m)
+      .catch((error: unknown) => this.#ports.log(`${this.vm}: ${(error as Error).message}`))
+      .finally(() => (this.#going = false))
   }
 
   async #go(talk: Talk, { how }: Of<'go'>): Promise<void> {
