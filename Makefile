@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-down test unit system e2e bench lint format clean
+.PHONY: help setup build demo demo-down test unit system e2e faults bench lint format clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ system: build ## tests against real QEMU, networks and packages
 
 e2e: build ## tests of the whole daemon
 	@npm run --silent test:e2e
+
+faults: build ## the whole kill matrix of moves (hours; goes on where it was: .cache/faults.json)
+	@mkdir -p .cache && node tests/faults/moves/run.ts --resume .cache/faults.json
 
 bench: build ## measure what docs/performance.md promises
 	@node bench/run.ts

@@ -38,6 +38,7 @@ export const FAULTS = {
   agent_silent: { status: 504, retryable: true, title: 'The guest agent does not answer' },
   agent_failed: { status: 502, retryable: false, title: 'The guest agent refused' },
   qemu_failed: { status: 502, retryable: false, title: 'QEMU refused or failed' },
+  memory_lost: { status: 500, retryable: false, title: 'What was in the memory of the VM is lost' },
   monitor_silent: { status: 504, retryable: true, title: 'QEMU does not answer' },
   does_not_converge: { status: 409, retryable: false, title: 'It changes faster than it can be moved' },
   tool_failed: { status: 500, retryable: false, title: 'A program of the host failed' },

@@ -48,6 +48,7 @@ const CLASSES: Record<FaultCode, ExitName> = {
   unavailable: 'unreachable',
   timeout: 'timeout',
   agent_silent: 'timeout',
+  memory_lost: 'failed',
   monitor_silent: 'timeout',
   no_room: 'no_room',
   host_lacks: 'host_lacks',

@@ -37,7 +37,7 @@ import { Storage } from './storage/service.ts'
 import { Transfers, sweepImports } from './transfers.ts'
 import { DEFAULT_POOL } from './storage/find-pool.ts'
 import { DEFAULT_NETWORK } from './vms/create.ts'
-import { arrivals } from './vms/arrive.ts'
+import { arrivals, sweepArrivals } from './vms/arrive.ts'
 import { migrateVm } from './vms/migrate.ts'
 import { Arrivals } from './migration/target.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
@@ -160,6 +160,8 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   if (o.member) void sweepMoves(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of moves'))
   void sweepImports(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of imports'))
   void engine.prune()
+  const moves = new Arrivals(arrivals(deps), ending.signal)
+  await sweepArrivals(deps, moves).catch((error: unknown) => o.onUnforeseen(error, 'moves that were on their way here'))
   const followed = followNetworks(deps, ending.signal)
   const snapshots = new SnapshotStore(deps, engine, pending)
   const unschedule = keepSchedules(deps, snapshots)
@@ -190,7 +192,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     hostId,
     engine,
     deps,
-    arrivals: new Arrivals(arrivals(deps), ending.signal),
+    arrivals: moves,
     async stop() {
       followed()
       unschedule()

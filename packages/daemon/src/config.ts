@@ -35,6 +35,8 @@ export type DaemonConfig = {
   purge: boolean
   /** systemd waits to be told that it is ready. */
   notify: boolean
+  /** For tests of moves: a folder (packages/cluster/src/migration/pause-point.ts). */
+  pause_points?: string
   /** A copy of the store to put in place. */
   restore?: string
   /** Makes a cluster of this host, or takes it into one (the token comes on stdin). */
@@ -216,6 +218,7 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
     ...(file['host_name'] === undefined ? {} : { host_name: file['host_name'] as string }),
     purge: values.purge,
     notify: process.env['NOTIFY_SOCKET'] !== undefined,
+    ...(process.env['WADAH_PAUSE_POINTS'] ? { pause_points: process.env['WADAH_PAUSE_POINTS'] } : {}),
     ...(values.restore === undefined ? {} : { restore: values.restore }),
     ...(values['cluster-recover'] ? { recover: values.from === undefined ? {} : { from: values.from } } : {}),
     ...(values['cluster-init'] || values['cluster-join'] ? { cluster: clusterOptions(values) } : {}),

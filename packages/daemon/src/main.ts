@@ -6,6 +6,7 @@ import { dirname, join } from 'node:path'
 import { fail, toFault } from '@wadah/api/fault'
 import { openCluster } from '@wadah/cluster/cluster'
 import { recordStates } from '@wadah/cluster/networks/states'
+import { usePausePoints } from '@wadah/cluster/migration/pause-point'
 import { caughtUp } from '@wadah/cluster/context'
 import { systemCaller } from '@wadah/cluster/host/children'
 import { MIGRATE_PATH } from '@wadah/cluster/host/drain'
@@ -79,6 +80,7 @@ const mapEvent =
 async function main(config: DaemonConfig): Promise<void> {
   const log = createLog({ level: config.log_level })
   const line = (text: string) => log.info(text)
+  usePausePoints(config.pause_points)
   const onUnforeseen = (err: unknown, where: string) => log.error({ err }, where)
   await mkdir(config.data, { recursive: true, mode: 0o711 })
   await chmod(config.data, 0o711)

@@ -167,11 +167,13 @@ export interface ArrivingVm {
   loaded(how: 'precopy' | 'postcopy', signal: AbortSignal): Promise<void>
   /** Lets the guest run, or takes a paused one over. Only with `go` in hand. Returns when QEMU says that it runs. */
   go(signal: AbortSignal): Promise<{ run_ms: number }>
-  /** Post-copy on a connection that broke: listens anew. */
-  recover(signal: AbortSignal): Promise<MoveAddress>
+  /** Whether nothing of it is still to come: post-copy has ended, or there was none. */
+  whole(): Promise<boolean>
+  /** Post-copy on a connection that broke: listens anew, on this address of the machine. */
+  recover(listen: string, signal: AbortSignal): Promise<MoveAddress>
   /** Announced, observed, capabilities taken back, mirrors' exports closed. After post-copy: all of RAM is here. */
   settle(how: 'precopy' | 'postcopy', signal: AbortSignal): Promise<void>
-  /** Ends the QEMU that waits and takes back what was made for it. Never after `go`, but for one that provably never ran. */
+  /** Ends the QEMU that waits and takes back what was made for it. Never after `go`, but for one that provably never ran, or never can again. */
   undo(): Promise<void>
   /** Settles when its QEMU is gone. */
   readonly gone: Promise<{ reason: string }>
@@ -205,6 +207,8 @@ export interface Migration {
   /** After a restart of the daemon: the half of a move whose QEMU is still there. */
   rejoinLeaving(vm: string, job: string): Promise<LeavingVm | undefined>
   rejoinArriving(vm: string, job: string): Promise<ArrivingVm | undefined>
+  /** VMs of which something lies here; with the job of the move that brings one. */
+  found(): Promise<{ vm: string; job?: string }[]>
   /** Asks the QEMU of this VM here what it is; never a guess. */
   ask(vm: string): Promise<QemuAnswer>
   /** Whether an unprivileged QEMU here may be the target of post-copy. */

@@ -28,6 +28,12 @@ export const JobSchema = Type.Object(
     created_at: Type.String(),
     ended_at: Type.Optional(Type.String()),
     fault: Type.Optional(FaultSchema),
+    attention: Type.Optional(
+      Type.Object(
+        { step: Type.String(), since: Type.String(), attempts: Type.Integer(), fault: FaultSchema },
+        { description: 'it goes on by itself, and is held up by this: the remedy of the fault says what would help' },
+      ),
+    ),
     result: Type.Optional(Type.Unknown()),
   },
   { title: 'Job' },

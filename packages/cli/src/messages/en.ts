@@ -449,6 +449,7 @@ export const en = {
   'fault.agent_silent': 'the guest agent does not answer',
   'fault.agent_failed': 'the guest agent refused',
   'fault.qemu_failed': 'QEMU refused or failed',
+  'fault.memory_lost': 'What was in the memory of the VM is lost',
   'fault.monitor_silent': 'QEMU does not answer',
   'fault.tool_failed': 'a program failed',
   'fault.store_failed': 'the record store failed',

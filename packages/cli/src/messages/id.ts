@@ -453,6 +453,7 @@ export const id: Record<MessageKey, string> = {
   'fault.agent_silent': 'agen VM tidak menjawab',
   'fault.agent_failed': 'agen VM menolak',
   'fault.qemu_failed': 'QEMU menolak atau gagal',
+  'fault.memory_lost': 'Isi memori VM hilang',
   'fault.monitor_silent': 'QEMU tidak menjawab',
   'fault.tool_failed': 'sebuah program gagal',
   'fault.store_failed': 'penyimpan catatan gagal',

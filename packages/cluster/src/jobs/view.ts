@@ -40,5 +40,13 @@ export function viewJob(record: JobRecord, definition?: AnyDefinition<never>, li
     ...(record.ended_ms !== undefined && { ended_at: iso(record.ended_ms) }),
     ...(record.fault && { fault: record.fault }),
     ...(record.result !== undefined && { result: record.result }),
+    ...(record.attention && !hasEnded(record) && { attention: shownAttention(record.attention) }),
   }
 }
+
+const shownAttention = ({ step, since_ms, attempts, fault }: NonNullable<JobRecord['attention']>) => ({
+  step,
+  since: iso(since_ms),
+  attempts,
+  fault,
+})

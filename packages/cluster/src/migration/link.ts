@@ -37,6 +37,8 @@ export interface MessageLink {
   readonly closed: Promise<string>
   /** What was sent before still goes out. */
   close(): void
+  /** Nobody is there any more: it ends at once. */
+  drop(why: string): void
 }
 
 /**
@@ -93,10 +95,16 @@ export function streamLink(stream: Duplex): MessageLink {
       for (const message of early.splice(0)) on(message)
     },
     closed,
+    drop: end,
     close() {
       resolve('closed on this side')
       // What was said last is still to arrive.
       stream.end(() => stream.destroy())
     },
   }
+}
+
+/** A stream that has ended before it began: of a move whose source has not come back yet. */
+export function endedLink(why: string): MessageLink {
+  return { send: () => {}, listen: () => {}, closed: Promise.resolve(why), close: () => {}, drop: () => {} }
 }

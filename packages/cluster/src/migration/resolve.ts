@@ -6,11 +6,11 @@ export type Resolution =
   | 'finish'
   /** The source has let go and the target waits: `go`. */
   | 'go'
-  /** The source has not let go, or the target never will run it: the guest goes on at the source, the target is undone. */
+  /** The source has not let go, or the target gave its word that it never ran it: the guest goes on at the source. */
   | 'take-back'
   /** The target still waits, and the source's guest may still run: the target gives its word first, then `take-back`. */
   | 'undo-target'
-  /** There is no QEMU of it any more on either side. */
+  /** No QEMU has the guest whole any more; what is left of it on the source must not run: the disks may be further than its RAM. */
   | 'lost'
   /** Somebody has to be asked again. */
   | 'ask-again'
@@ -22,11 +22,19 @@ const BETWEEN = new Set(['postcopy-active', 'postcopy-paused', 'postcopy-recover
 
 export function resolveMove(source: QemuAnswer, target: ArrivalState): Resolution {
   if (target === 'running' || target === 'committed') return 'finish'
-  if (target === 'cannot-tell' || source.is === 'unknown') return 'ask-again'
-  const targetNever = target === 'undone' || target === 'unknown'
-  if (source.is === 'gone') return targetNever ? 'lost' : 'go'
-  // Between the two there is no whole guest on the source any more.
-  if (BETWEEN.has(source.migration)) return targetNever ? 'lost' : 'go'
-  if (targetNever) return 'take-back'
-  return LET_GO.has(source.migration) ? 'go' : 'undo-target'
+  if (source.is === 'unknown') return 'ask-again'
+  if (source.is === 'gone') {
+    if (target === 'cannot-tell') return 'ask-again'
+    return target === 'waiting' ? 'go' : 'lost'
+  }
+  const isBetween = BETWEEN.has(source.migration)
+  // One that was taken back stays `completed`, and runs: QEMU never does that by itself.
+  const hasLetGo = isBetween || (LET_GO.has(source.migration) && source.status !== 'running')
+  // Only one that has let go can have said `go`: whatever the target is, it will not run.
+  if (!hasLetGo) return target === 'waiting' ? 'undo-target' : 'take-back'
+  if (target === 'cannot-tell') return 'ask-again'
+  if (target === 'waiting') return 'go'
+  if (isBetween) return 'lost'
+  // `unknown`: no QEMU is there and nobody remembers. It may have run, written to the disks, and ended with its host.
+  return target === 'undone' ? 'take-back' : 'lost'
 }

@@ -21,6 +21,7 @@ import type {
 } from '@wadah/ports/migration'
 import type { ClockEstimate } from './clock.ts'
 import { MOVE_PROTOCOL, type MessageLink } from './link.ts'
+import { pausePoint } from './pause-point.ts'
 import { Phases } from './phases.ts'
 import { makeReport } from './report.ts'
 import { resolveMove } from './resolve.ts'
@@ -66,6 +67,7 @@ const LOADED_MS = 300_000
 const RUNNING_MS = 60_000
 const COMMIT_MS = 600_000
 const ASK_AGAIN_MS = 10_000
+const SILENT_MS = 20_000
 /** How often the target is looked for after a break, and for how long. */
 const RELINK_MS = [50, 200, 500, 1_000, 2_000] as const
 const RESOLVE_MS = 600_000
@@ -113,7 +115,6 @@ class Source {
   }
 
   async run(signal: AbortSignal): Promise<MoveReport> {
-    const { job } = this.#order
     let switched: SwitchedOver
     try {
       switched = await this.#before(signal)
@@ -122,15 +123,30 @@ class Source {
     }
     // ---- from here on only forward
     const running = await this.#goOver(switched, signal)
+    try {
+      return await this.#finish(switched, running, signal)
+    } catch (error) {
+      // It runs there: whatever is still missing here, nothing was taken back.
+      const { fault } = error instanceof WadahError ? error : { fault: toFault(error) }
+      throw fault.effect === 'none' ? new WadahError({ ...fault, effect: 'unknown' }, error) : error
+    }
+  }
+
+  /** It runs on the target. */
+  async #finish(switched: SwitchedOver, running: number, signal: AbortSignal): Promise<MoveReport> {
+    const { job } = this.#order
+    await pausePoint('source-commit')
     this.#phase('commit')
     const committed = await this.#committed(signal)
     if (switched.how === 'postcopy') {
       this.#phase('follow')
+      await pausePoint('source-follow')
       await this.#follow(signal)
     }
     const leaving = this.#need()
     const claim = await leaving.claim().catch(() => ({}))
     this.#phase('quit')
+    await pausePoint('source-quit')
     await leaving.quit()
     if (committed) this.#talk.send({ type: 'done', job })
     await leaving.close()
@@ -162,19 +178,22 @@ class Source {
     this.#phase('offer')
     this.#leaving = await migration.leave(vm, { job, tls, ...(mirrors ? { mirrors } : {}) }, limit)
     const { facts } = this.#leaving
+    await pausePoint('source-offer')
     this.#talk.send({
       type: 'offer',
       version: MOVE_PROTOCOL,
       job,
       offer: { vm, name, epoch, mode, limits, facts, from },
     })
+    this.#talk.beat()
     this.#phase('prepare')
     const said = await this.#talk.next(['accept', 'refuse'], ACCEPT_MS, limit)
     if (said.type === 'refuse') throw new WadahError(said.fault)
-    this.#talk.beat()
+    await pausePoint('source-accepted')
     this.#phase('seal')
     await this.#ports.seal(limit)
     this.#sealed = true
+    await pausePoint('source-sealed')
     this.#talk.send({ type: 'sealed', job, epoch })
     const switched = await this.#copy(said, limit)
     if (switched.how === 'postcopy') await this.#talk.next(['loaded'], LOADED_MS, limit)
@@ -186,7 +205,11 @@ class Source {
     const { mode, limits } = this.#order
     const { progress, log } = this.#ports
     const tell = {
-      phase: (phase: MovePhase) => this.#phase(phase),
+      phase: (phase: MovePhase) => {
+        // Nothing waits here: QEMU goes on by itself.
+        void pausePoint(`source-${phase}`)
+        this.#phase(phase)
+      },
       progress: (p: MoveProgress) => {
         progress?.(p)
         this.#talk.send({ type: 'progress', progress: p })
@@ -251,8 +274,12 @@ class Source {
   /** `go`, and everything until the guest is known to run there. When, on the target's clock. */
   async #goOver(switched: SwitchedOver, signal: AbortSignal): Promise<number> {
     const { job } = this.#order
+    const before = pausePoint('source-before-go')
+    if (before) await before
     this.#ports.going?.()
     this.#talk.send({ type: 'go', job, how: switched.how })
+    const after = pausePoint('source-after-go')
+    if (after) await after
     this.#phase('start')
     try {
       return (await this.#talk.next(['running'], RUNNING_MS, AbortSignal.any([signal, this.#talk.lost]))).run_ms
@@ -272,14 +299,18 @@ class Source {
   async #afterBreak(why: unknown, how: SwitchedOver['how'], signal: AbortSignal): Promise<number> {
     this.#notes.push(`after go: ${toFault(why).detail}`)
     for (const end = performance.now() + RESOLVE_MS; performance.now() < end; ) {
+      if (how === 'postcopy' && (await this.#ports.migration.ask(this.#order.vm)).is === 'gone')
+        throw await this.#memoryLost('its QEMU here ended before all of it had gone over', true)
       const said = await this.#ask(signal)
       const what = resolveMove(await this.#ports.migration.ask(this.#order.vm), said.state)
       this.#ports.log(`after a break: the target is ${said.state}: ${what}`)
       if (what === 'finish') return said.run_ms ?? this.#ports.migration.wall_ms()
       if (what === 'take-back') throw await this.#tookBack(why)
-      if (what === 'lost')
-        throw fail('qemu_failed', 'No QEMU of this VM is left on either host.', { effect: 'partial' })
-      if (what === 'ask-again') continue
+      if (what === 'lost') throw await this.#memoryLost('its new host ended it')
+      if (what === 'ask-again') {
+        await pause(1_000, signal)
+        continue
+      }
       // `undo-target` can't be: this side has let go. A source that says otherwise is asked again.
       if (what === 'undo-target') continue
       this.#talk.send({ type: 'go', job: this.#order.job, how })
@@ -347,12 +378,69 @@ class Source {
 
   async #follow(signal: AbortSignal): Promise<void> {
     const leaving = this.#need()
-    while ((await leaving.follow(signal)) === 'paused') {
+    const how = async () => {
+      try {
+        return await leaving.follow(signal)
+      } catch (error) {
+        signal.throwIfAborted()
+        throw await this.#memoryLost(toFault(error).detail, true)
+      }
+    }
+    while ((await how()) === 'paused') {
       this.#notes.push('post-copy broke and goes on over a new connection')
-      if (this.#talk.lost.aborted) await this.#ask(signal)
-      this.#talk.send({ type: 'recover', job: this.#order.job })
-      const { address } = await this.#talk.next(['recover-at'], RUNNING_MS, signal)
-      await leaving.recover(address, signal)
+      try {
+        if (this.#talk.lost.aborted && !['running', 'committed'].includes((await this.#ask(signal)).state))
+          throw fail('memory_lost', 'its new host has no QEMU of it any more')
+        this.#talk.send({ type: 'recover', job: this.#order.job })
+        const limit = AbortSignal.any([signal, this.#talk.lost])
+        const { address } = await this.#talk.next(['recover-at'], RUNNING_MS, limit)
+        await leaving.recover(address, signal)
+      } catch (error) {
+        signal.throwIfAborted()
+        if (toFault(error).code === 'memory_lost') throw await this.#memoryLost('its new host ended it', true)
+        this.#ports.log(`post-copy could not go on yet: ${toFault(error).detail}`)
+        await pause(1_000, signal)
+      }
+    }
+  }
+
+  /**
+   * No QEMU has the guest whole. What is left of it here ends, for its RAM may be older than its disks; where it is placed it can be started.
+   * `there`: the target may have the rest.
+   */
+  async #memoryLost(why: string, there = false): Promise<WadahError> {
+    const { job, name } = this.#order
+    const lost = fail('memory_lost', `What was in the memory of "${name}" is lost: ${why}. Its disks are whole.`, {
+      effect: 'partial',
+      remedy: `wadah vm start ${name}`,
+    })
+    await this.#leaving?.quit()
+    if (there) await this.#tellLost(lost)
+    else this.#talk.send({ type: 'abort', job, fault: lost.fault })
+    // Where the target has committed there is none of this move any more.
+    await this.#ports.unseal()
+    await this.#leaving?.close()
+    this.#talk.close()
+    return lost
+  }
+
+  /** The target has a guest that waits for ever for what is lost: until it has said that it ended that, this is not over. */
+  async #tellLost(lost: WadahError): Promise<void> {
+    const { job } = this.#order
+    const never = new AbortController().signal
+    for (const end = performance.now() + COMMIT_MS; performance.now() < end; await pause(1_000, never)) {
+      if (this.#talk.lost.aborted) {
+        const link = await this.#ports.relink(AbortSignal.timeout(SILENT_MS)).catch(() => undefined)
+        if (!link) continue
+        this.#talk = new Talk(link, this.#ports.migration.wall_ms, this.#clock)
+        this.#talk.beat()
+        this.#talk.send({ type: 'resume', version: MOVE_PROTOCOL, job, vm: this.#order.vm })
+        const said = await this.#talk.next(['resumed'], RUNNING_MS, this.#talk.lost).catch(() => undefined)
+        if (said && !['running', 'committed'].includes(said.state)) return
+      }
+      this.#talk.send({ type: 'abort', job, fault: lost.fault })
+      const answer = await this.#talk.next([], RUNNING_MS, this.#talk.lost).catch((error: unknown) => error)
+      if (answer instanceof PeerAbort) return
     }
   }
 
@@ -360,11 +448,23 @@ class Source {
   async resume(signal: AbortSignal): Promise<{ moved: boolean }> {
     const { vm, job } = this.#order
     this.#sealed = true
+    this.#talk.beat()
     for (;;) {
       this.#leaving ??= await this.#ports.migration.rejoinLeaving(vm, job)
-      const { state } = await this.#ask(signal)
+      const own = await this.#ports.migration.ask(vm)
+      // One that has not let go never said `go`: it need not wait for a target that is silent.
+      const mayWait = resolveMove(own, 'cannot-tell') === 'ask-again'
+      const { state } = await this.#ask(
+        mayWait ? signal : AbortSignal.any([signal, AbortSignal.timeout(SILENT_MS)]),
+      ).catch((error: unknown) => {
+        signal.throwIfAborted()
+        if (mayWait) throw error
+        return { state: 'cannot-tell' as const }
+      })
       const what = resolveMove(await this.#ports.migration.ask(vm), state)
       this.#ports.log(`after a restart: the target is ${state}: ${what}`)
+      if (own.is === 'gone' && state === 'waiting' && ['postcopy', 'hybrid'].includes(this.#order.mode))
+        throw await this.#memoryLost('its QEMU here ended before all of it had gone over', true)
       if (what === 'finish') {
         await this.#committed(signal)
         if (this.#leaving) {
@@ -377,11 +477,10 @@ class Source {
         this.#talk.close()
         return { moved: true }
       }
-      if (what === 'lost') {
-        await this.#ports.unseal()
-        this.#talk.close()
-        throw fail('qemu_failed', 'No QEMU of this VM is left on either host.', { effect: 'partial' })
-      }
+      if (what === 'lost')
+        throw await this.#memoryLost(
+          own.is === 'gone' ? 'no QEMU of it is left' : 'its new host has no QEMU of it, and may have run it',
+        )
       if (what === 'take-back') {
         await this.#leaving?.takeBack()
         await this.#leaving?.close()

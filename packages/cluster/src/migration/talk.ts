@@ -11,6 +11,8 @@ const HEARTBEAT_MS = 1_000
 /** At first some at once: a short move has no time for more. */
 const BURST = 5
 const BURST_MS = 10
+/** Beats in a row without a word of the other side: a cut line tells nobody. Counted in beats, so that a machine that slept loses nothing. */
+export const SILENT_BEATS = 20
 
 export class Talk {
   readonly clock: ClockEstimate
@@ -20,6 +22,7 @@ export class Talk {
   readonly #readers = new Set<() => void>()
   readonly #lost = new AbortController()
   #beat = 0
+  #unheard = 0
   #timer: NodeJS.Timeout | undefined
   /** For what nobody waits for: progress. */
   onProgress: ((m: Of<'progress'>) => void) | undefined
@@ -42,6 +45,7 @@ export class Talk {
   }
 
   #receive(m: MoveMessage): void {
+    this.#unheard = 0
     if (m.type === 'heartbeat') {
       const t2_ms = this.#wall_ms()
       this.link.send({ type: 'heartbeat-answer', n: m.n, t1_ms: m.t1_ms, t2_ms, t3_ms: this.#wall_ms() })
@@ -66,6 +70,8 @@ export class Talk {
     let burst = 0
     const once = () => {
       if (this.#lost.signal.aborted) return
+      this.#unheard += 1
+      if (this.#unheard > SILENT_BEATS) return this.link.drop(`nothing was heard for ${SILENT_BEATS} s`)
       this.link.send({ type: 'heartbeat', n: ++this.#beat, t1_ms: this.#wall_ms() })
       burst += 1
       this.#timer = setTimeout(once, burst < BURST ? BURST_MS : HEARTBEAT_MS)

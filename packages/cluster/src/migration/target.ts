@@ -12,11 +12,16 @@ import type {
   MoveOffer,
   MoveProgress,
 } from '@wadah/ports/migration'
-import { MOVE_PROTOCOL, type MessageLink } from './link.ts'
+import { MOVE_PROTOCOL, type MessageLink, endedLink } from './link.ts'
+import { pausePoint } from './pause-point.ts'
 import { type Of, PeerAbort, Talk } from './talk.ts'
 
 export type MoveInPorts = {
   migration: Pick<Migration, 'arrive' | 'ask' | 'rejoinArriving' | 'wall_ms'>
+  /** The store says that this move is over, and that the VM stayed where it was: `go` will never be said. @throws when it can't be asked */
+  isOver(job: string, vm: string): Promise<boolean>
+  /** This host's address, where its QEMUs listen. */
+  address(): string
   /**
    * Looks whether this VM may come here (placement names this host and the epoch of the offer), and says with what: the launch request of
    * this host's own records, the address to listen on, whether TLS is wanted. @throws what the source is to be told
@@ -42,6 +47,10 @@ const LONGEST_MS = 2 ** 31 - 1
 const DONE_MS = 600_000
 /** After a break a source that still copies has given up by then; one that has let go comes back. */
 const LOST_MS = 60_000
+const LOOK_MS = 3_000
+const UNKNOWN_MS = 500
+/** Post-copy, and the source is gone: the last pages may still be on their way into QEMU. */
+const WHOLE_MS = 5_000
 const RETRY_MS = [100, 500, 2_000, 5_000] as const
 
 /** One move that comes here. */
@@ -59,6 +68,7 @@ export class MoveIn {
   #state: ArrivalState = 'waiting'
   #run_ms: number | undefined
   #isOver = false
+  #going = false
 
   constructor(
     job: string,
@@ -80,7 +90,9 @@ export class MoveIn {
       this.#isOver = true
       resolve(how)
     }
-    if (arriving) this.#adopt(arriving)
+    if (!arriving) return
+    this.#adopt(arriving)
+    this.begun.resolve()
   }
 
   get state(): ArrivalState {
@@ -99,15 +111,20 @@ export class MoveIn {
     })
   }
 
+  /** Settles when the target is made, or was taken back. */
+  readonly begun = Promise.withResolvers<void>()
+
   /** From the offer to the accept, then on as the messages come. Never rejects: what goes wrong is told to the source. */
   async begin(offer: MoveOffer): Promise<void> {
     const { job } = this
     const limit = AbortSignal.any([this.#stop, this.#talk.lost])
     try {
+      await pausePoint('target-prepare')
       const made = await this.#ports.prepare(job, offer, limit)
       const { mode, limits, facts } = offer
       const may_postcopy = limits.may_postcopy === true
       this.#adopt(await this.#ports.migration.arrive({ ...made, job, mode, may_postcopy, facts }, limit))
+      await pausePoint('target-accept')
       this.#talk.send({ type: 'accept', job, accepted: (this.#arriving as ArrivingVm).accepted })
     } catch (error) {
       this.#ports.log(`${this.vm}: refused: ${(error as Error).message}`)
@@ -116,6 +133,8 @@ export class MoveIn {
       this.#talk.send({ type: 'refuse', job, fault: toFault(error) })
       this.#end({ moved: false, fault: toFault(error) })
       return
+    } finally {
+      this.begun.resolve()
     }
     await this.#serve(this.#talk)
   }
@@ -148,19 +167,23 @@ export class MoveIn {
       while (talk === this.#talk && !this.#isOver) {
         const m = await talk.next(['go', 'sealed', 'resume', 'recover', 'done'], LONGEST_MS, this.#stop)
         if (talk !== this.#talk) return
-        if (m.type === 'go') await this.#go(talk, m)
+        // Not waited for: a QEMU that stands for a page of a source that has ended answers nothing, and its end has to be heard of.
+        if (m.type === 'go') this.#letRun(talk, m)
         else if (m.type === 'resume') await this.#answer(talk)
         else if (m.type === 'recover') await this.#recover(talk)
-        else if (m.type === 'done') return this.#done()
+        else if (m.type === 'done') return await this.#finished()
       }
     } catch (error) {
       if (talk !== this.#talk || this.#isOver) return
+      if (error instanceof PeerAbort && error.fault.code === 'memory_lost') return this.#memoryLost(error)
       if (error instanceof PeerAbort) return this.#undo(error)
       if (this.#stop.aborted) return
       this.#ports.log(`${this.vm}: ${(error as Error).message}`)
       // Running: all that matters is done or being done. Waiting: the source comes back, or QEMU ends with it (`gone`).
-      if (this.#state === 'committed') this.#done()
-      else if (this.#state === 'waiting') setTimeout(() => void this.#deserted(talk), LOST_MS).unref()
+      // Post-copy that is not through: the source has what is missing.
+      if (this.#state === 'committed') {
+        if ((await this.#arriving?.whole().catch(() => false)) !== false && talk === this.#talk) this.#done()
+      } else if (this.#state === 'waiting') await this.#deserted(talk)
     }
   }
 
@@ -175,6 +198,15 @@ export class MoveIn {
       .catch(() => {})
   }
 
+  /** Once at a time: a `go` that is said again is answered by the first. */
+  #letRun(talk: Talk, m: Of<'go'>): void {
+    if (this.#going) return
+    this.#going = true
+    void this.#go(talk, m)
+      .catch((error: unknown) => this.#ports.log(`${this.vm}: ${(error as Error).message}`))
+      .finally(() => (this.#going = false))
+  }
+
   async #go(talk: Talk, { how }: Of<'go'>): Promise<void> {
     const { job } = this
     if (this.#state === 'running' || this.#state === 'committed') {
@@ -185,16 +217,36 @@ export class MoveIn {
     const arriving = this.#arriving
     if (!arriving || this.#state !== 'waiting') return this.#sayUndone(talk, fail('gone', 'The move was undone here.'))
     try {
+      const before = pausePoint('target-before-go')
+      if (before) await before
       const { run_ms } = await arriving.go(this.#stop)
+      const after = pausePoint('target-after-go')
+      if (after) await after
       this.#state = 'running'
       this.#run_ms = run_ms
     } catch (error) {
       // It could not run, or nobody can tell: it is asked, and only a QEMU that is proved never to have run is ended.
-      const is = await this.#ports.migration.ask(this.vm)
-      if (is.is === 'there' && is.status === 'running') this.#state = 'running'
-      else if (is.is === 'unknown') {
+      let is = await this.#ports.migration.ask(this.vm)
+      // A monitor is silent for a moment before its QEMU is known to be gone; until it can be told, that is what is answered.
+      while (is.is === 'unknown' && !this.#isOver) {
         this.#state = 'cannot-tell'
-        throw error
+        await new Promise((resolve) => setTimeout(resolve, UNKNOWN_MS).unref())
+        if (this.#stop.aborted) throw error
+        is = await this.#ports.migration.ask(this.vm)
+      }
+      if (this.#isOver) return
+      if (this.#state === 'cannot-tell') this.#state = 'waiting'
+      if (is.is === 'there' && is.status === 'running') this.#state = 'running'
+      else if (is.is === 'gone') {
+        // By the source's word that what was still to come is lost: that has been answered.
+        if (this.#state !== 'waiting') return
+        // It ended after `cont`, and may have run for a moment: there is no word to give.
+        this.#state = 'unknown'
+        const fault = toFault(error)
+        talk.send({ type: 'abort', job, fault })
+        await this.#ports.undone?.(job, this.vm).catch((e: unknown) => this.#ports.log(String(e)))
+        talk.close()
+        return this.#end({ moved: false, fault })
       } else return this.#undo(error)
     }
     talk.send({ type: 'running', job, run_ms: this.#run_ms ?? this.#ports.migration.wall_ms() })
@@ -207,7 +259,9 @@ export class MoveIn {
       .catch((error: unknown) => this.#ports.log(`${this.vm}: after the move: ${(error as Error).message}`))
     for (let i = 0; !this.#stop.aborted; i++) {
       try {
+        await pausePoint('target-before-commit')
         await this.#ports.commitMoved(this.job, this.#offer, this.#stop)
+        await pausePoint('target-after-commit')
         this.#state = 'committed'
         this.#talk.send({ type: 'committed', job: this.job })
         break
@@ -222,8 +276,42 @@ export class MoveIn {
   }
 
   async #recover(talk: Talk): Promise<void> {
-    const address = await this.#arriving?.recover(this.#stop)
-    if (address) talk.send({ type: 'recover-at', job: this.job, address })
+    const { job } = this
+    try {
+      const address = await this.#arriving?.recover(this.#ports.address(), this.#stop)
+      if (!address) throw fail('gone', 'There is nothing to be recovered here.')
+      talk.send({ type: 'recover-at', job, address })
+    } catch (error) {
+      const is = await this.#ports.migration.ask(this.vm)
+      const why = is.is === 'gone' ? fail('memory_lost', 'Its QEMU ended before all of its memory was there.') : error
+      talk.send({ type: 'abort', job, fault: toFault(why) })
+      if (is.is === 'gone') this.#done()
+    }
+  }
+
+  /** The source says `done`, and has ended its QEMU, or found it ended: what has not come by then never will. */
+  async #finished(): Promise<void> {
+    for (const end = performance.now() + WHOLE_MS; ; ) {
+      const whole = await this.#arriving?.whole().catch(() => undefined)
+      if (whole !== false) return this.#done()
+      if (performance.now() > end) break
+      await new Promise((resolve) => setTimeout(resolve, 200))
+    }
+    await this.#memoryLost(fail('memory_lost', 'Its source ended before all of its memory was here.'))
+  }
+
+  /** Post-copy broke for good: no QEMU has all of its memory. It ends here, where it is placed. */
+  async #memoryLost(why: WadahError): Promise<void> {
+    this.#ports.log(`${this.vm}: what was in its memory is lost: ${why.fault.detail}`)
+    await this.#arriving
+      ?.undo()
+      .catch((error: unknown) => this.#ports.log(`${this.vm}: it can't be ended: ${(error as Error).message}`))
+    if (this.#state !== 'running' && this.#state !== 'committed') {
+      this.#state = 'unknown'
+      await this.#ports.undone?.(this.job, this.vm).catch((e: unknown) => this.#ports.log(String(e)))
+    }
+    this.#talk.send({ type: 'abort', job: this.job, fault: why.fault })
+    this.#done()
   }
 
   #done(): void {
@@ -238,10 +326,26 @@ export class MoveIn {
 
   /** Nobody came back. What has been loaded whole may be the only guest there is: that waits, for the source or for whoever decides. */
   async #deserted(talk: Talk): Promise<void> {
-    if (talk !== this.#talk || this.#state !== 'waiting' || this.#stop.aborted) return
-    const is = await this.#ports.migration.ask(this.vm)
-    if (is.is === 'there' && is.status === 'inmigrate')
-      await this.#undo(fail('unreachable', `The source was not heard of for ${LOST_MS / 1000} s.`))
+    const until_ms = performance.now() + LOST_MS
+    const isAlone = () => talk === this.#talk && this.#state === 'waiting' && !this.#stop.aborted
+    while (isAlone()) {
+      // It may have told the store what it could not tell us.
+      const over = await this.#ports.isOver(this.job, this.vm).catch(() => false)
+      if (!isAlone()) return
+      if (over) return this.#undo(fail('cancelled', 'The source ended the move, and could not tell it here.'))
+      if (performance.now() > until_ms) {
+        const is = await this.#ports.migration.ask(this.vm)
+        if (!isAlone()) return
+        if (is.is === 'gone' || (is.is === 'there' && is.status === 'inmigrate'))
+          return this.#undo(fail('unreachable', `The source was not heard of for ${LOST_MS / 1000} s.`))
+      }
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS).unref())
+    }
+  }
+
+  /** Found by a daemon that was started anew, and nobody has asked for it yet. */
+  alone(): void {
+    void this.#deserted(this.#talk)
   }
 
   /** Ends the QEMU that waits; then, and only then, says so. */
@@ -264,9 +368,9 @@ export class MoveIn {
   }
 
   /** Found running after a restart of this daemon. */
-  runs(): void {
+  runs(how: 'precopy' | 'postcopy'): void {
     this.#state = 'running'
-    void this.#settle('precopy')
+    void this.#settle(how)
   }
 
   /** Somebody with the right to decide gives it up: the source's host is gone for good, say. Not once `go` was heard. */
@@ -318,7 +422,9 @@ export class Arrivals {
     if (first.type === 'resume') return this.#resume(talk, first)
     const { offer } = first
     const there = this.#moves.get(job)
-    if (there && !there.isOver) {
+    // A source that begins the same job anew has never said `go`: what it began before is of no use.
+    await there?.begun.promise
+    if (there && !there.isOver && !(await there.giveUp(fail('cancelled', 'The source begins anew.')))) {
       talk.send({ type: 'refuse', job, fault: toFault(fail('busy', 'This move is under way already.')) })
       return talk.close()
     }
@@ -327,31 +433,50 @@ export class Arrivals {
     await move.begin(offer)
   }
 
+  /** After a start of this daemon: what was on its way here. Those that run are committed; those that wait do so until they are asked for. */
+  async recover(found: readonly { vm: string; job: string }[]): Promise<void> {
+    for (const { vm, job } of found) (await this.#rejoin(vm, job))?.alone()
+  }
+
+  readonly #rejoining = new Map<string, Promise<MoveIn | undefined>>()
+  /** The move that a daemon before this one took; undefined when this host has nothing of it. */
+  #rejoin(vm: string, job: string): Promise<MoveIn | undefined> {
+    const there = this.#moves.get(job)
+    if (there) return Promise.resolve(there)
+    const mine = this.#rejoining.get(job) ?? this.#find(vm, job).finally(() => this.#rejoining.delete(job))
+    this.#rejoining.set(job, mine)
+    return mine
+  }
+
+  async #find(vm: string, job: string): Promise<MoveIn | undefined> {
+    const arriving = await this.#ports.migration.rejoinArriving(vm, job).catch(() => undefined)
+    if (!arriving) return undefined
+    const is = await this.#ports.migration.ask(vm)
+    const postcopy = is.is === 'there' && is.migration.startsWith('postcopy')
+    const mode = postcopy ? ('postcopy' as const) : ('precopy' as const)
+    const offer = { vm, epoch: arriving.epoch, mode, limits: { max_stall_ms: 0 } }
+    const talk = new Talk(endedLink('this daemon was started anew'), this.#ports.migration.wall_ms)
+    const move = new MoveIn(job, offer, talk, this.#ports, this.#stop, arriving)
+    if (is.is === 'there' && is.status === 'running') move.runs(mode)
+    this.#moves.set(job, move)
+    return move
+  }
+
   async #resume(talk: Talk, { job, vm }: Of<'resume'>): Promise<void> {
-    let move = this.#moves.get(job)
-    if (!move) {
-      // This daemon was started anew, or never heard of it: its machine knows.
-      const is = await this.#ports.migration.ask(vm)
-      const arriving = await this.#ports.migration.rejoinArriving(vm, job).catch(() => undefined)
-      if (!arriving) {
-        let state: ArrivalState = is.is === 'gone' ? 'unknown' : 'cannot-tell'
-        // One that was taken over paused waits for nothing any more: no job is noted with it.
-        if (is.is === 'there' && (is.status === 'running' || is.job === undefined)) {
-          // It is here, and whoever let it may have died before it could commit that.
-          const { epoch } = is
-          state = await this.#ports.commitMoved(job, { vm, epoch }, this.#stop).then(
-            () => 'committed' as const,
-            () => 'running' as const,
-          )
-        }
-        talk.send({ type: 'resumed', job, state })
-        return
-      }
-      const offer = { vm, epoch: arriving.epoch, mode: 'precopy' as const, limits: { max_stall_ms: 0 } }
-      move = new MoveIn(job, offer, talk, this.#ports, this.#stop, arriving)
-      if (is.is === 'there' && is.status === 'running') move.runs()
-      this.#moves.set(job, move)
+    const move = await this.#rejoin(vm, job)
+    if (move) return move.resume(talk)
+    // This daemon was started anew, or never heard of it: its machine knows.
+    const is = await this.#ports.migration.ask(vm)
+    let state: ArrivalState = is.is === 'gone' ? 'unknown' : 'cannot-tell'
+    // One that was taken over paused waits for nothing any more: no job is noted with it.
+    if (is.is === 'there' && (is.status === 'running' || is.job === undefined)) {
+      // It is here, and whoever let it may have died before it could commit that.
+      const { epoch } = is
+      state = await this.#ports.commitMoved(job, { vm, epoch }, this.#stop).then(
+        () => 'committed' as const,
+        () => 'running' as const,
+      )
     }
-    await move.resume(talk)
+    talk.send({ type: 'resumed', job, state })
   }
 }

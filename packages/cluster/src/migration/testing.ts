@@ -31,6 +31,7 @@ export function wire(): Wire {
     const to = from === 'a' ? 'b' : 'a'
     return {
       closed,
+      drop: (why) => cut(why),
       close: () => {
         // After what is under way.
         if (delay_ms > 0) setTimeout(() => cut('closed'), delay_ms)

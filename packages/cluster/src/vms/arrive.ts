@@ -3,8 +3,8 @@ import { fail } from '@wadah/api/fault'
 import type { MoveOffer } from '@wadah/ports/migration'
 import { put, type Rec, unchanged } from '@wadah/store/store'
 import { againOnConflict, caughtUp, commit, type Deps } from '../context.ts'
-import type { MoveInPorts } from '../migration/target.ts'
-import { jobKind, type JobRecord } from '../jobs/record.ts'
+import { claimKind, jobKind, type JobRecord } from '../jobs/record.ts'
+import type { Arrivals, MoveInPorts } from '../migration/target.ts'
 import { hostKind, placementKind, vmKind } from '../records.ts'
 import { launchRequest } from '../resolve.ts'
 import { filesReady } from './jobs.ts'
@@ -74,15 +74,48 @@ export function arrivals(deps: Deps): MoveInPorts {
       await recordNow(deps, vm).catch((error: unknown) => deps.log(`status of ${vm}: ${(error as Error).message}`))
       deps.syncNetworks().catch((error: unknown) => deps.log(`networks: ${(error as Error).message}`))
     },
+    isOver: async (job, vm) => {
+      const placement = (await deps.store.get(placementKind, vm))?.value
+      return placement?.host !== deps.hostId && placement?.handover?.job !== job
+    },
+    address: () => deps.view.get(hostKind, deps.hostId)?.value.address ?? '',
     undone: async (job, vm) => {
       const record = (await deps.store.get(vmKind, vm))?.value
       const placement = (await deps.store.get(placementKind, vm))?.value
-      // What the store does not say any more the source's own call, or the next start, finds (`sweepMoves`).
-      if (record && placement?.host !== deps.hostId)
-        for (const { pool, volume } of await roomsFor(deps, record, job))
-          await deps.machine.volumes.delete(pool, volume)
+      // It stayed where it was: nothing of it is left here. What the store does not say any more the source's own call, or the next
+      // start, finds (`sweepMoves`).
+      if (placement?.host !== deps.hostId) {
+        if (record)
+          for (const { pool, volume } of await roomsFor(deps, record, job))
+            await deps.machine.volumes.delete(pool, volume)
+        await deps.machine.forget(vm)
+      }
       await deps.syncNetworks()
     },
     log: deps.log,
   }
+}
+
+/**
+ * At a start, before any other host is let in: of VMs that are not this host's, those that were on their way here are taken up again; of the
+ * others, where no QEMU lives and no job of this host is at work on them, nothing stays.
+ */
+export async function sweepArrivals(deps: Deps, moves: Arrivals): Promise<void> {
+  const found = await deps.machine.migration.found()
+  const coming: { vm: string; job: string }[] = []
+  for (const { vm, job } of found) {
+    const here = deps.view.get(placementKind, vm)?.value.host === deps.hostId
+    // Of what can't be looked at nothing is taken away.
+    const lives = await deps.machine.attach(vm).then(
+      (running) => running !== undefined,
+      () => true,
+    )
+    if (lives && job !== undefined) coming.push({ vm, job })
+    if (lives || here) continue
+    const claim = deps.view.get(claimKind, `vm/${vm}`)?.value.job
+    if (claim !== undefined && deps.view.get(jobKind, claim)?.value.executor.host === deps.hostId) continue
+    await deps.machine.forget(vm)
+    deps.log(`${vm}, which is not on this host, had left something here; it is gone`)
+  }
+  await moves.recover(coming)
 }

@@ -10,6 +10,8 @@ import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, pivot, step, type StepContext } from '../jobs/define.ts'
 import { hostName } from '../members/where.ts'
 import { forecast } from '../migration/forecast.ts'
+import { endedLink } from '../migration/link.ts'
+import { pausePoint } from '../migration/pause-point.ts'
 import { Probe } from '../migration/probe.ts'
 import { speedOf } from '../migration/speed.ts'
 import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.ts'
@@ -91,7 +93,9 @@ async function tryMove(ctx: Ctx): Promise<VmMove | Unresolved> {
     return await move(ctx)
   } catch (error) {
     const why = toFault(error)
-    if (why.effect === 'none') throw error
+    // There is no other side to be asked any more.
+    const isOver = why.code === 'memory_lost' || (await ctx.deps.machine.migration.ask(ctx.params.vm)).is === 'gone'
+    if (why.effect === 'none' || (isOver && why.effect === 'partial')) throw error
     ctx.log(`it is not known yet how it ended: ${why.detail}`)
     return { unresolved: why }
   }
@@ -105,7 +109,7 @@ async function settle(ctx: Ctx): Promise<VmMove> {
     return await move(ctx)
   } catch (error) {
     const why = toFault(error)
-    if (why.effect === 'unknown' || ctx.signal.aborted) throw error
+    if ((why.effect === 'unknown' && why.code !== 'memory_lost') || ctx.signal.aborted) throw error
     throw new WadahError({ ...why, effect: 'none' }, error)
   }
 }
@@ -157,7 +161,8 @@ async function move(ctx: Ctx): Promise<VmMove> {
   })
   // It was begun by a daemon that is no more.
   if (there?.value.handover?.sealed || isThere || (await migration.rejoinLeaving(p.vm, jobId))) {
-    const link = await moves.open(p.to, signal)
+    // It may be gone for good, and this host need not ask it.
+    const link = await moves.open(p.to, signal).catch(() => endedLink('it can not be reached'))
     const { moved } = await resumeMoveOut(order, ports(link), signal)
     if (!moved)
       throw fail('cancelled', `The move was cut off by an end of this daemon; "${p.name}" runs on here.`, {
@@ -177,7 +182,9 @@ async function move(ctx: Ctx): Promise<VmMove> {
   else signal.addEventListener('abort', stop)
   const looking = openProbe(ctx)
   try {
-    const link = await moves.open(p.to, signal)
+    const link = await moves.open(p.to, signal).catch((error: unknown) => {
+      throw new WadahError({ ...toFault(error), effect: 'none' }, error)
+    })
     let began_ms = Date.now()
     const going = () => {
       began.over = true
@@ -284,6 +291,7 @@ async function relocate(ctx: Ctx): Promise<void> {
 async function tidyIfGone({ deps, params: p }: Ctx): Promise<void> {
   const placement = (await deps.store.get(placementKind, p.vm))?.value
   if (!placement || placement.host === deps.hostId) return
+  await pausePoint('source-tidy')
   await deps.machine.forget(p.vm)
   await dropMoved(deps, p.disks ?? [])
   await deps.syncNetworks()

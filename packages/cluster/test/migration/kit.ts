@@ -17,6 +17,10 @@ export class World {
   target: 'none' | 'waiting' | 'running' = 'none'
   how: SwitchedOver['how'] = 'precopy'
   placement = { host: 'a', epoch: 1, sealed: false }
+  /** The job of the move has ended at the source, and the store says so. */
+  over = false
+  /** Post-copy broke for good: what runs on the target may be ended. */
+  lost = false
   /** Throws at the call of this name, once. */
   fails: string | undefined
   readonly calls: string[] = []
@@ -62,7 +66,7 @@ export class World {
       },
       quit: async () => {
         this.check('quit')
-        if (this.placement.host !== 'b') throw new Error('ended before it was committed')
+        if (this.placement.host !== 'b' && this.target !== 'none') throw new Error('ended before it was committed')
         this.source = 'gone'
       },
       close: async () => {},
@@ -83,11 +87,12 @@ export class World {
         this.check('runs')
         return { run_ms: 11 }
       },
+      whole: async () => !this.lost,
       recover: async () => ({ host: '127.0.0.1', port: 2 }),
       settle: async () => this.check('settle'),
       undo: async () => {
         this.check('undo')
-        if (this.target === 'running') throw new Error('undone while it runs')
+        if (this.target === 'running' && !this.lost) throw new Error('undone while it runs')
         this.target = 'none'
       },
       gone: this.gone.promise,
@@ -154,6 +159,8 @@ export class World {
           this.check('commit')
           this.placement = { host: 'b', epoch, sealed: false }
         },
+        isOver: async () => this.placement.host === 'a' && this.over,
+        address: () => '127.0.0.1',
         log: () => {},
         ...over,
       },

@@ -1,6 +1,7 @@
 import type { MoveMessage, MovePhase } from '@wadah/ports/migration'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { moveOut, resumeMoveOut } from '../../src/migration/source.ts'
+import { SILENT_BEATS, Talk } from '../../src/migration/talk.ts'
 import { wire } from '../../src/migration/testing.ts'
 import { JOB, VM, World } from './kit.ts'
 
@@ -199,11 +200,43 @@ describe('a source that was started anew', () => {
     expect(await again(w)).toEqual({ moved: true })
     expect(w).toMatchObject({ source: 'gone', placement: { host: 'b' } })
   })
-  test('nobody knows of it over there: taken back', async () => {
+  test('nobody knows of it over there: it may have run, so what is left here must not', async () => {
     const w = new World()
     w.source = 'let-go'
-    expect(await again(w)).toEqual({ moved: false })
-    expect(w.source).toBe('running')
+    w.placement.sealed = true
+    await expect(again(w)).rejects.toMatchObject({ fault: { code: 'memory_lost', effect: 'partial' } })
+    expect(w).toMatchObject({ source: 'gone', target: 'none', placement: { host: 'a', sealed: false } })
+  })
+  test('it never let go, and the target is silent: it need not wait', async () => {
+    const w = new World()
+    w.placement.sealed = true
+    const stream = wire()
+    const ports = w.ports(stream, { relink: async () => undefined })
+    stream.cut()
+    vi.useFakeTimers({ toFake: ['setTimeout', 'setInterval', 'clearTimeout', 'performance'] })
+    vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => {
+      const c = new AbortController()
+      setTimeout(() => c.abort(new Error('timeout')), ms)
+      return c.signal
+    })
+    const ended = resumeMoveOut(w.order, ports, never)
+    await vi.advanceTimersByTimeAsync(30_000)
+    expect(await ended).toEqual({ moved: false })
+    vi.useRealTimers()
+    vi.restoreAllMocks()
+    expect(w).toMatchObject({ source: 'running', placement: { sealed: false } })
+  })
+  test('it begins the same job anew: what waited there for it is undone first', async () => {
+    const w = new World()
+    const stream = wire()
+    stream.pass((m) => m.type !== 'accept')
+    const first = moveOut(w.order, w.ports(stream), AbortSignal.timeout(50)).catch(() => 'given up')
+    stream.pass((m) => m.type !== 'abort' && m.type !== 'accept')
+    await first
+    expect(w.target).toBe('waiting')
+    await moveOut(w.order, w.ports(wire()), never)
+    expect(w.calls).toContain('undo')
+    expect(w).toMatchObject({ source: 'gone', target: 'running', placement: { host: 'b' } })
   })
   test('none is left: said', async () => {
     const w = new World()
@@ -242,4 +275,73 @@ describe('a host that does not carry out the move', () => {
     expect(await types).toEqual([])
     expect(w.target).toBe('waiting')
   })
+})
+
+describe('a target that was started anew', () => {
+  const found = [{ vm: VM, job: JOB }]
+  test('and finds its QEMU running: that is committed, whether the source comes back or not', async () => {
+    const w = new World()
+    Object.assign(w, { source: 'gone', target: 'running' })
+    await w.arrivals.recover(found)
+    await settled()
+    expect(w.placement).toMatchObject({ host: 'b', epoch: 2 })
+  })
+  test('and finds one that waits: undone once the store says that the move is over, not before', async () => {
+    const w = new World()
+    w.target = 'waiting'
+    await w.arrivals.recover(found)
+    await settled()
+    expect(w.target).toBe('waiting')
+    w.arrivals = w.daemon()
+    w.over = true
+    await w.arrivals.recover(found)
+    await settled()
+    expect(w.target).toBe('none')
+  })
+})
+
+test('a QEMU that ended after `cont` may have run: no word is given, the source does not go on', async () => {
+  const w = new World()
+  w.fails = 'runs'
+  const plain = w.arriving.bind(w)
+  w.arriving = () => {
+    const made = plain()
+    const go = made.go.bind(made)
+    made.go = (signal) =>
+      go(signal).catch((error: unknown) => {
+        w.target = 'none'
+        throw error
+      })
+    return made
+  }
+  await expect(moveOut(w.order, w.ports(wire()), never)).rejects.toMatchObject({ fault: { code: 'memory_lost' } })
+  expect(w).toMatchObject({ source: 'gone', placement: { sealed: false } })
+})
+
+test('a line that is cut tells nobody: a stream on which nothing is heard is lost', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+  const stream = wire()
+  stream.pass(() => false)
+  const talk = new Talk(stream.a, () => 0)
+  talk.beat()
+  await vi.advanceTimersByTimeAsync(SILENT_BEATS * 500)
+  expect(talk.lost.aborted).toBe(false)
+  await vi.advanceTimersByTimeAsync(SILENT_BEATS * 1_000)
+  expect(talk.lost.aborted).toBe(true)
+  vi.useRealTimers()
+})
+
+test('post-copy that breaks for good: both end, also when the word of it has to go over a new stream; the placement stays', async () => {
+  for (const broken of [false, true]) {
+    const w = new World()
+    Object.assign(w, { how: 'postcopy', fails: 'follow', lost: true })
+    const stream = wire()
+    stream.pass((m) => {
+      if (broken && m.type === 'abort') stream.cut()
+      return !stream.said.some((s) => s.message.type === 'abort') || !broken
+    })
+    const moved = moveOut({ ...w.order, mode: 'postcopy' }, w.ports(stream), never)
+    await expect(moved).rejects.toMatchObject({ fault: { code: 'memory_lost', effect: 'partial' } })
+    expect(w).toMatchObject({ source: 'gone', target: 'none', placement: { host: 'b', epoch: 2 } })
+  }
 })

@@ -79,6 +79,8 @@ describe('a move of what one host alone has', () => {
       {
         migration: b.migration,
         isBy: async (_job, host) => host === 'host-source',
+        isOver: async () => false,
+        address: () => '127.0.0.1',
         prepare: async (_job, offer) => {
           for (const v of m.arrived) {
             await b.volumes.create(m.to, v, { signal: never })

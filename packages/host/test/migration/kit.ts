@@ -136,6 +136,8 @@ export async function pairKit() {
             Object.assign(placement, { host: to, epoch, sealed: false })
             placement.log.push('moved')
           },
+          isOver: async () => false,
+          address: () => '127.0.0.1',
           log: (line) => logs.push(`in: ${line}`),
         },
         stop,

@@ -4,7 +4,7 @@ import type { ArrivingVm, MoveAccepted, MoveAddress } from '@wadah/ports/migrati
 import type { QmpEvent } from '@wadah/qmp/client'
 import type { RunningVm } from '../running-vm.ts'
 import { unexportDisks } from './mirror.ts'
-import { type Info, stampOf, statusOf } from './outgoing.ts'
+import { type Info, ask, stampOf, statusOf } from './outgoing.ts'
 import { dropSetup, tcpUri } from './setup.ts'
 
 const RESUME_MS = 30_000
@@ -14,6 +14,8 @@ const FOLLOW_MS = 7 * 24 * 3600 * 1000
 export type ArrivingOptions = {
   running: RunningVm
   job: string
+  /** Of its migration, where it was found by a daemon that was started anew. */
+  status?: string
   accepted: MoveAccepted
   /** Ends the VM here, with all that was made for it. */
   undo: () => Promise<void>
@@ -36,6 +38,7 @@ export class Arriving implements ArrivingVm {
   constructor(options: ArrivingOptions) {
     const { running } = options
     this.#o = options
+    if (options.status !== undefined) this.#status = options.status
     this.vm = running.vm
     this.epoch = running.live.epoch
     this.accepted = options.accepted
@@ -109,11 +112,17 @@ export class Arriving implements ArrivingVm {
     return { run_ms: Date.now() }
   }
 
-  async recover(signal: AbortSignal): Promise<MoveAddress> {
+  async whole(): Promise<boolean> {
+    if (this.#isGone !== undefined) return false
+    return !(await ask(this.#o.running)).status?.startsWith('postcopy')
+  }
+
+  async recover(listen: string, signal: AbortSignal): Promise<MoveAddress> {
     const { running } = this.#o
-    const { host } = this.accepted.address
-    await running.execute('migrate-recover', { uri: tcpUri({ host, port: 0 }) }, { signal })
-    return listening(running, host, signal)
+    // It listens already where the answer was lost.
+    if ((await ask(running)).status === 'postcopy-recover') await running.execute('migrate-pause').catch(() => {})
+    await running.execute('migrate-recover', { uri: tcpUri({ host: listen, port: 0 }) }, { signal })
+    return listening(running, listen, signal)
   }
 
   async settle(how: 'precopy' | 'postcopy', signal: AbortSignal): Promise<void> {

@@ -1,4 +1,5 @@
 /** The source's half of a move over QMP. What each call promises stands in packages/ports/src/migration.ts. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { WadahError, fail, toFault } from '@wadah/api/fault'
 import type {
   CopyOrder,
@@ -19,6 +20,7 @@ import { Outgoing, ask, claimOf, goOnHere } from './outgoing.ts'
 import { dropSetup, setCapabilities, setTls, tcpUri } from './setup.ts'
 
 /** A very large guest through a thin line; whoever asked may say less. */
+const GONE_MS = 2_000
 const FOLLOW_MS = 7 * 24 * 3600 * 1000
 /** QEMU's own "no limit" is a number (MAX_MIGRATE_BANDWIDTH is SIZE_MAX); this is as good. */
 const NO_LIMIT = 2 ** 50
@@ -127,6 +129,9 @@ export class Leaving implements LeavingVm {
   /** Rejecting means that the guest goes on here. */
   async #failed(error: unknown): Promise<void> {
     const { running } = this.#o
+    // Its monitor is closed a moment before its end is known.
+    const silent = toFault(error).code === 'monitor_silent'
+    if (silent) await Promise.race([running.gone, sleep(GONE_MS, undefined, { ref: false })])
     if (running.isGone)
       throw new WadahError(
         {

@@ -237,13 +237,29 @@ export class HostMigration implements Migration {
     const running = await this.#o.running(vm)
     if (running?.live.moving?.job !== job || running.live.moving.role !== 'arriving') return undefined
     const { qemu_version } = running.live
+    const { status = 'setup' } = await ask(running)
     return new Arriving({
       running,
       job,
+      status,
       accepted: { qemu_version, address: { host: '', port: 0 } },
       undo: () => this.#undo(vm),
       log: this.#o.log,
     })
+  }
+
+  async found(): Promise<{ vm: string; job?: string }[]> {
+    const vms = await VmDirectory.list(this.#o.dataDir)
+    return Promise.all(
+      vms.map(async (vm) => {
+        const moving = (
+          await this.#directory(vm)
+            .readLive()
+            .catch(() => undefined)
+        )?.moving
+        return { vm, ...(moving?.role === 'arriving' ? { job: moving.job } : {}) }
+      }),
+    )
   }
 
   async ask(vm: string): Promise<QemuAnswer> {
