@@ -161,7 +161,10 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   void sweepImports(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of imports'))
   void engine.prune()
   const moves = new Arrivals(arrivals(deps), ending.signal)
-  await sweepArrivals(deps, moves).catch((error: unknown) => o.onUnforeseen(error, 'moves that were on their way here'))
+  if (o.member)
+    await sweepArrivals(deps, moves).catch((error: unknown) =>
+      o.onUnforeseen(error, 'moves that were on their way here'),
+    )
   const followed = followNetworks(deps, ending.signal)
   const snapshots = new SnapshotStore(deps, engine, pending)
   const unschedule = keepSchedules(deps, snapshots)
