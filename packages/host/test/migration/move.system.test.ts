@@ -52,6 +52,17 @@ describe('a move', () => {
     await intact(b, a, vm, sum)
   })
 
+  test('what a daemon that died left in QEMU of an earlier move is in the way of none', async () => {
+    const { a, b } = kit
+    const { request, vm } = await kit.start(a)
+    const sum = await kit.sh(a, vm, TICKS)
+    const qemu = a.running(vm)
+    await qemu?.execute('object-add', { 'qom-type': 'tls-creds-anon', id: 'move-tls', endpoint: 'server' })
+    await qemu?.execute('object-add', { 'qom-type': 'authz-simple', id: 'move-authz', identity: 'CN=before' })
+    await move(kit, request, a, b, { tls: true, mode: 'precopy' })
+    await intact(b, a, vm, sum)
+  })
+
   test('post-copy where the host does not allow it: refused before anything is touched', async () => {
     const { a, b } = kit
     if (!(await kit.allowPostcopy())) return

@@ -59,6 +59,10 @@ export async function dropSetup(running: RunningVm): Promise<void> {
   )
   if (capabilities.length > 0) await running.execute('migrate-set-capabilities', { capabilities })
   await running.execute('migrate-set-parameters', { 'tls-creds': '', 'tls-hostname': '', 'tls-authz': '' })
+  await dropKeys(running)
+}
+
+async function dropKeys(running: RunningVm): Promise<void> {
   for (const id of [CREDS, AUTHZ]) await running.execute('object-del', { id }).catch(() => {})
 }
 
@@ -76,6 +80,8 @@ export async function setTls(
     [`${end}-cert.pem`]: mine.cert,
     [`${end}-key.pem`]: mine.key,
   }
+  // A daemon that died right after a move left that one's.
+  await dropKeys(running)
   await directory.writeMove(files, uid)
   try {
     await running.execute('object-add', {
