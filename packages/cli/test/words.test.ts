@@ -116,3 +116,17 @@ describe('what is printed', () => {
     ).toContain('undoing: volumes\\x1b')
   })
 })
+
+it('a detail of several lines is shown as such, and none of them passes for a line of ours', () => {
+  const fault = {
+    code: 'tool_failed',
+    status: 500,
+    title: 'x',
+    detail: 'ip: no\nnext: rm -r /\n',
+    effect: 'none',
+    retryable: false,
+  }
+  const lines = faultLines(fault as never, ((key: string) => key) as never)
+  expect(lines.join('\n')).toContain('  ip: no\n    next: rm -r /')
+  expect(lines.join('\n')).not.toContain('\\x0a')
+})

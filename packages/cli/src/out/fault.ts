@@ -2,7 +2,7 @@
 import type { Fault } from '@wadah/api/fault'
 import type { MessageKey, Translate } from '../messages/catalogue.ts'
 import { en } from '../messages/en.ts'
-import { clean, safeJson } from '../text/clean.ts'
+import { clean, cleanText, safeJson } from '../text/clean.ts'
 import type { Output } from './output.ts'
 
 export function printFault(fault: Fault, out: Output, t: Translate): void {
@@ -20,7 +20,7 @@ export function printFault(fault: Fault, out: Output, t: Translate): void {
 export function faultLines(fault: Fault, t: Translate): string[] {
   const key = `fault.${fault.code}`
   const title = key in en ? t(key as MessageKey) : clean(fault.title)
-  const lines = [t('fault.line', { title }), `  ${clean(fault.detail)}`]
+  const lines = [t('fault.line', { title }), `  ${cleanText(fault.detail.trim()).replaceAll('\n', '\n    ')}`]
   if (fault.field !== undefined) lines.push(t('fault.field', { field: fault.field }))
   if (fault.effect === 'partial') lines.push(t('fault.partial'))
   if (fault.effect === 'unknown') lines.push(t('fault.unknown'))

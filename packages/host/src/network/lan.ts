@@ -27,7 +27,10 @@ function planForeign(links: Link[], network: LanNetwork): BridgePlan {
     return no(`There is no interface ${bridge} on this host.`, 'ip -br link show type bridge lists bridges')
   }
   if (seen.kind !== 'bridge')
-    return no(`${bridge} is no bridge (${seen.kind || 'device'}).`, `for a NIC: --nic ${bridge}`)
+    return no(
+      `${bridge} is no bridge (${seen.loopback ? 'loopback' : seen.kind || 'device'}).`,
+      seen.ether && !seen.loopback ? `for a NIC: --nic ${bridge}` : 'ip -br link show type bridge lists bridges',
+    )
   if (seen.alias?.startsWith('wadah:')) {
     return no(
       `The bridge ${bridge} was made by Wadah for a network of its own.`,
