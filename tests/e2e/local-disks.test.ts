@@ -1,34 +1,12 @@
 /** Two hosts that share no disk: VMs go from one to the other with all that lies on their host alone. */
-import { execFile } from 'node:child_process'
 import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { VmMove } from '@wadah/api/schema/migration'
 import type { Vm } from '@wadah/api/schema/vm'
-import { CACHE, ROOT, until } from '../kit/daemon.ts'
+import { until } from '../kit/daemon.ts'
+import { at, json, LAB, lab, ok, purgeDeadLabs } from '../kit/lab.ts'
 
-const LAB = 'ldk'
-const WADAH = join(ROOT, 'bin/wadah')
-type Ran = { code: number; out: string; err: string }
-
-function run(file: string, args: readonly string[], input = ''): Promise<Ran> {
-  return new Promise((resolve) => {
-    const env = { ...process.env, WADAH_LAB_CACHE: CACHE, NO_COLOR: '1' }
-    const child = execFile(file, args, { env, timeout: 240_000, maxBuffer: 2 ** 24 }, (error, out, err) =>
-      resolve({ code: error ? Number(error.code ?? 1) : 0, out, err }),
-    )
-    child.stdin?.on('error', () => {})
-    child.stdin?.end(input)
-  })
-}
-async function ok(ran: Promise<Ran>): Promise<string> {
-  const { code, out, err } = await ran
-  if (code !== 0) throw new Error(`exit code ${code}: ${out}${err}`)
-  return out
-}
-const lab = (...args: string[]) => ok(run(WADAH, ['lab', ...args, '--lab', LAB]))
-const at = (i: number, ...args: string[]) => run(WADAH, ['--socket', `/run/wadah-${LAB}${i}/wadahd.sock`, ...args])
-const json = async <T>(i: number, ...args: string[]) => JSON.parse(await ok(at(i, '--json', ...args))) as T
 const show = (i: number, vm: string) => json<Vm>(i, 'vm', 'show', vm)
 const sh = async (vm: string, script: string) =>
   (await ok(at(1, 'vm', 'exec', vm, '--', '/bin/sh', '-c', script))).trim()
@@ -41,7 +19,7 @@ const move = (vm: string, to: number, ...more: string[]) =>
 
 let path: [string, string]
 beforeAll(async () => {
-  await lab('down')
+  purgeDeadLabs()
   await lab('up', '--hosts', '2')
   const all = await pools()
   path = [1, 2].map((i) => all.find((p) => p.path.includes(`${LAB}${i}`))?.path ?? '') as [string, string]

@@ -188,7 +188,8 @@ class Source {
     this.#talk.beat()
     this.#phase('prepare')
     const said = await this.#talk.next(['accept', 'refuse'], ACCEPT_MS, limit)
-    if (said.type === 'refuse') throw new WadahError(said.fault)
+    // Whatever it was: nothing of it is left there, and here nothing was begun.
+    if (said.type === 'refuse') throw new WadahError({ ...said.fault, effect: 'none' })
     await pausePoint('source-accepted')
     this.#phase('seal')
     await this.#ports.seal(limit)

@@ -130,8 +130,9 @@ export class MoveIn {
       this.#ports.log(`${this.vm}: refused: ${(error as Error).message}`)
       await this.#ports.undone?.(job, this.vm).catch((e: unknown) => this.#ports.log(String(e)))
       this.#state = 'undone'
-      this.#talk.send({ type: 'refuse', job, fault: toFault(error) })
-      this.#end({ moved: false, fault: toFault(error) })
+      const why = refusalOf(error)
+      this.#talk.send({ type: 'refuse', job, fault: why })
+      this.#end({ moved: false, fault: why })
       return
     } finally {
       this.begun.resolve()
@@ -378,6 +379,15 @@ export class MoveIn {
     await this.#undo(why)
     return this.#state === 'undone'
   }
+}
+
+/** In the words of whoever asked: the other host's files are not theirs to see. */
+function refusalOf(error: unknown): Fault {
+  const { code } = error as NodeJS.ErrnoException
+  if (code !== 'ENOSPC' && code !== 'EDQUOT') return toFault(error)
+  return fail('no_room', 'The file system of the host it was to go to is full.', {
+    remedy: 'on that host: df -h (its data folder); or another host: --to HOST',
+  }).fault
 }
 
 /** All moves that come to this host: whoever takes a stream from another daemon hands it here. */

@@ -116,6 +116,19 @@ describe('a move', () => {
     stream.a.send({ type: 'resume', version: 1, job: JOB, vm: VM })
     expect(await said).toMatchObject({ state: 'cannot-tell' })
   })
+  test.each([
+    ['full', Object.assign(new Error('no space'), { code: 'ENOSPC' }), 'no_room'],
+    ['in trouble that nobody foresaw', new TypeError('x'), 'internal'],
+  ])('a target that is %s refuses: nothing was changed, and the job is over', async (_, error, code) => {
+    const w = new World()
+    w.arrivals = w.daemon({
+      prepare: async () => {
+        throw error
+      },
+    })
+    await expect(moveOut(w.order, w.ports(wire()), never)).rejects.toMatchObject({ fault: { code, effect: 'none' } })
+    expect(w).toMatchObject({ source: 'running', target: 'none', placement: { host: 'a', sealed: false } })
+  })
   test('another version is refused', async () => {
     const w = new World()
     const stream = wire()
