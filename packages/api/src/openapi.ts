@@ -238,10 +238,10 @@ function streamSchema(e: Endpoint, schema: ToSchema): JsonObject {
   return { schema: { type: 'string', description, contentSchema: schema(EventSchema) } }
 }
 
-/** Whether something that is there already is named in it: by a reference, or a recipe by its name. */
+/** Whether something that is there already is named in it: by a reference, or a recipe or a host by its name. */
 function refersTo(source: object | undefined): boolean {
   const text = JSON.stringify(source ?? {})
-  return text.includes(JSON.stringify(RefSchema)) || text.includes('"recipe":')
+  return text.includes(JSON.stringify(RefSchema)) || text.includes('"recipe":') || text.includes('"host":{')
 }
 
 /** Which refusals a client should expect, besides `internal`. */
