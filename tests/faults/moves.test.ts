@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process'
 import { afterAll, describe, expect, test } from 'vitest'
 import { brokenChain } from './moves/guest.ts'
 import { FAULTS, PHASES, allCells, keyOf, partOf, shuffled, tableOf } from './moves/cells.ts'
-import { lab } from './moves/lab.ts'
+import { down } from './moves/lab.ts'
 import { runMatrix } from './moves/run.ts'
 
 const MINUTES = 2.5
@@ -37,7 +37,7 @@ describe('the matrix', () => {
 
 describe('a sample of it', () => {
   afterAll(async () => {
-    await lab('down')
+    await down()
   }, 120_000)
 
   test('never two run, the disk is intact, nothing is left over', async () => {

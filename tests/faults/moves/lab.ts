@@ -39,6 +39,11 @@ export function run(file: string, args: readonly string[], timeout_ms = 240_000)
   })
 }
 export const lab = (...args: string[]) => run(WADAH, ['lab', ...args, '--lab', LAB])
+/** It goes, and the folder with its points. */
+export async function down(): Promise<void> {
+  await lab('down')
+  rmSync(POINTS, { recursive: true, force: true })
+}
 export const cli = (host: number, ...args: string[]) => run(WADAH, ['--socket', socketOf(host), ...args])
 
 export const nameOf = (host: number) => `${LAB}${host}`

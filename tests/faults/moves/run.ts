@@ -35,7 +35,7 @@ export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Re
       if (!isFresh)
         await freshVm().catch(async () => {
           // A job of a case that failed holds the VM: a lab of its own is soon made.
-          await host.lab('down')
+          await host.down()
           await prepare()
           await freshVm()
         })
@@ -108,7 +108,7 @@ if (import.meta.main) {
     say: (line) => console.log(line),
   })
   console.log(tableOf(results, cells))
-  if (!o.keep) await host.lab('down')
+  if (!o.keep) await host.down()
   const mine = new Set(cells.map(keyOf))
   const failed = results.filter((r) => mine.has(keyOf(r)) && r.outcome === 'FAILED')
   console.log(
