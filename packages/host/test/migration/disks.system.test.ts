@@ -224,7 +224,8 @@ describe('a move of what one host alone has', () => {
       )
       moving.catch(() => {})
       await under_way.promise
-      expect(await jobsAt(vm)).toHaveLength(2)
+      // One disk after the other.
+      await until('both mirrors', async () => (await jobsAt(vm)).length === 2)
       if (how === 'cancel') cancel.abort(new Error('not wanted any more'))
       else process.kill(b.running(vm)?.pid ?? 0, 'SIGKILL')
       await expect(moving).rejects.toThrow()
