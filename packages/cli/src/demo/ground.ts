@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { endpoints } from '@wadah/api/endpoints/all'
 import { fail } from '@wadah/api/fault'
 import { fnv1a } from '@wadah/api/fnv'
+import { ipv4Of } from '@wadah/api/guest-addresses'
 import type { VmCreate } from '@wadah/api/schema/vm'
 import type { Cli } from '../cli.ts'
 import { forward, labUp, loadLab, sharedDir } from '../lab/lab.ts'
@@ -110,10 +111,7 @@ export async function ensureReach(
   for (;;) {
     const info = await api.call(endpoints.vms.guest, { params: { vm: server.name }, signal }).catch(() => undefined)
     signal.throwIfAborted()
-    const address = info?.interfaces
-      .flatMap((i) => i.addresses)
-      .map((a) => a.split('/')[0] ?? '')
-      .find((a) => isGuestOf(lab.name, a))
+    const address = info && ipv4Of(info).find((a) => isGuestOf(lab.name, a))
     if (address !== undefined) {
       own.address = address
       await saveState(instance, state)

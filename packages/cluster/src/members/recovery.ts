@@ -41,9 +41,7 @@ export function placementFor(
   before: PlacementRecord | undefined,
   here: { host: string; epoch: number },
 ): PlacementRecord | undefined {
-  if (before && before.epoch > here.epoch) return undefined
-  if (before?.epoch === here.epoch) return undefined
-  return { schema: 1, host: here.host, epoch: here.epoch }
+  return before && before.epoch >= here.epoch ? undefined : { schema: 1, ...here }
 }
 
 /** Says what runs here, when the cluster waits for it. Done twice is done once. */

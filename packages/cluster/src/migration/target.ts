@@ -2,8 +2,7 @@
  * The target's side of a move. Its QEMU waits (-S, -incoming); it lets the guest run only with `go` in hand, and gives its word (`undone`) only
  * when its QEMU is gone. docs/migration.md.
  */
-import { WadahError, fail, toFault } from '@wadah/api/fault'
-import type { Fault } from '@wadah/api/fault'
+import { type Fault, WadahError, fail, toFault } from '@wadah/api/fault'
 import type {
   ArrivalRequest,
   ArrivalState,

@@ -1,4 +1,5 @@
 /** What a guest says of itself. */
+import { ipv4Of } from '@wadah/api/guest-addresses'
 import type { VmSpec } from '@wadah/api/schema/vm'
 import type { Deps } from '../context.ts'
 import { networkKind } from '../records.ts'
@@ -13,10 +14,7 @@ export async function addressInside(
   signal: AbortSignal,
 ): Promise<string | undefined> {
   const info = await machine.guest(vm).info(AbortSignal.any([signal, AbortSignal.timeout(AGENT_MS)]))
-  return info.interfaces
-    .flatMap((i) => i.addresses)
-    .map((a) => a.split('/')[0] ?? '')
-    .find((a) => /^\d+\.\d+\.\d+\.\d+$/.test(a) && !a.startsWith('127.'))
+  return ipv4Of(info)[0]
 }
 
 /** Whether somebody else gives it its address: on a bridge this host and the guest are neighbours. */
