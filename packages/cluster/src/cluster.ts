@@ -157,7 +157,6 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   // A host that cannot start its VMs must still let itself be looked at.
   await onDaemonStart(deps, engine, boot).catch((error: unknown) => o.onUnforeseen(error, 'starting VMs with the host'))
   void sweepAdded(deps, engine).catch((error: unknown) => o.onUnforeseen(error, 'disks of edits that were cut off'))
-  if (o.member) void sweepMoves(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of moves'))
   void sweepImports(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of imports'))
   void engine.prune()
   const moves = new Arrivals(arrivals(deps), ending.signal)
@@ -165,6 +164,8 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     await sweepArrivals(deps, moves).catch((error: unknown) =>
       o.onUnforeseen(error, 'moves that were on their way here'),
     )
+  // After that: what it takes up again must not be ended under its hands.
+  if (o.member) void sweepMoves(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of moves'))
   const followed = followNetworks(deps, ending.signal)
   const snapshots = new SnapshotStore(deps, engine, pending)
   const unschedule = keepSchedules(deps, snapshots)

@@ -66,7 +66,7 @@ describe('local disks of a VM that moves', () => {
   let worlds: { a: FakeWorld; b: FakeWorld }
   const views: CachedView[] = []
   /** What QEMU is there on B. */
-  let waits: { job: string; undone: boolean } | undefined
+  let waits: { job: string; undone: boolean; folder: boolean } | undefined
 
   /** The fake's files as a pool lists them. */
   const listing = (deps: Deps, world: FakeWorld): Deps => {
@@ -90,6 +90,9 @@ describe('local disks of a VM that moves', () => {
       volumes: { ...volumes, list },
       migration,
       known: async () => (waits ? [VM] : []),
+      forget: async () => {
+        if (waits) waits.folder = false
+      },
     }
     return { ...deps, machine: machine as unknown as Machine }
   }
@@ -215,20 +218,20 @@ describe('local disks of a VM that moves', () => {
   })
 
   test('a QEMU that waits for a guest is ended once no move is noted, and its disks stay as long as it is there', async () => {
-    waits = { job: JOB, undone: false }
+    waits = { job: JOB, undone: false, folder: true }
     worlds.b.files.add(fileB)
     const handover = { to: B, epoch: 2, job: JOB, sealed: true }
     const noted = put(placementKind, VM, { schema: 1, host: HOST, epoch: 1, handover })
     await apply(a, Promise.resolve({ checks: [], writes: [noted] }))
     await sweepMoves(b)
-    expect(waits.undone).toBe(false)
+    expect(waits).toMatchObject({ undone: false, folder: true })
     expect(worlds.b.files).toContain(fileB)
     await apply(
       a,
       Promise.resolve({ checks: [], writes: [put(placementKind, VM, { schema: 1, host: HOST, epoch: 1 })] }),
     )
     await sweepMoves(b)
-    expect(waits.undone).toBe(true)
+    expect(waits).toMatchObject({ undone: true, folder: false })
     expect(worlds.b.files).not.toContain(fileB)
   })
 })

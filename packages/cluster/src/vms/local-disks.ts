@@ -229,6 +229,7 @@ export async function sweepMoves(deps: Deps): Promise<void> {
       continue
     }
     await arriving.undo()
+    await machine.forget(vm)
     deps.log(`${vm}: a QEMU waited for it, and it does not come: ended`)
   }
   for (const { value: pool } of deps.view.list(poolKind)) {
