@@ -92,6 +92,8 @@ export type CopyOrder = {
   mode: MoveMode
   to: MoveAccepted
   limits: MoveLimits
+  /** Where QEMU goes over RAM once only, `auto` chooses by it. */
+  foreseen?: Promise<MoveForecast | undefined>
 }
 
 export type MoveProgress = {
@@ -284,6 +286,8 @@ export type MoveReport = {
 }
 
 export type MoveForecast = {
+  /** `auto`: what it will come to. */
+  how: 'precopy' | 'postcopy'
   converges: boolean
   rounds: number
   total_ms: number

@@ -30,6 +30,7 @@ export function forecast(input: ForecastInput): MoveForecast {
   const dirty = input.dirty_bytes_per_s ?? 0
   if (!(speed > 0))
     return {
+      how: mode === 'postcopy' || mode === 'hybrid' ? 'postcopy' : 'precopy',
       converges: false,
       rounds: 0,
       total_ms: 0,
@@ -41,6 +42,7 @@ export function forecast(input: ForecastInput): MoveForecast {
   const unknown = input.dirty_bytes_per_s === undefined ? 'how fast the guest writes is not known' : undefined
   if (mode === 'postcopy')
     return done({
+      how: 'postcopy',
       converges: true,
       rounds: 0,
       stall_ms: fixed_ms,
@@ -64,6 +66,7 @@ export function forecast(input: ForecastInput): MoveForecast {
   const post = mode === 'hybrid' || (mode === 'auto' && limits.may_postcopy === true)
   if (fits || post)
     return done({
+      how: mode === 'hybrid' || !fits ? 'postcopy' : 'precopy',
       converges: true,
       rounds,
       stall_ms: fixed_ms + (fits ? ms(left) : 0),
@@ -73,6 +76,7 @@ export function forecast(input: ForecastInput): MoveForecast {
     })
   const needs = Math.ceil(ms(left) + fixed_ms)
   return done({
+    how: 'precopy',
     converges: false,
     rounds,
     stall_ms: needs,

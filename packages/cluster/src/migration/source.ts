@@ -203,7 +203,7 @@ class Source {
   }
 
   async #copy(said: Of<'accept'>, limit: AbortSignal): Promise<SwitchedOver> {
-    const { mode, limits } = this.#order
+    const { mode, limits, forecast } = this.#order
     const { progress, log } = this.#ports
     const tell = {
       phase: (phase: MovePhase) => {
@@ -231,7 +231,8 @@ class Source {
     const peer = new AbortController()
     over.signal.addEventListener('abort', () => peer.abort(over.signal.reason), { once: true })
     try {
-      return await this.#need().copy({ mode, limits, to: said.accepted }, tell, AbortSignal.any([limit, peer.signal]))
+      const order = { mode, limits, to: said.accepted, ...(forecast ? { foreseen: forecast } : {}) }
+      return await this.#need().copy(order, tell, AbortSignal.any([limit, peer.signal]))
     } catch (error) {
       // The guest has ended here: whatever the other host says of it comes from that.
       if (error instanceof WadahError && error.fault.effect !== 'none') throw error

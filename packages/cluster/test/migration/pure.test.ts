@@ -106,7 +106,14 @@ describe('a forecast', () => {
   })
   test('an idle guest: its size over the line, and no more', () => {
     const f = forecast(input({ dirty_bytes_per_s: 0 }))
-    expect(f).toEqual({ converges: true, rounds: 1, stall_ms: 25, bytes: 1024 * MIB, total_ms: 10_240 + 200 + 25 })
+    expect(f).toEqual({
+      how: 'precopy',
+      converges: true,
+      rounds: 1,
+      stall_ms: 25,
+      bytes: 1024 * MIB,
+      total_ms: 10_240 + 200 + 25,
+    })
   })
   test('a writing guest takes rounds', () => {
     const f = forecast(input())
@@ -116,7 +123,10 @@ describe('a forecast', () => {
   test('one that writes faster than the line: no, with the number, unless post-copy may', () => {
     const fast = { dirty_bytes_per_s: 200 * MIB }
     expect(forecast(input(fast))).toMatchObject({ converges: false, why: expect.stringContaining('200 MiB/s') })
-    expect(forecast(input({ ...fast, mode: 'auto', limits: { ...limits, may_postcopy: true } })).converges).toBe(true)
+    expect(forecast(input({ ...fast, mode: 'auto', limits: { ...limits, may_postcopy: true } }))).toMatchObject({
+      how: 'postcopy',
+      converges: true,
+    })
     expect(forecast(input({ ...fast, mode: 'postcopy' }))).toMatchObject({ converges: true, stall_ms: 25 })
     expect(forecast(input({ bandwidth_bytes_per_s: 0 })).converges).toBe(false)
   })
@@ -133,7 +143,7 @@ describe('a forecast', () => {
     )
   })
   test('how it came out', () => {
-    const f = { converges: true, rounds: 1, stall_ms: 50, total_ms: 1_000, bytes: 100 }
+    const f = { how: 'precopy' as const, converges: true, rounds: 1, stall_ms: 50, total_ms: 1_000, bytes: 100 }
     expect(compared(f, { stall_ms: 25, total_ms: 2_000, claim: { sent_bytes: 110 } })).toEqual({
       stall: 0.5,
       total: 2,

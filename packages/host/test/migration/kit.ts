@@ -250,6 +250,10 @@ mkdir -p /fill; mount -t tmpfs none /fill; dd if=/dev/urandom of=/fill/kept bs=1
 export const dirty = (mib: number, name = 'hot') =>
   `dd if=/fill/kept of=/fill/${name} bs=1M count=${mib} 2>/dev/null
 (while :; do dd if=/fill/kept of=/fill/${name} bs=1M count=${mib} conv=notrunc; usleep 5000; done) >/dev/null 2>&1 &`
+/** The same with pages that differ, without a breath. */
+export const writing = (mib: number) =>
+  `for i in $(seq ${Math.ceil(mib / 8)}); do cat /fill/kept; done | dd of=/fill/hot bs=1M count=${mib} iflag=fullblock 2>/dev/null
+(while :; do dd if=/fill/hot of=/fill/hot bs=1M count=${mib} conv=notrunc; done) >/dev/null 2>&1 &`
 
 export function ticksOf(text: string): number[] {
   return [...text.matchAll(/tick (\d+\.\d+)/g)].map((m) => Number(m[1]))

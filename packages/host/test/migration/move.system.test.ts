@@ -1,9 +1,11 @@
 /** Whole moves of a real guest between two machines: both state machines, QEMU to QEMU over loopback. */
 import { readdir } from 'node:fs/promises'
 import { describe, expect, test } from 'vitest'
+import type { WadahError } from '@wadah/api/fault'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import type { HostMachine } from '../../src/engine/machine.ts'
-import { type PairKit, TICKS, dirty, move, ticksOf, usePair } from './kit.ts'
+import { until } from '../engine/kit.ts'
+import { type PairKit, TICKS, dirty, move, ticksOf, usePair, writing } from './kit.ts'
 
 describe('a move', () => {
   let kit: PairKit
@@ -21,8 +23,10 @@ describe('a move', () => {
     await kit.sh(at, vm, `printf %-512s ${mark} | dd of=/dev/vda bs=512 conv=fsync 2>/dev/null`)
     expect(await kit.sh(at, vm, 'head -c 20 /dev/vda')).toContain(mark)
     const before = ticksOf((await at.serialLog(vm, 4_096)).text).at(-1) ?? 0
-    await new Promise((resolve) => setTimeout(resolve, 200))
-    expect(ticksOf((await at.serialLog(vm, 4_096)).text).at(-1)).toBeGreaterThan(before)
+    await until('its clock to tick', async () => {
+      const now = ticksOf((await at.serialLog(vm, 4_096)).text).at(-1) ?? 0
+      return now > before
+    })
   }
 
   test.each([
@@ -92,6 +96,33 @@ describe('a move', () => {
     const over = await move(kit, request, a, b, { mode: 'auto', tls: false, limits: { ...limits, may_postcopy: true } })
     expect(over.report.how).toBe('postcopy')
     expect(over.report.notes.join()).toContain('post-copy')
+  })
+
+  test('in one pass: refused with a number that does, or gone over where that was foreseen', async () => {
+    const { a, b } = kit
+    const { request, vm } = await kit.start(a, await kit.request({ memory_mib: 256 }))
+    const sum = await kit.sh(a, vm, TICKS)
+    // Some fifth of a second to send, and written anew all the time.
+    await kit.sh(a, vm, writing(96))
+    const limits = { max_stall_ms: 60 }
+    const refused = await move(kit, request, a, b, { mode: 'auto', tls: false, limits }).catch(
+      (error: unknown) => error,
+    )
+    expect(refused).toMatchObject({ fault: { code: 'does_not_converge', effect: 'none' } })
+    const number = Number(/--max-stall-ms (\d+)/.exec((refused as WadahError).fault.remedy ?? '')?.[1])
+    expect(number).toBeGreaterThan(60)
+    await intact(a, b, vm, sum)
+    // On a machine with other work it may need more than it did then.
+    const { report } = await move(kit, request, a, b, { tls: false, limits: { max_stall_ms: number * 10 } })
+    expect(report.stall_ms).toBeLessThan(number * 10)
+    await intact(b, a, vm, sum)
+    if (!(await kit.allowPostcopy())) return
+    const how = 'postcopy' as const
+    const forecast = Promise.resolve({ how, converges: true, rounds: 1, total_ms: 1, stall_ms: 1, bytes: 1 })
+    const wish = { mode: 'auto', tls: false, limits: { ...limits, may_postcopy: true }, forecast } as const
+    const back = await move(kit, { ...request, epoch: 2 }, b, a, wish)
+    expect(back.report.how).toBe('postcopy')
+    await intact(a, b, vm, sum)
   })
 
   test('there and back twenty times', async () => {

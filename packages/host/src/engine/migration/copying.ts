@@ -1,10 +1,10 @@
 /** From `migrate` to the moment the source has let go of the guest: looks, steers, watches the ceiling. */
 import { fail } from '@wadah/api/fault'
-import type { CopyOrder, MoveProgress, MovePhase, SwitchedOver } from '@wadah/ports/migration'
+import type { CopyOrder, MoveForecast, MoveProgress, MovePhase, SwitchedOver } from '@wadah/ports/migration'
 import type { RunningVm } from '../running-vm.ts'
 import { type Outgoing, ask, seenOf } from './outgoing.ts'
 import { tcpUri } from './setup.ts'
-import { type Policy, type Seen, type Steering, beginSteering, holdNow, roomFor, steer } from './steer.ts'
+import { type Policy, type Seen, type Steering, beginSteering, holdNow, roomFor, stallSeen, steer } from './steer.ts'
 
 const COPY_MS = 7 * 24 * 3600 * 1000
 /** How often QEMU is asked how far it is, as long as the guest runs. It reckons its bandwidth anew ten times a second. */
@@ -16,7 +16,7 @@ export const FIXED_MS = 25
 /** What it takes to let the guest go on here when the ceiling nears. */
 const RETURN_MS = 10
 const PATIENCE = 6
-/** `hybrid` in one pass: what is left of it when it goes over. */
+/** One pass that ends as post-copy: what is left of it when it goes over. */
 const NEARLY_BYTES = 16 * 2 ** 20
 const HOLDS = 5
 /** Given up where QEMU fails although nothing moves any more. */
@@ -39,6 +39,9 @@ export class Copying {
    */
   readonly #once: boolean
   #postcopy = false
+  #foreseen: MoveForecast | undefined
+  /** What was left of the guest that stood still already, and when. */
+  readonly #rests: { at_ms: number; bytes: number }[] = []
   /** How often the guest was held in vain. */
   #held = 0
   #holding = false
@@ -62,6 +65,7 @@ export class Copying {
     }
     this.#once = running.record.accelerator === 'tcg' && order.limits.tcg_rounds !== true
     this.#steering = beginSteering(this.#policy, performance.now())
+    void order.foreseen?.then((foreseen) => (this.#foreseen = foreseen)).catch(() => {})
   }
 
   async run(signal: AbortSignal): Promise<SwitchedOver> {
@@ -90,6 +94,7 @@ export class Copying {
     } finally {
       off()
       clearTimeout(this.#looking)
+      for (const timer of this.#halfway) clearTimeout(timer)
       clearTimeout(this.#ceiling)
     }
   }
@@ -97,6 +102,11 @@ export class Copying {
   async #startPostcopy(): Promise<unknown> {
     this.#postcopy = true
     return this.#running.execute('migrate-start-postcopy')
+  }
+
+  async #goOverToPostcopy(): Promise<void> {
+    this.#tell.log('it writes faster than it can be copied: going over to post-copy')
+    await this.#startPostcopy()
   }
 
   /** The source has let go; throws when it never will. */
@@ -117,6 +127,7 @@ export class Copying {
   }
 
   #ceiling: NodeJS.Timeout | undefined
+  #halfway: NodeJS.Timeout[] = []
   #stopped = false
   #pausing = false
   #onEvent(giveUp: (error: Error) => void): void {
@@ -145,6 +156,8 @@ export class Copying {
     if (this.#postcopy || this.#holding) return
     const { max_stall_ms } = this.#order.limits
     const left = max_stall_ms - RETURN_MS - Math.max(0, this.#wall_ms() - stop_ms)
+    // Two questions, and only where it has taken long already: what the number in the refusal comes from.
+    this.#halfway = [0.4, 0.8].map((part) => setTimeout(() => void this.#seeRest().catch(() => {}), left * part))
     this.#ceiling = setTimeout(
       () => {
         if (this.#out.status === 'completed') return
@@ -152,12 +165,24 @@ export class Copying {
           fail(
             'does_not_converge',
             `The guest had stood still for ${Math.round(this.#wall_ms() - stop_ms)} ms, and the switch was not through: it may stand still for ${max_stall_ms} ms.`,
-            { remedy: `allow more, e.g. --max-stall-ms ${max_stall_ms * 2}, or post-copy` },
+            { remedy: `allow more, e.g. --max-stall-ms ${this.#wouldDo(stop_ms)}, or post-copy` },
           ),
         )
       },
       Math.max(1, left),
     )
+  }
+
+  async #seeRest(): Promise<void> {
+    if (this.#out.status === 'completed') return
+    const { ram } = await ask(this.#running)
+    if (ram) this.#rests.push({ at_ms: this.#wall_ms(), bytes: ram.remaining })
+  }
+
+  /** A ceiling with which it would have gone over; no promise, for the guest writes on. */
+  #wouldDo(stop_ms: number): number {
+    const { max_stall_ms } = this.#order.limits
+    return Math.ceil(1.25 * Math.max(max_stall_ms, stallSeen(this.#rests, stop_ms) ?? max_stall_ms * 2))
   }
 
   #looking: NodeJS.Timeout | undefined
@@ -187,7 +212,9 @@ export class Copying {
       }
       again()
     }
-    const every = this.#order.limits.hold || this.#order.mode === 'hybrid' ? LOOK_CLOSELY_MS : LOOK_MS
+    const { mode, limits } = this.#order
+    const closely = limits.hold || mode === 'hybrid' || (this.#once && this.#policy.may_postcopy)
+    const every = closely ? LOOK_CLOSELY_MS : LOOK_MS
     const again = () => (this.#looking = setTimeout(() => void look().catch(failed), every))
     const failed = (error: unknown) => {
       // Its end is told by itself.
@@ -198,13 +225,16 @@ export class Copying {
 
   async #act(seen: Seen, giveUp: (error: Error) => void): Promise<void> {
     const { mode, limits } = this.#order
+    // The first pass is round 1; under TCG it is all there may be, and near its end it goes over.
+    const nearly = this.#once && seen.remaining_bytes < Math.max(NEARLY_BYTES, seen.bandwidth_bytes_per_s * 0.2)
     if (mode === 'hybrid') {
-      // The first pass is round 1; under TCG it is all there may be, and near its end it goes over.
-      const nearly = this.#once && seen.remaining_bytes < Math.max(NEARLY_BYTES, seen.bandwidth_bytes_per_s * 0.2)
       if (nearly || seen.round > (limits.rounds ?? 1)) await this.#startPostcopy()
       return
     }
-    if (this.#once) return
+    if (this.#once) {
+      if (nearly && this.#policy.may_postcopy && this.#foreseen?.how === 'postcopy') await this.#goOverToPostcopy()
+      return
+    }
     if (limits.hold && this.#held < HOLDS && holdNow(seen, this.#policy, this.#steering.rests, this.#held))
       return this.#hold(giveUp)
     const [steering, order] = steer(this.#steering, seen, this.#policy)
@@ -212,10 +242,7 @@ export class Copying {
     this.#steering = limits.hold ? { ...steering, limit_ms: this.#steering.limit_ms } : steering
     if (order.do === 'limit' && !limits.hold)
       await this.#running.execute('migrate-set-parameters', { 'downtime-limit': order.ms })
-    if (order.do === 'postcopy') {
-      this.#tell.log('it writes faster than it can be copied: going over to post-copy')
-      await this.#startPostcopy()
-    }
+    if (order.do === 'postcopy') await this.#goOverToPostcopy()
     if (order.do === 'refuse')
       giveUp(
         fail(

@@ -1,0 +1,70 @@
+/**
+ * node run.ts ROUNDS MEMORY_MIB FILL_MIB WRITING_MIB MODE — moves of one guest by turns: ours and bare QEMU, plain and over TLS, and libvirt
+ * where it is installed. Prints one JSON. For bench/migration.ts, which may not come closer to these rooms than a process.
+ */
+import type { MoveMode } from '@wadah/ports/migration'
+import type { HostMachine } from '../../../src/engine/machine.ts'
+import { move, pairKit, type PairKit, writing } from '../kit.ts'
+import { bareGuest, CAPABILITIES } from './bare.ts'
+import { filled, type Guest } from './guest.ts'
+import { hasLibvirt, libvirtGuest } from './libvirt.ts'
+
+const [rounds = 5, memory_mib = 512, fill = 64, busy = 0] = process.argv.slice(2, 6).map(Number)
+const mode = (process.argv[6] ?? 'precopy') as MoveMode
+/** One pass, as ours under TCG. */
+const DOWNTIME_LIMIT_MS = 0
+
+async function ourGuest(kit: PairKit): Promise<Guest> {
+  const { request, vm } = await kit.start(kit.a, await kit.request({ memory_mib }))
+  let at: { request: typeof request; from: HostMachine; to: HostMachine } = { request, from: kit.a, to: kit.b }
+  return {
+    sh: async (script) => void (await kit.sh(at.from, vm, script, 120_000)),
+    move: async (tls) => {
+      const begun = performance.now()
+      const limits = { max_stall_ms: 5_000, may_postcopy: true }
+      const { report } = await move(kit, at.request, at.from, at.to, { tls, mode, limits })
+      at = { request: { ...at.request, epoch: at.request.epoch + 1 }, from: at.to, to: at.from }
+      process.stderr.write(
+        JSON.stringify([
+          report.how,
+          report.claim,
+          report.notes,
+          report.phases.map((p) => [p.phase, Math.round((p.end_ms ?? 0) - p.begin_ms)]),
+        ]) + '\n',
+      )
+      return { total: performance.now() - begun, stall: report.stall_ms }
+    },
+    end: async () => {},
+  }
+}
+
+const kit = await pairKit()
+const raw: Record<string, number[]> = {}
+const guests: [string, Guest, boolean[]][] = []
+try {
+  if (mode !== 'precopy' && !(await kit.allowPostcopy())) throw new Error('post-copy can not be allowed here')
+  guests.push(['ours', await ourGuest(kit), [false, true]])
+  guests.push(['bare', await bareGuest(kit, memory_mib, DOWNTIME_LIMIT_MS), [false, true]])
+  if (hasLibvirt()) guests.push(['libvirt', await libvirtGuest(kit, memory_mib), [false]])
+  for (const [, guest] of guests) {
+    await guest.sh(filled(fill))
+    if (busy > 0) await guest.sh(writing(busy))
+  }
+  for (let i = 0; i <= rounds; i++)
+    for (const secure of [false, true])
+      for (const [name, guest, kinds] of i % 2 === 0 ? guests : guests.toReversed()) {
+        if (!kinds.includes(secure)) continue
+        const found = await guest.move(secure)
+        process.stderr.write(
+          `${name} ${secure ? 'tls' : 'plain'} ${found.total.toFixed(0)} ms, ${found.stall.toFixed(1)} ms\n`,
+        )
+        // The first is for warming up.
+        if (i === 0) continue
+        for (const what of ['total', 'stall'] as const)
+          (raw[`${name} ${secure ? 'tls' : 'plain'} ${what}`] ??= []).push(found[what])
+      }
+  console.log(JSON.stringify({ raw, capabilities: CAPABILITIES, downtime_limit_ms: DOWNTIME_LIMIT_MS }))
+} finally {
+  for (const [, guest] of guests) await guest.end()
+  await kit.close()
+}
