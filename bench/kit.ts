@@ -190,6 +190,8 @@ export type Bench = {
   name: string
   /** It asks no daemon, and so needs neither one nor root. */
   alone?: true
+  /** On Ctrl-C: takes away what it made, at once. */
+  abandon?(): void
   run(daemon: Daemon, options: Options): Promise<import('./report.ts').Found>
 }
 export type Options = { quick: boolean; recipe: string | undefined }

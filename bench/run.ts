@@ -15,12 +15,26 @@ import { instant } from './instant.ts'
 import { list } from './list.ts'
 import { many } from './many.ts'
 import { migration } from './migration.ts'
+import { moves } from './moves.ts'
 import { keep, machine } from './report.ts'
 import { scheduler } from './scheduler.ts'
 import { snapshot } from './snapshot.ts'
 import { start } from './start.ts'
 
-const BENCHES: Bench[] = [start, clone, many, list, idle, import_, snapshot, cycles, instant, migration, scheduler]
+const BENCHES: Bench[] = [
+  start,
+  clone,
+  many,
+  list,
+  idle,
+  import_,
+  snapshot,
+  cycles,
+  instant,
+  migration,
+  moves,
+  scheduler,
+]
 const { values } = parseArgs({
   options: {
     only: { type: 'string', multiple: true },
@@ -45,8 +59,10 @@ if (process.getuid?.() !== 0 && (values.demo || chosen.some((bench) => !bench.al
 
 const results = join(ROOT, 'bench/results')
 let daemon: Daemon | undefined
+let running: Bench | undefined
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => {
+    running?.abandon?.()
     daemon?.purge()
     process.exit(130)
   })
@@ -56,6 +72,7 @@ let failed = false
 for (const bench of chosen) {
   const before = machine()
   process.stderr.write(`${bench.name} …\n`)
+  running = bench
   // A daemon for each, so that none pays for what another left behind.
   daemon = new Daemon()
   try {
