@@ -1,5 +1,13 @@
 /** What routes call: one function for each thing the API can do. Types only; the implementations lie beside. */
-import type { Cluster, ClusterHost, DrainPlan, JoinToken, JoinTokenCreate } from '@wadah/api/schema/cluster'
+import type {
+  Cluster,
+  ClusterHost,
+  Drain,
+  DrainPlan,
+  JoinToken,
+  JoinTokenCreate,
+  MoveWishes,
+} from '@wadah/api/schema/cluster'
 import type { VmMigrate } from '@wadah/api/schema/migration'
 import type { HostDevices } from '@wadah/api/schema/devices'
 import type { Subject } from '@wadah/api/schema/access'
@@ -191,9 +199,9 @@ export interface ClusterService {
   get(): Promise<Cluster>
   host(caller: Caller, ref: string): ClusterHost
   edit(caller: Caller, ref: string, body: { maintenance: boolean }): Promise<ClusterHost>
-  plan(caller: Caller, ref: string): DrainPlan
-  drain(caller: Caller, ref: string, body: { at_once?: number }): Promise<Job>
-  undrain(caller: Caller, ref: string): Promise<Job>
+  plan(caller: Caller, ref: string, o?: { at_once?: number }): Promise<DrainPlan>
+  drain(caller: Caller, ref: string, body: Drain): Promise<Job>
+  undrain(caller: Caller, ref: string, body: MoveWishes): Promise<Job>
   token(caller: Caller, body: JoinTokenCreate): Promise<JoinToken>
   /** `lost`: it is off for ever; `drop`: what lay on its disks only is lost, and is forgotten. */
   remove(caller: Caller, ref: string, o?: { lost?: boolean; drop?: boolean }): Promise<void>

@@ -9,8 +9,9 @@ import { recordStates } from '@wadah/cluster/networks/states'
 import { usePausePoints } from '@wadah/cluster/migration/pause-point'
 import { caughtUp } from '@wadah/cluster/context'
 import { systemCaller } from '@wadah/cluster/host/children'
-import { MIGRATE_PATH } from '@wadah/cluster/host/drain'
+import { MIGRATE_PATH, type MoveAsked } from '@wadah/cluster/host/drain'
 import { answerFacts, FACTS_PATH } from '@wadah/cluster/storage/pool-facts'
+import { answerUsed, USED_PATH } from '@wadah/cluster/storage/rooms'
 import { LEFTOVERS_PATH, sweepMoves } from '@wadah/cluster/vms/local-disks'
 import { answerPool, POOL_PATH } from '@wadah/cluster/storage/shared'
 import { networkDownKind, resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
@@ -221,17 +222,23 @@ async function main(config: DaemonConfig): Promise<void> {
       asked: {
         [POOL_PATH]: (body) => answerPool(cluster.deps, body),
         [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
+        [USED_PATH]: (body) => answerUsed(cluster.deps, body),
         [LEFTOVERS_PATH]: async () => {
           await sweepMoves(cluster.deps)
           return {}
         },
         [MIGRATE_PATH]: async (body) => {
-          const { vm, to, key } = (body ?? {}) as Record<string, unknown>
+          const { vm, to, key, pool, mode, max_stall_ms } = (body ?? {}) as Partial<MoveAsked>
           if (typeof vm !== 'string' || typeof to !== 'string' || typeof key !== 'string')
             throw fail('malformed', 'This is no request to move a VM.')
           // It may have been changed a moment ago by the host that asks.
           await caughtUp(cluster.deps)
-          return { job: (await cluster.services.vms.migrate(systemCaller(key), vm, { to })).id }
+          const wishes = {
+            ...(pool === undefined ? {} : { pool }),
+            ...(mode === undefined ? {} : { mode }),
+            ...(max_stall_ms === undefined ? {} : { max_stall_ms }),
+          }
+          return { job: (await cluster.services.vms.migrate(systemCaller(key), vm, { to, ...wishes })).id }
         },
       },
       opened: openedHere(cluster.deps, cluster.services.vms, cluster.arrivals),
