@@ -139,3 +139,16 @@ test('a host is emptied of VMs with local disks, and they come back into their p
   const bad = await at(1, 'host', 'drain', `${LAB}2`, '-y', '--mode', 'quick')
   expect(bad.err).toContain('one of auto, precopy, postcopy, hybrid')
 }, 240_000)
+
+test('how far a move is, is seen on the other host as it comes', async () => {
+  const watched = at(1, '--json', '--timeout', '40', 'events', '--resource', 'job')
+  await new Promise((resolve) => setTimeout(resolve, 2_000))
+  await ok(at(1, 'vm', 'migrate', 'roamer', '--to', `${LAB}1`, '--max-stall-ms', '5000', '--bandwidth', '16'))
+  const events = (await watched).out.split('\n').flatMap((line) => {
+    if (!line.startsWith('{')) return []
+    return [JSON.parse(line) as { job?: string; step?: string; percent?: number }]
+  })
+  const seen = events.filter((e) => e.step === 'move' && e.percent !== undefined).map((e) => e.percent as number)
+  expect(seen.length).toBeGreaterThan(3)
+  expect(seen).toEqual(seen.toSorted((a, b) => a - b))
+}, 120_000)

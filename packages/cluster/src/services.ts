@@ -173,6 +173,8 @@ export interface FirewallGroupService {
   delete(caller: Caller, ref: string, generation: IfGeneration): Promise<void>
 }
 
+export type JobProgress = { job: string; step: string; percent: number }
+
 export interface JobService {
   /** Newest first. */
   list(caller: Caller, q: ListQuery & { state?: Job['state']; target?: string }): PageOf<Job>
@@ -184,7 +186,9 @@ export interface JobService {
   /** The job that the caller's idempotency key made before, if it made one. */
   replay(caller: Caller): Promise<Job | undefined>
   /** Volatile: progress of jobs as it comes, for the event stream. */
-  subscribe(listener: (progress: { job: string; step: string; percent: number }) => void): () => void
+  subscribe(listener: (progress: JobProgress) => void): () => void
+  /** How far the jobs are that this host carries out. */
+  underWay(): JobProgress[]
 }
 
 export interface HostService {

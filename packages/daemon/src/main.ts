@@ -35,6 +35,7 @@ import { ClusterRuntime } from './cluster/runtime.ts'
 import { cpuFacts } from '@wadah/host/engine/facts'
 import { passOnTo } from './peers/forward.ts'
 import { textOf } from './peers/client.ts'
+import { AllProgress, PROGRESS_PATH, progressHere } from './peers/progress.ts'
 import { consoles, openedHere } from './peers/streams.ts'
 import { onlyHere, whereOf } from './peers/where.ts'
 import type { MapEvent } from './http/events.ts'
@@ -176,6 +177,13 @@ async function main(config: DaemonConfig): Promise<void> {
       ? {
           passOn: passOnTo(runtime.peers, identity.host, whereOf(cluster)),
           consoles: consoles(cluster.deps, runtime.peers, cluster.services.vms),
+          progress: new AllProgress({
+            jobs: cluster.services.jobs,
+            own: identity.host,
+            view: cluster.view,
+            clock: systemClock,
+            open: (host, path, signal) => runtime.peers.open(host, path, signal),
+          }),
         }
       : { passOn: onlyHere(whereOf(cluster)) }),
     listen: {
@@ -241,7 +249,10 @@ async function main(config: DaemonConfig): Promise<void> {
           return { job: (await cluster.services.vms.migrate(systemCaller(key), vm, { to, ...wishes })).id }
         },
       },
-      opened: openedHere(cluster.deps, cluster.services.vms, cluster.arrivals),
+      opened: {
+        ...openedHere(cluster.deps, cluster.services.vms, cluster.arrivals),
+        [PROGRESS_PATH]: progressHere(cluster.services.jobs, systemClock),
+      },
       removed: () => end('this host was taken out of the cluster', () => runtime.leave()),
       // systemd starts it again: what it does not start again ends with an error.
       recovered: () => end('the store of the cluster was recovered: wadahd must be started anew', undefined, 1),

@@ -325,6 +325,11 @@ export class JobEngine<D> {
     return this.#runs.get(id)?.live
   }
 
+  /** All that are carried out here, with what each is doing. */
+  running(): { id: string; live: Live }[] {
+    return [...this.#runs].map(([id, run]) => ({ id, live: run.live }))
+  }
+
   async #found(id: string): Promise<JobRecord> {
     const record = await this.get(id)
     if (record) return record
