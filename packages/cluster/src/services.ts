@@ -211,6 +211,11 @@ export interface ClusterService {
   remove(caller: Caller, ref: string, o?: { lost?: boolean; drop?: boolean }): Promise<void>
 }
 
+export interface MetricsService {
+  /** In Prometheus' text format. */
+  text(): Promise<string>
+}
+
 export type Services = {
   cluster: ClusterService
   vms: VmService
@@ -223,4 +228,5 @@ export type Services = {
   firewallGroups: FirewallGroupService
   jobs: JobService
   host: HostService
+  metrics: MetricsService
 }
