@@ -6,7 +6,7 @@ import type { DrainPlan } from '@wadah/api/schema/cluster'
 import type { VmMove } from '@wadah/api/schema/migration'
 import type { Vm } from '@wadah/api/schema/vm'
 import { until } from '../kit/daemon.ts'
-import { at, json, LAB, lab, ok, purgeDeadLabs } from '../kit/lab.ts'
+import { at, json, LAB, lab, ok, purgeDeadLabs, run } from '../kit/lab.ts'
 
 const show = (i: number, vm: string) => json<Vm>(i, 'vm', 'show', vm)
 const sh = async (vm: string, script: string) =>
@@ -151,4 +151,26 @@ test('how far a move is, is seen on the other host as it comes', async () => {
   const seen = events.filter((e) => e.step === 'move' && e.percent !== undefined).map((e) => e.percent as number)
   expect(seen.length).toBeGreaterThan(3)
   expect(seen).toEqual(seen.toSorted((a, b) => a - b))
+}, 120_000)
+
+test('each host tells Prometheus of the moves away from it, also after its daemon was started anew', async () => {
+  const told = async (i: number) => {
+    const socket = `/run/wadah-${LAB}${i}/wadahd.sock`
+    return ok(run('curl', ['-sS', '--fail', '--unix-socket', socket, 'http://localhost/metrics']))
+  }
+  const value = (text: string, series: string) =>
+    Number(
+      text
+        .split('\n')
+        .find((line) => line.startsWith(`${series} `))
+        ?.split(' ')[1],
+    )
+  const before = await told(2)
+  expect(value(before, 'wadah_moves_total{mode="auto",result="done"}')).toBeGreaterThan(0)
+  expect(value(before, 'wadah_move_stall_seconds_sum{how="precopy"}')).toBeGreaterThan(0)
+  expect(before).toContain(`host="${LAB}2"`)
+  process.kill(Number(readFileSync(`/run/wadah-${LAB}2/wadahd.pid`, 'utf8').split(' ')[0]), 'SIGKILL')
+  await lab('start', `${LAB}2`)
+  const moves = (text: string) => text.split('\n').filter((line) => line.startsWith('wadah_move'))
+  expect(moves(await told(2))).toEqual(moves(before))
 }, 120_000)
