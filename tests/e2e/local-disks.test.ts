@@ -2,10 +2,11 @@
 import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { DrainPlan } from '@wadah/api/schema/cluster'
 import type { VmMove } from '@wadah/api/schema/migration'
 import type { Vm } from '@wadah/api/schema/vm'
 import { until } from '../kit/daemon.ts'
-import { at, json, LAB, lab, ok, purgeDeadLabs } from '../kit/lab.ts'
+import { at, json, LAB, lab, ok, purgeDeadLabs, run } from '../kit/lab.ts'
 
 const show = (i: number, vm: string) => json<Vm>(i, 'vm', 'show', vm)
 const sh = async (vm: string, script: string) =>
@@ -105,3 +106,71 @@ test('the host where it was to go dies: nothing is lost, and nothing left', asyn
   expect(await move('roamer', 2)).toMatchObject({ live: true })
   expect(await sh('roamer', SUM)).toBe(sum)
 }, 240_000)
+
+test('a host is emptied of VMs with local disks, and they come back into their pool', async () => {
+  const [disk] = (await show(1, 'roamer')).spec.disks
+  if ((await show(1, 'roamer')).placement.epoch % 2 === 1) await move('roamer', 2)
+  const sum = await sh('roamer', SUM)
+  await ok(at(1, 'vm', 'create', 'asleep', '--image', 'tiny', '--network', 'lan', '--host', `${LAB}2`, '--disk', '8M'))
+  const plan = await json<DrainPlan>(1, 'host', 'drain', `${LAB}2`, '--dry-run')
+  expect(plan.moves).toMatchObject([
+    {
+      vm: 'roamer',
+      to: `${LAB}1`,
+      mode: 'live',
+      disks: [{ from: `default-${LAB}2`, to: 'default', bytes: 64 * 2 ** 20 }],
+    },
+  ])
+  // Of its disk 64 MiB are written by now: they count, with its RAM.
+  expect(plan.moves[0]?.bytes).toBeGreaterThan(48 * 2 ** 20)
+  expect(plan.eta_how).not.toContain('taken as full')
+  expect(plan.blockers).toMatchObject([
+    { vm: 'asleep', why: [expect.stringContaining('it goes over while the VM runs')] },
+  ])
+  const drained = await at(1, 'host', 'drain', `${LAB}2`, '-y', '--max-stall-ms', '5000', '--mode', 'precopy')
+  // The one that is stopped stays, and is named.
+  expect([drained.code, drained.err + drained.out]).toEqual([1, expect.stringContaining('asleep')])
+  expect(await sh('roamer', SUM)).toBe(sum)
+  expect(files(path[0]).some((f) => f.includes(disk?.volume ?? '?'))).toBe(true)
+  await ok(at(2, 'host', 'undrain', `${LAB}2`, '--max-stall-ms', '5000'))
+  expect(await sh('roamer', SUM)).toBe(sum)
+  expect(files(path[1]).some((f) => f.includes(disk?.volume ?? '?'))).toBe(true)
+  expect(files(path[0]).some((f) => f.includes(disk?.volume ?? '?'))).toBe(false)
+  const bad = await at(1, 'host', 'drain', `${LAB}2`, '-y', '--mode', 'quick')
+  expect(bad.err).toContain('one of auto, precopy, postcopy, hybrid')
+}, 240_000)
+
+test('how far a move is, is seen on the other host as it comes', async () => {
+  const watched = at(1, '--json', '--timeout', '40', 'events', '--resource', 'job')
+  await new Promise((resolve) => setTimeout(resolve, 2_000))
+  await ok(at(1, 'vm', 'migrate', 'roamer', '--to', `${LAB}1`, '--max-stall-ms', '5000', '--bandwidth', '16'))
+  const events = (await watched).out.split('\n').flatMap((line) => {
+    if (!line.startsWith('{')) return []
+    return [JSON.parse(line) as { job?: string; step?: string; percent?: number }]
+  })
+  const seen = events.filter((e) => e.step === 'move' && e.percent !== undefined).map((e) => e.percent as number)
+  expect(seen.length).toBeGreaterThan(3)
+  expect(seen).toEqual(seen.toSorted((a, b) => a - b))
+}, 120_000)
+
+test('each host tells Prometheus of the moves away from it, also after its daemon was started anew', async () => {
+  const told = async (i: number) => {
+    const socket = `/run/wadah-${LAB}${i}/wadahd.sock`
+    return ok(run('curl', ['-sS', '--fail', '--unix-socket', socket, 'http://localhost/metrics']))
+  }
+  const value = (text: string, series: string) =>
+    Number(
+      text
+        .split('\n')
+        .find((line) => line.startsWith(`${series} `))
+        ?.split(' ')[1],
+    )
+  const before = await told(2)
+  expect(value(before, 'wadah_moves_total{mode="auto",result="done"}')).toBeGreaterThan(0)
+  expect(value(before, 'wadah_move_stall_seconds_sum{how="precopy"}')).toBeGreaterThan(0)
+  expect(before).toContain(`host="${LAB}2"`)
+  process.kill(Number(readFileSync(`/run/wadah-${LAB}2/wadahd.pid`, 'utf8').split(' ')[0]), 'SIGKILL')
+  await lab('start', `${LAB}2`)
+  const moves = (text: string) => text.split('\n').filter((line) => line.startsWith('wadah_move'))
+  expect(moves(await told(2))).toEqual(moves(before))
+}, 120_000)

@@ -14,13 +14,16 @@ export type Room = {
   field?: string
 }
 
+/** Bytes that may still be promised. Pure. */
+export const roomOf = (room: Pick<Room, 'capacity_bytes' | 'promised_bytes' | 'overcommit'>): number =>
+  Math.max(0, Math.floor(room.capacity_bytes * room.overcommit) - room.promised_bytes)
+
 /**
  * Whether `wanted_bytes` more may be promised: `promised + wanted ≤ capacity × overcommit`. Nothing wanted is always granted, so a
  * pool that shrank still lets go on what it has. Pure.
  */
 export function admit(room: Room, wanted_bytes: number): { ok: true } | { ok: false; why: Fault } {
-  const most = Math.floor(room.capacity_bytes * room.overcommit)
-  const left = Math.max(0, most - room.promised_bytes)
+  const left = roomOf(room)
   if (wanted_bytes <= left) return { ok: true }
   return {
     ok: false,

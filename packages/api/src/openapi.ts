@@ -233,6 +233,7 @@ function streamText(e: Endpoint): string {
 }
 
 function streamSchema(e: Endpoint, schema: ToSchema): JsonObject {
+  if (e.produces?.startsWith('text/plain')) return { schema: { type: 'string' } }
   if (e.produces !== 'text/event-stream') return { schema: { type: 'string', format: 'binary' } }
   const description = 'Server-sent events; `contentSchema` is that of the data of a `change`.'
   return { schema: { type: 'string', description, contentSchema: schema(EventSchema) } }

@@ -17,6 +17,8 @@ import { ImageStore } from './images/service.ts'
 import { unwarmImage, warmImage } from './warm/jobs.ts'
 import { WarmImages } from './warm/service.ts'
 import { JobEngine } from './jobs/engine.ts'
+import { rememberMoves } from './metrics/moves.ts'
+import { Metrics } from './metrics/service.ts'
 import { Jobs } from './jobs/service.ts'
 import { FirewallGroups } from './networks/firewall-groups.ts'
 import { NetworkStore, networkSync, newNetwork } from './networks/service.ts'
@@ -140,6 +142,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     randomBytes: o.randomBytes,
     lanes: { import: 4, move: 4, ...o.lanes, wait: 1000 },
     onUnforeseen: o.onUnforeseen,
+    remember: rememberMoves(o.store),
   })
   const pending = new Pending()
   const ending = new AbortController()
@@ -191,6 +194,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       jobs: new Jobs(view, engine),
       host: new HostView(deps, engine, view.get(hostKind, hostId)?.value.name ?? hostname(), o.version),
       cluster: new Clusters(deps, engine, o.member?.membership),
+      metrics: new Metrics(deps, o.version),
     },
     view,
     hostId,

@@ -186,8 +186,8 @@ export type HostRecord = {
   ports?: HostPorts
   /** Nothing new comes to it. */
   maintenance?: boolean
-  /** What a drain took from it, and where to. */
-  drained?: { vm: string; to: string }[]
+  /** What a drain took from it, and where to; `pool`: where its local disks lay. */
+  drained?: { vm: string; to: string; pool?: string }[]
   /** It runs a member of etcd, or is to. */
   member?: boolean
 }

@@ -1,5 +1,13 @@
 /** What routes call: one function for each thing the API can do. Types only; the implementations lie beside. */
-import type { Cluster, ClusterHost, DrainPlan, JoinToken, JoinTokenCreate } from '@wadah/api/schema/cluster'
+import type {
+  Cluster,
+  ClusterHost,
+  Drain,
+  DrainPlan,
+  JoinToken,
+  JoinTokenCreate,
+  MoveWishes,
+} from '@wadah/api/schema/cluster'
 import type { VmMigrate } from '@wadah/api/schema/migration'
 import type { HostDevices } from '@wadah/api/schema/devices'
 import type { Subject } from '@wadah/api/schema/access'
@@ -165,6 +173,8 @@ export interface FirewallGroupService {
   delete(caller: Caller, ref: string, generation: IfGeneration): Promise<void>
 }
 
+export type JobProgress = { job: string; step: string; percent: number }
+
 export interface JobService {
   /** Newest first. */
   list(caller: Caller, q: ListQuery & { state?: Job['state']; target?: string }): PageOf<Job>
@@ -176,7 +186,9 @@ export interface JobService {
   /** The job that the caller's idempotency key made before, if it made one. */
   replay(caller: Caller): Promise<Job | undefined>
   /** Volatile: progress of jobs as it comes, for the event stream. */
-  subscribe(listener: (progress: { job: string; step: string; percent: number }) => void): () => void
+  subscribe(listener: (progress: JobProgress) => void): () => void
+  /** How far the jobs are that this host carries out. */
+  underWay(): JobProgress[]
 }
 
 export interface HostService {
@@ -191,12 +203,17 @@ export interface ClusterService {
   get(): Promise<Cluster>
   host(caller: Caller, ref: string): ClusterHost
   edit(caller: Caller, ref: string, body: { maintenance: boolean }): Promise<ClusterHost>
-  plan(caller: Caller, ref: string): DrainPlan
-  drain(caller: Caller, ref: string, body: { at_once?: number }): Promise<Job>
-  undrain(caller: Caller, ref: string): Promise<Job>
+  plan(caller: Caller, ref: string, o?: { at_once?: number }): Promise<DrainPlan>
+  drain(caller: Caller, ref: string, body: Drain): Promise<Job>
+  undrain(caller: Caller, ref: string, body: MoveWishes): Promise<Job>
   token(caller: Caller, body: JoinTokenCreate): Promise<JoinToken>
   /** `lost`: it is off for ever; `drop`: what lay on its disks only is lost, and is forgotten. */
   remove(caller: Caller, ref: string, o?: { lost?: boolean; drop?: boolean }): Promise<void>
+}
+
+export interface MetricsService {
+  /** In Prometheus' text format. */
+  text(): Promise<string>
 }
 
 export type Services = {
@@ -211,4 +228,5 @@ export type Services = {
   firewallGroups: FirewallGroupService
   jobs: JobService
   host: HostService
+  metrics: MetricsService
 }

@@ -9,8 +9,9 @@ import { recordStates } from '@wadah/cluster/networks/states'
 import { usePausePoints } from '@wadah/cluster/migration/pause-point'
 import { caughtUp } from '@wadah/cluster/context'
 import { systemCaller } from '@wadah/cluster/host/children'
-import { MIGRATE_PATH } from '@wadah/cluster/host/drain'
+import { MIGRATE_PATH, type MoveAsked } from '@wadah/cluster/host/drain'
 import { answerFacts, FACTS_PATH } from '@wadah/cluster/storage/pool-facts'
+import { answerUsed, USED_PATH } from '@wadah/cluster/storage/rooms'
 import { LEFTOVERS_PATH, sweepMoves } from '@wadah/cluster/vms/local-disks'
 import { answerPool, POOL_PATH } from '@wadah/cluster/storage/shared'
 import { networkDownKind, resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
@@ -34,6 +35,7 @@ import { ClusterRuntime } from './cluster/runtime.ts'
 import { cpuFacts } from '@wadah/host/engine/facts'
 import { passOnTo } from './peers/forward.ts'
 import { textOf } from './peers/client.ts'
+import { AllProgress, PROGRESS_PATH, progressHere } from './peers/progress.ts'
 import { consoles, openedHere } from './peers/streams.ts'
 import { onlyHere, whereOf } from './peers/where.ts'
 import type { MapEvent } from './http/events.ts'
@@ -175,6 +177,13 @@ async function main(config: DaemonConfig): Promise<void> {
       ? {
           passOn: passOnTo(runtime.peers, identity.host, whereOf(cluster)),
           consoles: consoles(cluster.deps, runtime.peers, cluster.services.vms),
+          progress: new AllProgress({
+            jobs: cluster.services.jobs,
+            own: identity.host,
+            view: cluster.view,
+            clock: systemClock,
+            open: (host, path, signal) => runtime.peers.open(host, path, signal),
+          }),
         }
       : { passOn: onlyHere(whereOf(cluster)) }),
     listen: {
@@ -221,20 +230,29 @@ async function main(config: DaemonConfig): Promise<void> {
       asked: {
         [POOL_PATH]: (body) => answerPool(cluster.deps, body),
         [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
+        [USED_PATH]: (body) => answerUsed(cluster.deps, body),
         [LEFTOVERS_PATH]: async () => {
           await sweepMoves(cluster.deps)
           return {}
         },
         [MIGRATE_PATH]: async (body) => {
-          const { vm, to, key } = (body ?? {}) as Record<string, unknown>
+          const { vm, to, key, pool, mode, max_stall_ms } = (body ?? {}) as Partial<MoveAsked>
           if (typeof vm !== 'string' || typeof to !== 'string' || typeof key !== 'string')
             throw fail('malformed', 'This is no request to move a VM.')
           // It may have been changed a moment ago by the host that asks.
           await caughtUp(cluster.deps)
-          return { job: (await cluster.services.vms.migrate(systemCaller(key), vm, { to })).id }
+          const wishes = {
+            ...(pool === undefined ? {} : { pool }),
+            ...(mode === undefined ? {} : { mode }),
+            ...(max_stall_ms === undefined ? {} : { max_stall_ms }),
+          }
+          return { job: (await cluster.services.vms.migrate(systemCaller(key), vm, { to, ...wishes })).id }
         },
       },
-      opened: openedHere(cluster.deps, cluster.services.vms, cluster.arrivals),
+      opened: {
+        ...openedHere(cluster.deps, cluster.services.vms, cluster.arrivals),
+        [PROGRESS_PATH]: progressHere(cluster.services.jobs, systemClock),
+      },
       removed: () => end('this host was taken out of the cluster', () => runtime.leave()),
       // systemd starts it again: what it does not start again ends with an error.
       recovered: () => end('the store of the cluster was recovered: wadahd must be started anew', undefined, 1),

@@ -14,7 +14,7 @@ const CONVERGES_BELOW = 0.9
 const LIVE_SETUP_S = 3
 const OFFLINE_SETUP_S = 1
 
-export type Assumed = 'link_speed' | 'dirty_rate'
+export type Assumed = 'link_speed' | 'dirty_rate' | 'disk_use'
 export type Cost = {
   bytes: number
   /** From its start to its end, with as many others at once as the plan says. */
@@ -27,7 +27,7 @@ export type Cost = {
 /**
  * Pre-copy sends all of the RAM, then again what was dirtied meanwhile, and so on: with r = dirty rate / link speed the rounds are
  * M, M·r, M·r² …, until what is left fits the last round; their sum is (M − left·r) / (1 − r), where left = M·r^k. Local disks are
- * copied before, while the guest runs; what it writes meanwhile is not counted. A stopped VM costs its local disks only.
+ * copied before, while the guest runs: what they hold is counted, not what the guest writes meanwhile. A stopped VM costs its local disks only.
  * (The model of the rounds: Akoush et al., Predicting the Performance of Virtual Machine Migration, MASCOTS 2010.)
  * @param at_once moves that share the link
  */
@@ -39,10 +39,11 @@ export function costOf(
   at_once: number,
 ): Cost {
   const speed = link.bytes_per_s / at_once
-  const disks = copies.reduce((sum, copy) => sum + copy.bytes, 0)
+  const disks = copies.reduce((sum, copy) => sum + (copy.send_bytes ?? copy.bytes), 0)
   const assumed: Assumed[] = link.assumed ? ['link_speed'] : []
+  if (live && vm.dirty_bytes_per_s === undefined) assumed.push('dirty_rate')
+  if (copies.some((copy) => copy.send_bytes === undefined)) assumed.push('disk_use')
   if (!live) return { bytes: disks, seconds: OFFLINE_SETUP_S + disks / speed, assumed, converges: true }
-  if (vm.dirty_bytes_per_s === undefined) assumed.push('dirty_rate')
   const dirty = vm.dirty_bytes_per_s ?? link.bytes_per_s * ASSUMED_DIRTY_SHARE
   const ram = vm.memory_mib * 2 ** 20
   const ratio = dirty / speed
@@ -67,6 +68,12 @@ export function linkOf(from: HostView, to: HostView): { bytes_per_s: number; ass
   const assumed = known.length < 2
   const all = assumed ? [...known, ASSUMED_LINK_BYTES_PER_S] : known
   return { bytes_per_s: Math.min(...(all as number[])), assumed }
+}
+
+const GUESSED: Record<Assumed, string> = {
+  link_speed: 'the link is taken as 1 Gbit/s where its speed is not known',
+  dirty_rate: 'dirty rates that were not sampled are taken as a tenth of the link',
+  disk_use: 'local disks are taken as full where nobody says what they hold',
 }
 
 export type Eta = {
@@ -96,13 +103,8 @@ export function etaOf(actions: readonly { cost: Cost; after: readonly number[] }
     slots[slot] = end
     ends.push(end)
   }
-  const assumed = (['link_speed', 'dirty_rate'] as const).filter((what) =>
+  const assumed = (Object.keys(GUESSED) as Assumed[]).filter((what) =>
     actions.some(({ cost }) => cost.assumed.includes(what)),
-  )
-  const guessed = assumed.map((what) =>
-    what === 'link_speed'
-      ? 'the link is taken as 1 Gbit/s where its speed is not known'
-      : 'dirty rates that were not sampled are taken as a tenth of the link',
   )
   return {
     seconds: Math.ceil(ends.reduce((most, end) => Math.max(most, end), 0)),
@@ -111,7 +113,7 @@ export function etaOf(actions: readonly { cost: Cost; after: readonly number[] }
     assumed,
     how: [
       'bytes of RAM (again what is dirtied meanwhile) and of local disks over the link, which moves at the same time share',
-      ...guessed,
+      ...assumed.map((what) => GUESSED[what]),
     ].join('; '),
   }
 }

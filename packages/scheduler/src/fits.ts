@@ -2,10 +2,10 @@
 import { Books } from './books.ts'
 import { Compiled, type Need } from './compiled.ts'
 import { type Problem, type Reason, explain } from './reasons.ts'
-import { type HostView, type PoolView, type Snapshot, type VmView, lifeOf } from './snapshot.ts'
+import { type DiskView, type HostView, type PoolView, type Snapshot, type VmView, lifeOf } from './snapshot.ts'
 
-/** A local disk that is copied into another pool. */
-export type DiskCopy = { pool: string; to_pool: string; bytes: number }
+/** A local disk that is copied into another pool. `bytes`: room for it; `send_bytes`: what of it is sent, where that is known. */
+export type DiskCopy = { pool: string; to_pool: string; bytes: number; send_bytes?: number }
 
 /** What a plan takes for granted about hosts. */
 export type States = {
@@ -152,37 +152,62 @@ function olderQemu(a: string, b: string): boolean {
   return false
 }
 
-/** Into which pools of a host its local disks go: the one of the same name where there is room, else the roomiest; or why not. */
+/** Into which pools of a host its local disks go; or why not. */
 export function copiesOf(books: Books, need: Need, h: number): DiskCopy[] | Problem {
   const { c } = books
   const { pools } = c.host(h)
+  const copies = choosePools(
+    pools,
+    need.local_disks,
+    (pool) => c.name(pool),
+    (pool) => books.room(pool),
+  )
+  if (copies) return copies
+  const needed_bytes = need.local_disks.reduce((sum, d) => sum + d.bytes, 0)
+  let free_bytes = 0
+  for (const pool of pools) if (!pool.shared) free_bytes = Math.max(free_bytes, books.room(pool.id) ?? 0)
+  return { code: 'no_room_disk', needed_bytes, free_bytes }
+}
+
+/**
+ * For each of these disks the pool of a host where it goes: the one of the same name where there is room, else the usual one, else the
+ * roomiest. Undefined when there is none for one of them. Pure; the copies are in the order of the disks.
+ * @param nameOf of the pool a disk lies in; @param room bytes that may still be promised of a pool, undefined where nobody knows
+ */
+export function choosePools(
+  pools: readonly PoolView[],
+  disks: readonly DiskView[],
+  nameOf: (pool: string) => string,
+  room: (pool: string) => number | undefined,
+): DiskCopy[] | undefined {
   const used = new Map<string, number>()
   const left = (pool: PoolView) =>
-    pool.shared ? -1 : (books.room(pool.id) ?? -1) - (used.size === 0 ? 0 : (used.get(pool.id) ?? 0))
+    pool.shared ? -1 : (room(pool.id) ?? -1) - (used.size === 0 ? 0 : (used.get(pool.id) ?? 0))
   const copies: DiskCopy[] = []
-  for (const disk of need.local_disks) {
-    const name = c.name(disk.pool)
+  for (const disk of disks) {
+    const name = nameOf(disk.pool)
     let best: PoolView | undefined
     for (const pool of pools) {
       if (left(pool) < disk.bytes) continue
       if (!best || nearer(pool, best, disk.pool, name, left)) best = pool
     }
-    if (!best) {
-      const needed_bytes = need.local_disks.reduce((sum, d) => sum + d.bytes, 0)
-      let free_bytes = 0
-      for (const pool of pools) if (!pool.shared) free_bytes = Math.max(free_bytes, books.room(pool.id) ?? 0)
-      return { code: 'no_room_disk', needed_bytes, free_bytes }
-    }
+    if (!best) return undefined
     used.set(best.id, (used.get(best.id) ?? 0) + disk.bytes)
-    copies.push({ pool: disk.pool, to_pool: best.id, bytes: disk.bytes })
+    copies.push({
+      pool: disk.pool,
+      to_pool: best.id,
+      bytes: disk.bytes,
+      ...(disk.used_bytes === undefined ? {} : { send_bytes: Math.min(disk.used_bytes, disk.bytes) }),
+    })
   }
   return copies
 }
 
-/** The very pool first, then one of its name, then the roomier, then by id. */
+/** The very pool first, then one of its name, then the usual one, then the roomier, then by id. */
 function nearer(a: PoolView, b: PoolView, id: string, name: string, left: (pool: PoolView) => number): boolean {
   if ((a.id === id) !== (b.id === id)) return a.id === id
   if ((a.name === name) !== (b.name === name)) return a.name === name
+  if ((a.usual === true) !== (b.usual === true)) return a.usual === true
   return left(a) !== left(b) ? left(a) > left(b) : a.id < b.id
 }
 

@@ -16,6 +16,8 @@ export type PoolView = {
   id: string
   name: string
   shared: boolean
+  /** Where things go on this host unless another is named. */
+  usual?: boolean
   /** What may still be promised of it; absent: not known, and then no local disk is copied there. */
   free_bytes?: number
 }
@@ -56,8 +58,10 @@ export type DiskView = {
   /** Id of the pool it lies in. */
   pool: string
   shared: boolean
-  /** What a move has to copy when it is local: the size it may grow to, with what of its base the target may lack. */
+  /** What a move needs room for when it is local: the size it may grow to. */
   bytes: number
+  /** What of it holds something, with what it stands on: that is sent. Absent: not known, and taken as all of it. */
+  used_bytes?: number
 }
 
 export type VmView = {

@@ -30,6 +30,17 @@ describe('what a move costs', () => {
     expect(costOf(vm('x', 'a'), false, disks, link(100 * MIB), 1)).toMatchObject({ bytes: 500 * MIB, seconds: 6 })
     expect(costOf(vm('x', 'a'), false, [], link(100 * MIB), 1)).toMatchObject({ bytes: 0, seconds: 1 })
   })
+  test('of local disks what they hold counts, and as full where nobody knows', () => {
+    const disks = [
+      { pool: 'a', to_pool: 'b', bytes: 500 * MIB, send_bytes: 20 * MIB },
+      { pool: 'a', to_pool: 'b', bytes: 500 * MIB, send_bytes: 0 },
+    ]
+    const web = vm('x', 'a', { memory_mib: 100 })
+    expect(costOf(web, true, disks, link(100 * MIB), 1)).toMatchObject({ bytes: 120 * MIB, assumed: [] })
+    const unknown = [...disks, { pool: 'a', to_pool: 'b', bytes: 80 * MIB }]
+    expect(costOf(web, true, unknown, link(100 * MIB), 1)).toMatchObject({ bytes: 200 * MIB, assumed: ['disk_use'] })
+    expect(etaOf([{ cost: costOf(web, true, unknown, link(MIB), 1), after: [] }], 1).how).toContain('taken as full')
+  })
   test('says what was assumed', () => {
     const { dirty_bytes_per_s: _, ...unsampled } = vm('x', 'a')
     expect(costOf(unsampled, true, [], { bytes_per_s: 1e8, assumed: true }, 1).assumed).toEqual([

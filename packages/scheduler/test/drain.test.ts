@@ -99,6 +99,48 @@ describe('emptying a host', () => {
   })
 })
 
+describe('local disks', () => {
+  const GIB = 2 ** 30
+  const disk = (bytes: number, used_bytes?: number) => ({
+    pool: 'disk-a',
+    shared: false,
+    bytes,
+    ...(used_bytes === undefined ? {} : { used_bytes }),
+  })
+  const local = (id: string, ...disks: ReturnType<typeof disk>[]) => vm(id, 'a', { disks })
+  const pool = (id: string, name: string, free_bytes?: number) => ({
+    id,
+    name,
+    shared: false,
+    ...(free_bytes === undefined ? {} : { free_bytes }),
+  })
+  const a = host('a', { pools: [pool('disk-a', 'disk', 0)] })
+
+  test('each goes where there is room for it, and what they hold is counted', () => {
+    const b = host('b', { pools: [pool('disk-b', 'disk', 4 * GIB), pool('big-b', 'big', 9 * GIB)] })
+    const plan = drain(snapshot([a, b], [local('web', disk(3 * GIB, GIB), disk(3 * GIB, 0))]), 'a')
+    expect(plan.blockers).toEqual([])
+    expect(plan.actions[0]?.disks.map((d) => d.to_pool)).toEqual(['disk-b', 'big-b'])
+    expect(plan.eta.bytes).toBe(2 * GIB)
+    expect(plan.eta.assumed).not.toContain('disk_use')
+  })
+
+  test('the room of one is not promised to the next, and the one that finds none says how much it lacks', () => {
+    const b = host('b', { pools: [pool('disk-b', 'disk', 5 * GIB)] })
+    const plan = drain(snapshot([a, b], [local('v1', disk(3 * GIB)), local('v2', disk(3 * GIB))]), 'a')
+    expect(moves(plan)).toEqual(['v1 a→b'])
+    expect(plan.blockers).toMatchObject([
+      { vm: 'v2', nearest: [{ reasons: [{ code: 'no_room_disk', needed_bytes: 3 * GIB, free_bytes: 2 * GIB }] }] },
+    ])
+    expect(plan.eta.how).toContain('taken as full')
+  })
+
+  test('a host of which nothing is known takes none; another does', () => {
+    const hosts = [a, host('b', { pools: [pool('disk-b', 'disk')] }), host('c', { pools: [pool('c', 'x', 9 * GIB)] })]
+    expect(moves(drain(snapshot(hosts, [local('web', disk(GIB))]), 'a'))).toEqual(['web a→c'])
+  })
+})
+
 describe('finding room', () => {
   test('those that strict rules keep apart go to different hosts; one too many stays', () => {
     const vms = ['x', 'y', 'z'].map((id) => vm(id, 'a'))

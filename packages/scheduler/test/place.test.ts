@@ -90,7 +90,7 @@ describe('what is said with it', () => {
     expect(choice.refused).toMatchObject([{ host: 'a', reasons: [{ code: 'already_there' }] }])
     expect(choice.chosen).toBeUndefined()
   })
-  test('where its local disks go: into the pool of the same name, else the roomiest', () => {
+  test('where its local disks go: into the pool of the same name, else the usual one, else the roomiest', () => {
     const pools = (...names: string[]) =>
       names.map((name, i) => ({ id: `${name}-b`, name, shared: false, free_bytes: 2 ** 33 + i }))
     const web = vm('web', 'a', { disks: [{ pool: 'ssd-a', shared: false, bytes: 2 ** 30 }] })
@@ -99,6 +99,8 @@ describe('what is said with it', () => {
       place(snapshot([a, host('b', { pools: pools(...names) })], [web]), web).chosen?.disks[0]?.to_pool
     expect(to('ssd', 'hdd')).toBe('ssd-b')
     expect(to('x', 'y')).toBe('y-b')
+    const usual = pools('x', 'y').map((p) => ({ ...p, usual: p.name === 'x' }))
+    expect(place(snapshot([a, host('b', { pools: usual })], [web]), web).chosen?.disks[0]?.to_pool).toBe('x-b')
   })
 })
 

@@ -1,12 +1,15 @@
 import Type from 'typebox'
 import { endpoint } from '../endpoint.ts'
 import {
+  AtOnceSchema,
   ClusterHostSchema,
   ClusterSchema,
   DrainPlanSchema,
+  DrainSchema,
   HostEditSchema,
   JoinTokenCreateSchema,
   JoinTokenSchema,
+  MoveWishesSchema,
 } from '../schema/cluster.ts'
 import { JobSchema } from '../schema/job.ts'
 import { Closed } from '../schema/common.ts'
@@ -67,6 +70,7 @@ export const cluster = {
     needs: 'read',
     answer: 'ok',
     params: host,
+    query: Closed({ at_once: AtOnceSchema }),
     response: DrainPlanSchema,
   }),
   drain: endpoint({
@@ -80,10 +84,7 @@ export const cluster = {
     answer: 'job',
     params: host,
     query: wait,
-    body: Closed(
-      { at_once: Type.Optional(Type.Integer({ minimum: 1, maximum: 8, default: 2, description: 'moves at a time' })) },
-      { title: 'Drain' },
-    ),
+    body: DrainSchema,
     response: JobSchema,
   }),
   undrain: endpoint({
@@ -96,6 +97,7 @@ export const cluster = {
     answer: 'job',
     params: host,
     query: wait,
+    body: MoveWishesSchema,
     response: JobSchema,
   }),
   remove: endpoint({

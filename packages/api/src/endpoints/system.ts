@@ -16,6 +16,9 @@ import { HostCheckSchema, HostSchema } from '../schema/host.ts'
 import { JOB_STATES, JobLogSchema, JobSchema } from '../schema/job.ts'
 import { NetworkCreateSchema, NetworkSchema } from '../schema/network.ts'
 
+/** Prometheus' text format. */
+export const METRICS_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
+
 const get = { method: 'GET', needs: 'read', answer: 'ok' } as const
 
 const network = { tag: 'networks', params: Closed({ network: RefSchema }) }
@@ -303,6 +306,15 @@ export const system = {
     tag: 'system',
     summary: 'This document',
     response: Type.Object({}, { title: 'OpenApi', additionalProperties: true }),
+  }),
+  metrics: endpoint({
+    ...get,
+    answer: 'stream',
+    id: 'system.metrics',
+    path: '/metrics',
+    tag: 'system',
+    summary: 'What this host counts and measures, for Prometheus: scrape every host',
+    produces: METRICS_TYPE,
   }),
   events: endpoint({
     ...get,

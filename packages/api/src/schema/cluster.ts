@@ -2,6 +2,7 @@
 import Type from 'typebox'
 import { IdSchema, NameSchema } from '../ids.ts'
 import { Closed } from './common.ts'
+import { MoveModeSchema } from './migration.ts'
 
 export const ClusterHostSchema = Type.Object(
   {
@@ -73,6 +74,26 @@ export type JoinToken = Type.Static<typeof JoinTokenSchema>
 export const HostEditSchema = Closed({ maintenance: Type.Boolean() }, { title: 'HostEdit' })
 export const HostRefSchema = Type.Union([NameSchema, IdSchema, Type.String({ minLength: 1, maxLength: 253 })])
 
+const wishes = {
+  mode: Type.Optional(MoveModeSchema),
+  max_stall_ms: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: 60_000,
+      default: 300,
+      description: 'how long each guest may stand still; never raised by itself',
+    }),
+  ),
+}
+/** Of every move of a drain. */
+export const MoveWishesSchema = Closed(wishes, { title: 'MoveWishes' })
+export type MoveWishes = Type.Static<typeof MoveWishesSchema>
+export const AtOnceSchema = Type.Optional(
+  Type.Integer({ minimum: 1, maximum: 8, default: 2, description: 'moves at a time' }),
+)
+export const DrainSchema = Closed({ at_once: AtOnceSchema, ...wishes }, { title: 'Drain' })
+export type Drain = Type.Static<typeof DrainSchema>
+
 export const DrainPlanSchema = Type.Object(
   {
     moves: Type.Array(
@@ -81,7 +102,19 @@ export const DrainPlanSchema = Type.Object(
         to: Type.String(),
         mode: Type.Enum(['live', 'offline'] as const),
         seconds: Type.Number(),
-        bytes: Type.Number(),
+        bytes: Type.Number({
+          description: 'that are sent: of RAM, again what is written meanwhile, and of local disks',
+        }),
+        disks: Type.Optional(
+          Type.Array(
+            Type.Object({
+              from: Type.String(),
+              to: Type.String(),
+              bytes: Type.Number({ description: 'room for it; what is sent of it may be less' }),
+            }),
+            { description: 'local disks that go along, each with the pool it lies in and the one it would go to' },
+          ),
+        ),
       }),
     ),
     blockers: Type.Array(

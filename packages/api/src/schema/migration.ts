@@ -22,7 +22,7 @@ export const VmMigrateSchema = Closed(
         minLength: 1,
         maxLength: 63,
         description:
-          'where disks go that lie in a pool of its host only: a pool of the other host, by name or id; the one of the same name there, or its usual one, unless said',
+          'where disks go that lie in a pool of its host only: a pool of the other host, by name or id; unless said, of those with room: the one of the same name there, else its usual one, else the roomiest',
       }),
     ),
     mode: Type.Optional(MoveModeSchema),

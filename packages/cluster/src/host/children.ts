@@ -1,5 +1,6 @@
 /** Jobs of VMs that a job of the host asks for: each made once however often it is asked for, and waited for. */
 import { type Fault, WadahError, fault, toFault } from '@wadah/api/fault'
+import type { MoveWishes } from '@wadah/api/schema/cluster'
 import type { Job } from '@wadah/api/schema/job'
 import { type Deps, caughtUp } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
@@ -22,7 +23,7 @@ export type Children = {
   /** In order, then by the plug; what is wanted of the VM stays as it is. */
   shutdown(vm: string, key: string, timeout_s: number, signal: AbortSignal): Promise<ChildEnd>
   /** To another host. */
-  migrate(vm: string, to: string, key: string, signal: AbortSignal): Promise<ChildEnd>
+  migrate(vm: string, to: string, key: string, wishes: MoveWishes, signal: AbortSignal): Promise<ChildEnd>
   /** By the plug; what is wanted stays. */
   stop(vm: string, key: string, signal: AbortSignal): Promise<ChildEnd>
 }
@@ -81,7 +82,8 @@ export function childrenOf(deps: Deps, engine: JobEngine<Deps>, vms: Vms): Child
     },
     shutdown: (vm, key, timeout_s, signal) =>
       run(vm, key, timeout_s * 1000 + BUSY_MS, signal, (caller) => vms.shutdownWithHost(caller, vm, timeout_s)),
-    migrate: (vm, to, key, signal) => run(vm, key, MOVE_MS, signal, (caller) => vms.migrate(caller, vm, { to })),
+    migrate: (vm, to, key, wishes, signal) =>
+      run(vm, key, MOVE_MS, signal, (caller) => vms.migrate(caller, vm, { to, ...wishes })),
     stop: (vm, key, signal) => run(vm, key, BUSY_MS, signal, (caller) => vms.stopWithHost(caller, vm)),
   }
 }

@@ -1,29 +1,47 @@
 /** Emptying a host, and bringing back what was on it. The plan is the scheduler's, made anew after every move. */
-import { fail, toFault } from '@wadah/api/fault'
-import type { DrainPlan, DrainResult } from '@wadah/api/schema/cluster'
+import { fail, toFault, WadahError } from '@wadah/api/fault'
+import type { DrainPlan, DrainResult, MoveWishes } from '@wadah/api/schema/cluster'
 import type { VmMove } from '@wadah/api/schema/migration'
 import { drain } from '@wadah/scheduler/drain'
-import type { MoveAction } from '@wadah/scheduler/plan'
+import type { HostPlan, MoveAction } from '@wadah/scheduler/plan'
 import { put, unchanged } from '@wadah/store/store'
 import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, step, type StepContext } from '../jobs/define.ts'
 import { hasEnded, jobKind } from '../jobs/record.ts'
 import { snapshotNow } from '../members/scheduling.ts'
 import { hostName } from '../members/where.ts'
-import { type HostRecord, hostKind, placementKind, vmKind } from '../records.ts'
+import { type HostRecord, hostKind, placementKind, poolKind, vmKind } from '../records.ts'
 import { powerClaim } from './jobs.ts'
 
-export type DrainParams = { host: string; name: string; at_once: number }
+export type DrainParams = { host: string; name: string; at_once: number } & MoveWishes
 type Ctx = StepContext<DrainParams, Deps>
 
 const TRIES = 20
 const FAILURES_MOST = 2
 const LOOK_MS = 500
+const ASK_MS = 30_000
+/** Asked of a host that has a VM: to move it. */
 export const MIGRATE_PATH = '/peer/v1/migrate'
+export type MoveAsked = { vm: string; to: string; key: string; pool?: string } & MoveWishes
+
+/** What of it is for the moves. */
+const wishesOf = ({ mode, max_stall_ms }: MoveWishes): MoveWishes => ({
+  ...(mode === undefined ? {} : { mode }),
+  ...(max_stall_ms === undefined ? {} : { max_stall_ms }),
+})
+
+/** The plan of this moment; the hosts are asked for room for local disks of VMs that are there. */
+async function planNow(deps: Deps, host: string, at_once: number): Promise<HostPlan> {
+  const { view } = deps
+  const here = view.list(placementKind).filter((p) => p.value.host === host)
+  const vms = here.flatMap((p) => view.get(vmKind, p.id)?.value ?? [])
+  return drain(await snapshotNow(deps, vms), host, { at_once })
+}
 
 /** What would be done, and what is in the way; nothing is changed. */
-export function drainPlan(deps: Deps, host: string, at_once: number): DrainPlan {
-  const plan = drain(snapshotNow(deps), host, { at_once })
+export async function drainPlan(deps: Deps, host: string, at_once: number): Promise<DrainPlan> {
+  const plan = await planNow(deps, host, at_once)
+  const poolName = (id: string) => deps.view.get(poolKind, id)?.value.name ?? id
   return {
     moves: plan.actions.map((a) => ({
       vm: a.name,
@@ -31,6 +49,9 @@ export function drainPlan(deps: Deps, host: string, at_once: number): DrainPlan 
       mode: a.mode,
       seconds: Math.round(a.cost.seconds * 10) / 10,
       bytes: a.cost.bytes,
+      ...(a.disks.length === 0
+        ? {}
+        : { disks: a.disks.map((d) => ({ from: poolName(d.pool), to: poolName(d.to_pool), bytes: d.bytes })) }),
     })),
     blockers: plan.blockers.map((b) => ({
       vm: b.name,
@@ -53,21 +74,25 @@ async function empty(ctx: Ctx): Promise<DrainResult> {
     ctx.log(`${a.name} goes to ${hostName(deps.view, a.to)} (${a.mode})`)
     const tries = failed.get(a.vm)?.times ?? 0
     const work = (async () => {
-      if (!deps.children) throw fail('unavailable', 'The daemon is still starting.')
-      const end = await deps.children.migrate(a.vm, a.to, `${ctx.jobId}/${a.vm}/${tries}`, signal)
-      if (!end.fault) {
-        moved.push({ vm: a.name, to: hostName(deps.view, a.to), ...stallOf(end.result) })
-        await noteMoved(deps, p.host, a)
-        return
-      }
-      failed.set(a.vm, { times: tries + 1, why: end.fault.detail })
-      ctx.log(`${a.name}: ${end.fault.detail}`)
+      const pool = onlyPool(deps, a)
+      const why = await moveOne(ctx, a, `${ctx.jobId}/${a.vm}/${tries}`).then(
+        async (result) => {
+          moved.push({ vm: a.name, to: hostName(deps.view, a.to), ...stallOf(result) })
+          // One that only made room stays where it is now.
+          if (a.from === p.host) await noteMoved(deps, p.host, a, pool)
+          return undefined
+        },
+        (error: unknown) => toFault(error).detail,
+      )
+      if (why === undefined) return
+      failed.set(a.vm, { times: tries + 1, why })
+      ctx.log(`${a.name}: ${why}`)
     })().finally(() => under_way.delete(a.vm))
     under_way.set(a.vm, work)
   }
   for (;;) {
     signal.throwIfAborted()
-    const plan = drain(snapshotNow(deps), p.host, { at_once: p.at_once })
+    const plan = await planNow(deps, p.host, p.at_once)
     const left = deps.view.list(placementKind).filter((x) => x.value.host === p.host)
     const ready = plan.actions.filter(
       (a) =>
@@ -106,12 +131,36 @@ function aborted(signal: AbortSignal): Promise<void> {
   })
 }
 
+/** By a job of the host where the VM is: to make room, that may be another one. @returns its result; @throws WadahError */
+async function moveOne(ctx: Ctx, a: MoveAction, key: string): Promise<unknown> {
+  const { deps, params: p, signal } = ctx
+  if (a.from !== deps.hostId) return moveElsewhere(ctx, a.from, { vm: a.vm, to: a.to, key, ...wishesOf(p) })
+  if (!deps.children) throw fail('unavailable', 'The daemon is still starting.')
+  const end = await deps.children.migrate(a.vm, a.to, key, wishesOf(p), signal)
+  if (end.fault) throw new WadahError(end.fault)
+  return end.result
+}
+
+/** What another host is asked for, and what came of it there. @throws WadahError */
+async function moveElsewhere({ deps, signal }: Ctx, from: string, asked: MoveAsked): Promise<unknown> {
+  if (!deps.askHost) throw fail('internal', 'no way to other hosts')
+  const { job } = await deps.askHost<{ job: string }>(from, MIGRATE_PATH, asked, ASK_MS)
+  const end = await ended(deps, job, signal)
+  if (end.state !== 'done') throw fail('tool_failed', end.fault?.detail ?? `the job ${job} ended as ${end.state}`)
+  return end.result
+}
+
+/** The pool that all of its local disks lie in: they come back into it. */
+function onlyPool(deps: Deps, a: MoveAction): string | undefined {
+  const pools = new Set(a.disks.map((d) => d.pool))
+  const [pool] = pools
+  return pools.size === 1 && pool !== undefined && deps.view.get(poolKind, pool) ? pool : undefined
+}
+
 /** For the way back. */
-async function noteMoved(deps: Deps, host: string, a: MoveAction): Promise<void> {
-  await changeHost(deps, host, (h) => ({
-    ...h,
-    drained: [...(h.drained ?? []).filter((d) => d.vm !== a.vm), { vm: a.vm, to: a.to }],
-  }))
+async function noteMoved(deps: Deps, host: string, a: MoveAction, pool: string | undefined): Promise<void> {
+  const gone = { vm: a.vm, to: a.to, ...(pool === undefined ? {} : { pool }) }
+  await changeHost(deps, host, (h) => ({ ...h, drained: [...(h.drained ?? []).filter((d) => d.vm !== a.vm), gone] }))
 }
 
 function changeHost(deps: Deps, id: string, change: (host: HostRecord) => HostRecord): Promise<void> {
@@ -148,7 +197,7 @@ async function bringBack(ctx: Ctx): Promise<DrainResult> {
   const moved: DrainResult['moved'] = []
   const stayed: DrainResult['stayed'] = []
   const all = deps.view.get(hostKind, p.host)?.value.drained ?? []
-  for (const [i, { vm, to }] of all.entries()) {
+  for (const [i, { vm, to, pool }] of all.entries()) {
     signal.throwIfAborted()
     const name = deps.view.get(vmKind, vm)?.value.name
     const at = deps.view.get(placementKind, vm)?.value.host
@@ -158,12 +207,15 @@ async function bringBack(ctx: Ctx): Promise<DrainResult> {
       continue
     }
     try {
-      if (!deps.askHost) throw fail('internal', 'no way to other hosts')
-      const asked = { vm, to: p.host, key: `${ctx.jobId}/${vm}` }
-      const { job } = await deps.askHost<{ job: string }>(to, MIGRATE_PATH, asked, 30_000)
-      const end = await ended(deps, job, signal)
-      if (end.state !== 'done') throw fail('tool_failed', end.fault?.detail ?? `the job ${job} ended as ${end.state}`)
-      moved.push({ vm: name, to: hostName(deps.view, p.host), ...stallOf(end.result) })
+      const back = pool === undefined || deps.view.get(poolKind, pool) === undefined ? {} : { pool }
+      const result = await moveElsewhere(ctx, to, {
+        vm,
+        to: p.host,
+        key: `${ctx.jobId}/${vm}`,
+        ...back,
+        ...wishesOf(p),
+      })
+      moved.push({ vm: name, to: hostName(deps.view, p.host), ...stallOf(result) })
     } catch (error) {
       signal.throwIfAborted()
       stayed.push({ vm: name, why: toFault(error).detail })

@@ -18,7 +18,7 @@ import {
 } from '@wadah/store/store'
 import type { AnyDefinition, JobDefinition, Target } from './define.ts'
 import { storeFault } from './faults.ts'
-import { allOf, dropOrphanClaims, pruneJobs } from './housekeeping.ts'
+import { allOf, dropOrphanClaims, pruneJobs, type Remember } from './housekeeping.ts'
 import { Lanes } from './lanes.ts'
 import { JobLog, type LogLine, logPath, readJobLog } from './log.ts'
 import { type Plan, planJob } from './plan.ts'
@@ -55,6 +55,8 @@ export type EngineOptions<D> = {
   keep_ms?: number
   keepJobs?: number
   patience?: Patience
+  /** What is kept of a job that is forgotten. */
+  remember?: Remember
   /** Mistakes of ours and trouble the engine gets over: for the daemon's log. */
   onUnforeseen?: (error: unknown, where: string) => void
 }
@@ -111,6 +113,7 @@ export class JobEngine<D> {
       keepJobs: 5000,
       patience: PATIENCE,
       onUnforeseen: () => undefined,
+      remember: async () => ({ checks: [], writes: [] }),
       ...rest,
     }
     this.#lanes = new Lanes(lanes, concurrency)
@@ -325,6 +328,11 @@ export class JobEngine<D> {
     return this.#runs.get(id)?.live
   }
 
+  /** All that are carried out here, with what each is doing. */
+  running(): { id: string; live: Live }[] {
+    return [...this.#runs].map(([id, run]) => ({ id, live: run.live }))
+  }
+
   async #found(id: string): Promise<JobRecord> {
     const record = await this.get(id)
     if (record) return record
@@ -406,8 +414,17 @@ export class JobEngine<D> {
 
   /** Drops ended jobs that are too old or too many, with their logs. @returns their ids */
   prune(): Promise<string[]> {
-    const { store, clock, keep_ms, keepJobs, logDir, hostId } = this.#o
-    return pruneJobs({ store, token: () => this.#token(), hostId, logDir, now_ms: clock.now_ms(), keep_ms, keepJobs })
+    const { store, clock, keep_ms, keepJobs, logDir, hostId, remember } = this.#o
+    return pruneJobs({
+      store,
+      token: () => this.#token(),
+      hostId,
+      logDir,
+      now_ms: clock.now_ms(),
+      keep_ms,
+      keepJobs,
+      remember,
+    })
   }
 
   /** Stops without ending jobs; they are carried on by `resume`. Waits up to `timeout_ms` for steps to come to rest. */

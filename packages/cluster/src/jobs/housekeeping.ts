@@ -1,5 +1,14 @@
 /** What is tidied at start-up and now and then. */
-import { del, type Kind, LIST_LIMIT_MAX, type Rec, type Store, unchanged } from '@wadah/store/store'
+import {
+  type Check,
+  del,
+  type Kind,
+  LIST_LIMIT_MAX,
+  type Rec,
+  type Store,
+  unchanged,
+  type Write,
+} from '@wadah/store/store'
 import { logPath, removeJobLog } from './log.ts'
 import { claimKind, hasEnded, idempotencyKind, type JobRecord, jobKind } from './record.ts'
 
@@ -42,13 +51,13 @@ export type PruneOptions = {
   now_ms: number
   keep_ms: number
   keepJobs: number
+  /** What is kept of a job that goes: committed with it, or not at all. */
+  remember?: Remember
 }
+export type Remember = (job: JobRecord) => Promise<{ checks: Check[]; writes: Write[] }>
 
 /** Pure: which ended jobs go. */
-export function toPrune(
-  ended: readonly Rec<JobRecord>[],
-  o: Omit<PruneOptions, 'store' | 'token' | 'logDir' | 'hostId'>,
-) {
+export function toPrune(ended: readonly Rec<JobRecord>[], o: Pick<PruneOptions, 'now_ms' | 'keep_ms' | 'keepJobs'>) {
   const newestFirst = [...ended].sort((a, b) => (b.value.ended_ms ?? 0) - (a.value.ended_ms ?? 0))
   return newestFirst.filter((rec, i) => i >= o.keepJobs || (rec.value.ended_ms ?? 0) < o.now_ms - o.keep_ms)
 }
@@ -62,8 +71,9 @@ export async function pruneJobs(o: PruneOptions): Promise<string[]> {
   const dropped: string[] = []
   for (const rec of toPrune(ended, o)) {
     const { idempotency } = rec.value
-    const writes = [del(jobKind, rec.id), ...(idempotency ? [del(idempotencyKind, idempotency.key)] : [])]
-    if (!(await o.store.txn([unchanged(rec)], writes, o.token())).ok) continue
+    const more = (await o.remember?.(rec.value)) ?? { checks: [], writes: [] }
+    const gone = [del(jobKind, rec.id), ...(idempotency ? [del(idempotencyKind, idempotency.key)] : [])]
+    if (!(await o.store.txn([unchanged(rec), ...more.checks], [...gone, ...more.writes], o.token())).ok) continue
     await removeJobLog(logPath(o.logDir, rec.id))
     dropped.push(rec.id)
   }

@@ -3,9 +3,10 @@ import { fail } from '@wadah/api/fault'
 import type { Job } from '@wadah/api/schema/job'
 import type { CachedView } from '@wadah/store/cache'
 import { readCursor } from '../context.ts'
-import type { Caller, JobService, ListQuery, PageOf } from '../services.ts'
+import type { Caller, JobProgress, JobService, ListQuery, PageOf } from '../services.ts'
 import type { JobEngine } from './engine.ts'
 import { type JobRecord, hasEnded, jobKind } from './record.ts'
+import type { Live } from './run.ts'
 import { viewJob } from './view.ts'
 
 export class Jobs<D> implements JobService {
@@ -88,13 +89,20 @@ export class Jobs<D> implements JobService {
     return record && this.#show(record)
   }
 
-  subscribe(listener: (progress: { job: string; step: string; percent: number }) => void): () => void {
+  subscribe(listener: (progress: JobProgress) => void): () => void {
     return this.#engine.subscribe((event) => {
-      if (event.type !== 'progress') return
-      const record = this.#view.get(jobKind, event.job)?.value
-      const step = record && this.#engine.definitionOf(record)?.steps[event.live.step]?.name
-      listener({ job: event.job, step: step ?? '', percent: event.live.percent })
+      if (event.type === 'progress') listener(this.#progressOf(event.job, event.live))
     })
+  }
+
+  underWay(): JobProgress[] {
+    return this.#engine.running().map(({ id, live }) => this.#progressOf(id, live))
+  }
+
+  #progressOf(job: string, live: Live): JobProgress {
+    const record = this.#view.get(jobKind, job)?.value
+    const step = record && this.#engine.definitionOf(record)?.steps[live.step]?.name
+    return { job, step: step ?? '', percent: live.percent }
   }
 }
 

@@ -4,6 +4,7 @@ import { sleep } from '@wadah/store/clock'
 import type { Lease } from '@wadah/store/store'
 import { del, exists, put } from '@wadah/store/store'
 import { commit, type Deps } from '../context.ts'
+import { tallyKind } from '../metrics/moves.ts'
 import { hostKind, networkKind, poolKind } from '../records.ts'
 import { networkDefinition, poolDefinition } from '../resolve.ts'
 import { seesShared } from '../storage/shared.ts'
@@ -101,4 +102,4 @@ export function sameFacts(before: FactsRecord | undefined, now: FactsRecord): bo
   return Math.abs(free - was) < STEP_MIB && JSON.stringify(rest) === JSON.stringify(had)
 }
 
-export const forgetFacts = (host: string) => [del(factsKind, host), del(aliveKind, host)]
+export const forgetFacts = (host: string) => [del(factsKind, host), del(aliveKind, host), del(tallyKind, host)]

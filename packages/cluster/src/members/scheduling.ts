@@ -2,7 +2,15 @@
 import { fail } from '@wadah/api/fault'
 import type { VmCreate } from '@wadah/api/schema/vm'
 import { type Choice, place } from '@wadah/scheduler/place'
-import { type HostView, lifeOf, type Rule, type Snapshot, type VmView } from '@wadah/scheduler/snapshot'
+import {
+  type DiskView,
+  type HostView,
+  lifeOf,
+  type PoolView,
+  type Rule,
+  type Snapshot,
+  type VmView,
+} from '@wadah/scheduler/snapshot'
 import type { CachedView } from '@wadah/store/cache'
 import {
   hostKind,
@@ -13,6 +21,7 @@ import {
   networkKind,
   placementKind,
   poolKind,
+  type PoolRecord,
   statusKind,
   type VmRecord,
   vmKind,
@@ -20,6 +29,9 @@ import {
 } from '../records.ts'
 import type { Deps } from '../context.ts'
 import { chainOf } from '../resolve.ts'
+import { usualPool } from '../storage/find-pool.ts'
+import { type Rooms, roomsFor } from '../storage/rooms.ts'
+import { type Tie, tiedBy } from '../vms/tied.ts'
 import { hostNamed } from './where.ts'
 import { aliveKind, factsKind } from './records.ts'
 
@@ -30,8 +42,8 @@ const RESERVED_MIB = 512
 export const APART = 'wadah/apart'
 export const TOGETHER = 'wadah/together'
 
-/** Pure over the view. */
-export function snapshotOf(view: View, o: { now_ms: number; memory_overcommit: number }): Snapshot {
+/** Pure over the view. @param o.rooms what hosts said of their pools; without it no local disk is copied anywhere */
+export function snapshotOf(view: View, o: { now_ms: number; memory_overcommit: number; rooms?: Rooms }): Snapshot {
   const vms = view.list(vmKind)
   return {
     now_ms: o.now_ms,
@@ -49,7 +61,7 @@ export function snapshotOf(view: View, o: { now_ms: number; memory_overcommit: n
           cpus: facts.cpus,
           pools: facts.pools.flatMap((pool) => {
             const record = view.get(poolKind, pool)?.value
-            return record ? [{ id: pool, name: record.name, shared: record.shared === true }] : []
+            return record ? [poolViewOf(view, record, o.rooms)] : []
           }),
           networks: facts.networks,
           accelerator: facts.accelerator,
@@ -60,7 +72,7 @@ export function snapshotOf(view: View, o: { now_ms: number; memory_overcommit: n
         },
       ]
     }),
-    vms: vms.map((vm) => viewOf(view, vm.value)),
+    vms: vms.map((vm) => viewOf(view, vm.value, o.rooms)),
     moving: view
       .list(placementKind)
       .flatMap(({ id, value: p }) => (p.handover === undefined ? [] : [{ vm: id, from: p.host, to: p.handover.to }])),
@@ -74,25 +86,57 @@ export function snapshotOf(view: View, o: { now_ms: number; memory_overcommit: n
   }
 }
 
-/** As this host sees it at this moment. */
-export const snapshotNow = ({ view, clock, config }: Pick<Deps, 'view' | 'clock' | 'config'>): Snapshot =>
-  snapshotOf(view, { now_ms: clock.now_ms(), memory_overcommit: config.memory_overcommit })
+/** As this host sees it at this moment. @param moving VMs whose local disks may have to go elsewhere: hosts are asked for room for them */
+export async function snapshotNow(deps: Deps, moving: readonly VmRecord[]): Promise<Snapshot> {
+  const rooms = await roomsFor(deps, moving)
+  const { view, clock, config } = deps
+  return snapshotOf(view, {
+    now_ms: clock.now_ms(),
+    memory_overcommit: config.memory_overcommit,
+    ...(rooms ? { rooms } : {}),
+  })
+}
+
+function poolViewOf(view: View, pool: PoolRecord, rooms: Rooms | undefined): PoolView {
+  const free_bytes = rooms?.left.get(pool.id)
+  return {
+    id: pool.id,
+    name: pool.name,
+    shared: pool.shared === true,
+    ...(free_bytes === undefined
+      ? {}
+      : { free_bytes, usual: pool.id === usualPool(view, pool.project, pool.host)?.id }),
+  }
+}
 
 /** A VM that is there. */
-export function viewOf(view: View, vm: VmRecord): VmView {
+export function viewOf(view: View, vm: VmRecord, rooms?: Rooms): VmView {
   const status = view.get(statusKind, vm.id)?.value
   const host = view.get(placementKind, vm.id)?.value.host
   const state = status?.state ?? 'absent'
   const live = lifeOf(state) === 'live'
-  const pools = new Map<string, number>()
+  const shared = new Map<string, number>()
+  const local: DiskView[] = []
   for (const { volume } of vm.spec.disks) {
     try {
-      for (const v of chainOf({ view: view as CachedView }, volume))
-        pools.set(v.pool, (pools.get(v.pool) ?? 0) + v.size_bytes)
+      const chain = chainOf({ view: view as CachedView }, volume)
+      const [top] = chain
+      if (top && view.get(poolKind, top.pool)?.value.shared !== true) {
+        // What it stands on goes into it.
+        const used_bytes = rooms?.used.get(volume)
+        local.push({
+          pool: top.pool,
+          shared: false,
+          bytes: top.size_bytes,
+          ...(used_bytes === undefined ? {} : { used_bytes }),
+        })
+      } else for (const v of chain) shared.set(v.pool, (shared.get(v.pool) ?? 0) + v.size_bytes)
     } catch {
       // A disk that is gone is said at its start.
     }
   }
+  // One that neither rests nor runs says that itself, and its devices are said by name.
+  const tie = lifeOf(state) === 'between' || vm.spec.hostdevs?.length ? undefined : tieOf(view, vm)
   const devices = (vm.spec.hostdevs ?? []).map((d) => d.name)
   return {
     id: vm.id,
@@ -101,16 +145,22 @@ export function viewOf(view: View, vm: VmRecord): VmView {
     state,
     memory_mib: vm.spec.memory_mib,
     cpus: vm.spec.cpus,
-    disks: [...pools].map(([pool, bytes]) => ({
-      pool,
-      shared: view.get(poolKind, pool)?.value.shared === true,
-      bytes,
-    })),
+    disks: [...[...shared].map(([pool, bytes]) => ({ pool, shared: true, bytes })), ...local],
     networks: [...new Set(vm.spec.nics.map((n) => n.network))],
     ...(live && status?.accelerator !== undefined ? { accelerator: status.accelerator } : {}),
     ...(live && status?.qemu_version !== undefined ? { qemu_version: status.qemu_version } : {}),
     labels: vm.labels,
     ...(devices.length === 0 ? {} : { passthrough: devices }),
+    ...(tie ? { held: tie } : {}),
+  }
+}
+
+function tieOf(view: View, vm: VmRecord): Tie | undefined {
+  try {
+    return tiedBy(view, vm)
+  } catch {
+    // A disk that is gone is said at its start.
+    return undefined
   }
 }
 

@@ -3,7 +3,15 @@ import { createHash, timingSafeEqual } from 'node:crypto'
 import { fail } from '@wadah/api/fault'
 import { hostPort } from '@wadah/api/host-port'
 import { newId } from '@wadah/api/ids'
-import type { Cluster, ClusterHost, DrainPlan, JoinToken, JoinTokenCreate } from '@wadah/api/schema/cluster'
+import type {
+  Cluster,
+  ClusterHost,
+  Drain,
+  DrainPlan,
+  JoinToken,
+  JoinTokenCreate,
+  MoveWishes,
+} from '@wadah/api/schema/cluster'
 import type { Job } from '@wadah/api/schema/job'
 import { del, put, type Rec, unchanged } from '@wadah/store/store'
 import { caughtUp, commit, type Deps, iso } from '../context.ts'
@@ -88,22 +96,27 @@ export class Clusters implements ClusterService {
     return this.host(caller, rec.id)
   }
 
-  plan(_caller: Caller, ref: string): DrainPlan {
+  async plan(_caller: Caller, ref: string, o: { at_once?: number } = {}): Promise<DrainPlan> {
     const { id } = this.#find(ref)
     if (!this.#membership)
       return { moves: [], blockers: [], eta_s: 0, eta_how: '', detail: `${ALONE} There is no other for its VMs.` }
-    return drainPlan(this.#deps, id, AT_ONCE)
+    return drainPlan(this.#deps, id, o.at_once ?? AT_ONCE)
   }
 
-  drain(caller: Caller, ref: string, body: { at_once?: number }): Promise<Job> {
-    return this.#hostJob(caller, ref, drainJob, body.at_once ?? AT_ONCE)
+  drain(caller: Caller, ref: string, { at_once = AT_ONCE, ...wishes }: Drain): Promise<Job> {
+    return this.#hostJob(caller, ref, drainJob, { at_once, ...wishes })
   }
 
-  undrain(caller: Caller, ref: string): Promise<Job> {
-    return this.#hostJob(caller, ref, undrainJob, 1)
+  undrain(caller: Caller, ref: string, wishes: MoveWishes): Promise<Job> {
+    return this.#hostJob(caller, ref, undrainJob, { at_once: 1, ...wishes })
   }
 
-  async #hostJob(caller: Caller, ref: string, definition: typeof drainJob, at_once: number): Promise<Job> {
+  async #hostJob(
+    caller: Caller,
+    ref: string,
+    definition: typeof drainJob,
+    o: MoveWishes & { at_once: number },
+  ): Promise<Job> {
     const { value: host } = this.#find(ref)
     if (!this.#membership) throw fail('wrong_state', `${ALONE} There is no other for its VMs.`, { remedy: INIT })
     // A host that is down can't be asked; its VMs may run, and only who has seen to it that they don't may start them elsewhere.
@@ -112,7 +125,7 @@ export class Clusters implements ClusterService {
         remedy: 'wadah host list',
       })
     const target = { kind: 'host', id: host.id, name: host.name }
-    return submit(this.#deps, this.#engine, caller, definition, { host: host.id, name: host.name, at_once }, target)
+    return submit(this.#deps, this.#engine, caller, definition, { host: host.id, name: host.name, ...o }, target)
   }
 
   async token(caller: Caller, body: JoinTokenCreate): Promise<JoinToken> {

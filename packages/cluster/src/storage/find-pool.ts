@@ -1,4 +1,5 @@
 import { fail } from '@wadah/api/fault'
+import type { CachedView } from '@wadah/store/cache'
 import type { Rec } from '@wadah/store/store'
 import { type Deps, find } from '../context.ts'
 import { hostName } from '../members/where.ts'
@@ -10,6 +11,16 @@ export const DEFAULT_POOL = 'default'
 export const reaches = (deps: Pick<Deps, 'hostId'>, pool: Pick<PoolRecord, 'host' | 'shared'>): boolean =>
   pool.shared === true || pool.host === deps.hostId
 
+/** Where things go on a host unless said: "default" where it has it, else its oldest. Pure over the view. */
+export function usualPool(view: Pick<CachedView, 'list'>, project: string, hostId: string): PoolRecord | undefined {
+  const own = view
+    .list(poolKind)
+    .map((p) => p.value)
+    .filter((pool) => pool.project === project && reaches({ hostId }, pool))
+    .toSorted((a, b) => a.created_at.localeCompare(b.created_at))
+  return own.find((pool) => pool.name === DEFAULT_POOL) ?? own.find((pool) => !pool.shared) ?? own[0]
+}
+
 /**
  * The pool that was named, or the one where things go unless said: "default" where this host has it, else this host's oldest.
  * @throws WadahError `not_found`; `wrong_state` for a pool of another host
@@ -20,15 +31,9 @@ export function findPool(
   ref: string | undefined,
   field: string,
 ): Rec<PoolRecord> {
-  if (ref === undefined) {
-    const own = deps.view
-      .list(poolKind)
-      .filter(({ value }) => value.project === project && reaches(deps, value))
-      .toSorted((a, b) => a.value.created_at.localeCompare(b.value.created_at))
-    const usual =
-      own.find(({ value }) => value.name === DEFAULT_POOL) ?? own.find(({ value }) => !value.shared) ?? own[0]
-    if (usual) return usual
-  }
+  const usual = ref === undefined ? usualPool(deps.view, project, deps.hostId) : undefined
+  const found = usual && deps.view.get(poolKind, usual.id)
+  if (found) return found
   const pool = find(deps as Deps, 'pool', poolKind, project, ref ?? DEFAULT_POOL, field)
   if (reaches(deps, pool.value)) return pool
   const host = hostName(deps.view, pool.value.host)

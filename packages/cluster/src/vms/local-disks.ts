@@ -3,22 +3,17 @@ import { WadahError, fail } from '@wadah/api/fault'
 import { admit } from '@wadah/api/admit'
 import type { MoveDisk } from '@wadah/ports/migration'
 import type { PoolDefinition, VolumeDefinition } from '@wadah/ports/volumes'
+import { choosePools } from '@wadah/scheduler/fits'
 import { type Check, type Rec, type Write, put, unchanged } from '@wadah/store/store'
 import { type Deps, caughtUp, find } from '../context.ts'
 import { hostName } from '../members/where.ts'
-import {
-  type PoolRecord,
-  type VmRecord,
-  type VolumeRecord,
-  placementKind,
-  poolKind,
-  snapshotKind,
-  volumeKind,
-} from '../records.ts'
-import { chainOf, poolDefinition, poolOf } from '../resolve.ts'
-import { findPool, reaches } from '../storage/find-pool.ts'
+import { type PoolRecord, type VmRecord, type VolumeRecord, placementKind, poolKind, volumeKind } from '../records.ts'
+import { poolDefinition, poolOf } from '../resolve.ts'
+import { findPool, reaches, usualPool } from '../storage/find-pool.ts'
 import { factsOf } from '../storage/pool-facts.ts'
+import { leftIn } from '../storage/rooms.ts'
 import { poolClosing, promisedBytes } from './create.ts'
+import { localDisks } from './tied.ts'
 
 /** Asked of the host where a move was to go: what it left there goes. */
 export const LEFTOVERS_PATH = '/peer/v1/leftovers'
@@ -26,29 +21,21 @@ const ASK_MS = 30_000
 
 export type DiskMove = MoveDisk & { volume: string; from: string; to: string }
 
-/** Those that a target can't open. */
-export function localDisks(deps: Pick<Deps, 'view'>, vm: VmRecord): { name: string; volume: VolumeRecord }[] {
-  return vm.spec.disks.flatMap(({ name, volume: id }) => {
-    const [volume] = chainOf(deps, id)
-    return volume && deps.view.get(poolKind, volume.pool)?.value.shared !== true ? [{ name, volume }] : []
-  })
-}
-
 /**
- * Where each goes: the pool that was named, else the one of the same name there, else that host's usual one.
+ * Where each goes: the pool that was named, else where the scheduler would have it (`choosePools`).
  * @throws WadahError `wrong_state`, `not_found`, `no_room`
  */
 export async function placeDisks(deps: Deps, vm: VmRecord, to: string, ref: string | undefined): Promise<DiskMove[]> {
-  const disks = localDisks(deps, vm)
+  const disks = localDisks(deps.view, vm)
   if (disks.length === 0) {
     if (ref === undefined) return []
     throw fail('invalid', `"${vm.name}" has no disks that would go to another pool.`, { field: '/pool' })
   }
-  refuseSnapshots(deps, vm, disks[0]?.name ?? '')
-  const moves = disks.map(({ name, volume }): DiskMove => {
-    const pool = targetPool(deps, vm, to, ref, poolOf(deps, volume.pool).name)
+  const chosen = ref === undefined ? await choose(deps, vm, to, disks) : undefined
+  const moves = disks.map(({ name, volume }, i): DiskMove => {
+    const pool = chosen?.[i] ?? targetPool(deps, vm, to, ref, poolOf(deps, volume.pool).name).id
     const { id, format, size_bytes } = volume
-    return { name, volume: id, from: volume.pool, to: pool.id, format, size_bytes }
+    return { name, volume: id, from: volume.pool, to: pool, format, size_bytes }
   })
   for (const id of new Set(moves.map((m) => m.to)))
     await checkRoom(
@@ -59,15 +46,26 @@ export async function placeDisks(deps: Deps, vm: VmRecord, to: string, ref: stri
   return moves
 }
 
-/** A mirror copies what the guest sees now; what snapshots hold would stay behind. */
-function refuseSnapshots(deps: Pick<Deps, 'view'>, vm: VmRecord, disk: string): void {
-  const has = deps.view.list(snapshotKind).find((s) => s.value.vm === vm.id)
-  if (!has) return
-  throw fail(
-    'wrong_state',
-    `The disk "${disk}" of "${vm.name}" lies in a pool of its host only, and its snapshot "${has.value.name}" there would not go with it.`,
-    { remedy: `wadah snapshot delete ${vm.name} ${has.value.name}; or keep its disks in a shared pool` },
-  )
+/** Pools of that host by the rule that plans go by, as its room is now. Undefined: none has room, and who asks is told by one of them why. */
+async function choose(
+  deps: Deps,
+  vm: VmRecord,
+  to: string,
+  disks: ReturnType<typeof localDisks>,
+): Promise<string[] | undefined> {
+  const there = deps.view
+    .list(poolKind)
+    .map((p) => p.value)
+    .filter((p) => p.project === vm.project && p.host === to && !p.shared && !p.closing)
+  const usual = usualPool(deps.view, vm.project, to)?.id
+  const pools = there.map(({ id, name }) => ({ id, name, shared: false, usual: id === usual }))
+  const left = new Map(await Promise.all(there.map(async (p) => [p.id, await leftIn(deps, p)] as const)))
+  return choosePools(
+    pools,
+    disks.map(({ volume }) => ({ pool: volume.pool, shared: false, bytes: volume.size_bytes })),
+    (id) => poolOf(deps, id).name,
+    (id) => left.get(id),
+  )?.map((copy) => copy.to_pool)
 }
 
 function targetPool(deps: Deps, vm: VmRecord, to: string, ref: string | undefined, name: string): PoolRecord {

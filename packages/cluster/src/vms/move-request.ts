@@ -9,12 +9,13 @@ import type { Deps } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { snapshotNow, viewOf } from '../members/scheduling.ts'
 import { hostNamed } from '../members/where.ts'
-import { isLive, networkKind, placementKind, snapshotKind, statusKind, type VmRecord } from '../records.ts'
+import { isLive, placementKind, statusKind, type VmRecord } from '../records.ts'
 import type { Caller } from '../services.ts'
 import { submit } from '../submit.ts'
 import { vmTarget } from './allow.ts'
-import { localDisks, placeDisks } from './local-disks.ts'
+import { placeDisks } from './local-disks.ts'
 import { type MigrateParams, migrateVm } from './migrate.ts'
+import { tiedBy } from './tied.ts'
 
 const STALL_MS = 300
 
@@ -39,16 +40,9 @@ export async function askToMove(
   const status = view.get(statusKind, vm.id)?.value
   const live = isLive(status?.state)
   const paused = status?.state === 'paused' && status.paused_by === 'user'
-  if (live && status?.state !== 'running' && !paused)
-    throw fail(
-      'wrong_state',
-      `"${vm.value.name}" is ${status?.state ?? 'unknown'}; it is moved while it runs, is paused or is stopped.`,
-      {
-        remedy: `wadah vm show ${vm.value.name}`,
-      },
-    )
-  refuseTied(deps, vm.value, live)
-  const to = chooseTarget(deps, vm.value, body.to)
+  const tie = tiedBy(view, vm.value)
+  if (tie) throw fail('wrong_state', tie.detail, { remedy: tie.remedy })
+  const to = await chooseTarget(deps, vm.value, body)
   const disks = await placeDisks(deps, vm.value, to, body.pool)
   // A guest that stands still fetches nothing, and writes nothing.
   const mode = paused ? 'precopy' : (body.mode ?? 'auto')
@@ -72,55 +66,13 @@ export async function askToMove(
   return submit(deps, engine, caller, migrateVm, params, vmTarget(vm.value), { checks: [unchanged(placement)] })
 }
 
-/** What keeps a VM where it is, whatever the target. */
-function refuseTied(deps: Deps, vm: VmRecord, live: boolean): void {
-  const { view } = deps
-  const devices = vm.spec.hostdevs ?? []
-  if (devices.length > 0)
-    throw fail('wrong_state', `"${vm.name}" has devices of its host (${devices.map((d) => d.name).join(', ')}).`, {
-      remedy: `wadah vm edit ${vm.name} --remove-hostdev ${devices[0]?.name ?? ''}`,
-    })
-  const own = vm.spec.tpm ? 'a TPM' : vm.spec.firmware?.kind === 'uefi' ? 'UEFI variables' : undefined
-  if (own !== undefined && !live)
-    throw fail('wrong_state', `"${vm.name}" has ${own}, which lie on its host and go with it only while it runs.`, {
-      remedy: `wadah vm start ${vm.name}, then move it`,
-    })
-  const snapshot = deps.view.list(snapshotKind).find((s) => s.value.vm === vm.id)
-  if (own !== undefined && snapshot)
-    throw fail(
-      'wrong_state',
-      `"${vm.name}" has ${own}, and what its snapshot "${snapshot.value.name}" keeps of them would stay on its host.`,
-      { remedy: `wadah snapshot delete ${vm.name} ${snapshot.value.name}` },
-    )
-  const [local] = localDisks(deps, vm)
-  if (local && !live)
-    throw fail(
-      'wrong_state',
-      `The disk "${local.name}" of "${vm.name}" lies in a pool of its host only; it goes over while the VM runs.`,
-      {
-        remedy: `wadah vm start ${vm.name}, then move it; or, while it is stopped: wadah volume move ${local.volume.name} POOL (a shared one)`,
-      },
-    )
-  if (!live) return
-  for (const nic of vm.spec.nics) {
-    const network = view.get(networkKind, nic.network)?.value
-    if (network?.kind !== 'bridge')
-      throw fail(
-        'wrong_state',
-        `The NIC "${nic.name}" of "${vm.name}" is on the ${network?.kind ?? ''} network "${network?.name ?? nic.network}", which each host has for itself: its connections would break.`,
-        {
-          remedy: `shut it down, then move it; or give it a NIC on a network of the kind bridge`,
-        },
-      )
-  }
-}
-
-function chooseTarget(deps: Deps, vm: VmRecord, ref: string | undefined): string {
+async function chooseTarget(deps: Deps, vm: VmRecord, { to: ref, pool }: VmMigrate): Promise<string> {
   const { view, hostId } = deps
-  const snapshot = snapshotNow(deps)
-  // Where its local disks would go is looked at once the host is chosen.
-  const seen = viewOf(view, vm)
-  const own = { ...seen, disks: seen.disks.filter((d) => d.shared) }
+  // With a host or a pool that is named, its local disks are looked at once the host is known.
+  const anywhere = ref === undefined && pool === undefined
+  const snapshot = await snapshotNow(deps, anywhere ? [vm] : [])
+  const seen = snapshot.vms.find((v) => v.id === vm.id) ?? viewOf(view, vm)
+  const own = anywhere ? seen : { ...seen, disks: seen.disks.filter((d) => d.shared) }
   if (ref === undefined) {
     const choice = place(snapshot, own, { most: 20 })
     if (choice.chosen && choice.chosen.host !== hostId) return choice.chosen.host

@@ -55,6 +55,8 @@ export type ServerOptions = {
   backup: () => AsyncIterable<Uint8Array>
   /** In a cluster: what belongs to another host goes there. */
   passOn?: RouteOptions['passOn']
+  /** And progress of its jobs comes from there. */
+  progress?: Pick<Services['jobs'], 'subscribe'>
   /** And consoles are opened where their VM runs. */
   consoles?: Pick<Services['vms'], 'console'>
 }
@@ -114,7 +116,7 @@ export async function buildServer(o: ServerOptions): Promise<Built> {
     store,
     view,
     mapEvent: o.mapEvent,
-    jobs: services.jobs,
+    jobs: o.progress ?? services.jobs,
     clock,
     stillHolds,
     onTrouble,

@@ -53,6 +53,7 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
             if (/^transfers\.(importFile|uploadVolume)$/.test(name)) return drain(args.find(isIterable)).then(() => JOB)
             if (service === 'transfers') return Promise.resolve(JOB)
             if (method === 'checkConsole') return 'vm-aaaaaaaaaa'
+            if (name === 'metrics.text') return Promise.resolve('# TYPE up gauge\nup 1\n')
             if (method === 'readFile' || method === 'screenshot') return pieces('content')
             if (method.startsWith('list') || method === 'recipes') return method === 'recipes' ? [] : { items: [] }
             if (/^(writeFile|upload)$/.test(method)) return drain(args.find(isIterable))
@@ -76,6 +77,7 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
     'jobs',
     'host',
     'cluster',
+    'metrics',
   ] as const
   return { services: Object.fromEntries(names.map((n) => [n, group(n)])) as unknown as Services, calls }
 }

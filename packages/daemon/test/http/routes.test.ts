@@ -33,6 +33,17 @@ describe('every endpoint', () => {
   })
 })
 
+describe('metrics', () => {
+  it('are plain text for whoever may look, and for nobody else', async () => {
+    const server = await testServer()
+    const got = await server.ask('GET', '/metrics', { headers: { authorization: server.read } })
+    expect([got.statusCode, got.body]).toEqual([200, '# TYPE up gauge\nup 1\n'])
+    expect(got.headers['content-type']).toBe('text/plain; version=0.0.4; charset=utf-8')
+    const refused = await server.app.inject({ method: 'GET', url: '/metrics', headers: { host: 'localhost' } })
+    expect(refused.statusCode).toBe(401)
+  })
+})
+
 describe('jobs', () => {
   it('wait: 200 with the ended job, also when it failed', async () => {
     const failed = { ...JOB, state: 'failed' as const, fault: fail('no_room', 'the pool is full').fault }

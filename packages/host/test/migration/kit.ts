@@ -232,11 +232,6 @@ export async function move(
       means.signal ?? never,
     )
     await arrivals.get(job)?.over
-    // What the move had set in it is taken back a moment later; until then the next is refused as busy.
-    await until('the target to have settled', async () => {
-      const found = await to.migration.ask(request.vm)
-      return found.is !== 'there' || found.job === undefined
-    })
     return { report, placement, arrivals, job }
   } finally {
     stop.abort()

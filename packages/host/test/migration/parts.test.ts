@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest'
 import { makeMoveCa, moveIdentity } from '../../src/engine/migration/certificates.ts'
 import { claimOf, seenOf } from '../../src/engine/migration/outgoing.ts'
 import { tcpUri } from '../../src/engine/migration/setup.ts'
+import { settled } from '../../src/engine/migration/settled.ts'
 import { allowUserfaults, postcopySupport } from '../../src/engine/migration/userfault.ts'
 import { Wall, tickOffset } from '../../src/engine/migration/wall.ts'
 
@@ -100,5 +101,28 @@ describe('parts', () => {
     } finally {
       await rm(dir, { recursive: true })
     }
+  })
+})
+
+describe('a move right after another', () => {
+  const moving = { job: 'job-aaaaaaaaaa', role: 'arriving' as const }
+  const never = new AbortController().signal
+  test('waits until what the first set is taken back', async () => {
+    const live: { moving?: typeof moving } = { moving }
+    setTimeout(() => delete live.moving, 60)
+    await settled(live, never)
+    expect(live.moving).toBeUndefined()
+    await settled(live, never, 0)
+  })
+  test('is refused when that lasts', async () => {
+    await expect(settled({ moving }, never, 40)).rejects.toMatchObject({
+      fault: { code: 'busy', remedy: 'wadah job show job-aaaaaaaaaa', effect: 'none' },
+    })
+  })
+  test('is given up with its signal', async () => {
+    const why = new Error('cancelled')
+    const waiting = settled({ moving }, AbortSignal.any([never, AbortSignal.timeout(30)]))
+    await expect(waiting).rejects.toMatchObject({ name: 'TimeoutError' })
+    await expect(settled({ moving }, AbortSignal.abort(why))).rejects.toBe(why)
   })
 })

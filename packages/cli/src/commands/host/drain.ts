@@ -1,11 +1,15 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { DrainResult } from '@wadah/api/schema/cluster'
+import { MOVE_MODES } from '@wadah/api/schema/migration'
 import type { Cli } from '../../cli.ts'
 import { finish } from '../../jobs/follow.ts'
 import { confirm } from '../../local/prompt.ts'
 import type { Register } from '../../program.ts'
 import { formatBytes, formatTook } from '../../text/format.ts'
 import { parseInteger } from '../../text/size.ts'
+import { moveLimits } from '../vm/migrate.ts'
+
+type Wishes = { maxStallMs?: string; mode?: string }
 
 /** Empties a host, shows what that would do, and brings back what was taken. */
 export const drain: Register = (group, cli) => {
@@ -15,22 +19,33 @@ export const drain: Register = (group, cli) => {
     .description(t('cmd.host.drain'))
     .option('--dry-run', t('opt.drain.dry_run'))
     .option('--at-once <n>', t('opt.drain.at_once'))
+    .option('--max-stall-ms <ms>', t('opt.drain.max_stall'))
+    .option('--mode <mode>', t('opt.drain.mode', { modes: MOVE_MODES.join(', ') }))
     .option('-y, --yes', t('opt.yes'))
-    .action(async (host: string, o: { dryRun?: boolean; atOnce?: string; yes?: boolean }) => {
+    .action(async (host: string, o: { dryRun?: boolean; atOnce?: string; yes?: boolean } & Wishes) => {
+      const at_once = o.atOnce === undefined ? undefined : parseInteger(o.atOnce, '--at-once', 1, 8)
+      const wishes = moveLimits(o)
       const api = await cli.api()
-      const plan = await api.call(endpoints.cluster.plan, { params: { host } })
+      const plan = await api.call(endpoints.cluster.plan, { params: { host }, query: { at_once } })
       if (o.dryRun && out.isJson) return out.json(plan)
       if (!out.isJson) {
         await out.table(
           ['VM', t('drain.to'), t('migrate.mode'), t('col.size'), t('drain.took')],
-          plan.moves.map((m) => [m.vm, m.to, m.mode, formatBytes(m.bytes), formatTook(m.seconds * 1000)]),
+          plan.moves.map((m) => [
+            m.vm,
+            // With the pools that its local disks go to.
+            m.disks ? `${m.to} (${[...new Set(m.disks.map((d) => d.to))].join(', ')})` : m.to,
+            m.mode,
+            formatBytes(m.bytes),
+            formatTook(m.seconds * 1000),
+          ]),
         )
         for (const b of plan.blockers) out.warn(`! ${out.cell(b.vm)}: ${out.cell(b.why.join(' '))}`)
         out.note(t('drain.eta', { eta: formatTook(plan.eta_s * 1000), how: plan.eta_how }))
       }
       if (o.dryRun) return
       if (!o.yes && !(await confirm(cli, t('drain.ask', { host })))) return out.note(t('bulk.refused'))
-      const body = o.atOnce === undefined ? {} : { at_once: parseInteger(o.atOnce, '--at-once', 1, 8) }
+      const body = { ...(at_once === undefined ? {} : { at_once }), ...wishes }
       const job = await api.call(endpoints.cluster.drain, { params: { host }, body })
       const ended = await finish(cli, api, job, ({ result }) =>
         t('drain.done', { host, n: (result as DrainResult).moved.length }),
@@ -41,9 +56,12 @@ export const drain: Register = (group, cli) => {
   group
     .command('undrain <host>')
     .description(t('cmd.host.undrain'))
-    .action(async (host: string) => {
+    .option('--max-stall-ms <ms>', t('opt.drain.max_stall'))
+    .option('--mode <mode>', t('opt.drain.mode', { modes: MOVE_MODES.join(', ') }))
+    .action(async (host: string, o: Wishes) => {
+      const body = moveLimits(o)
       const api = await cli.api()
-      const job = await api.call(endpoints.cluster.undrain, { params: { host } })
+      const job = await api.call(endpoints.cluster.undrain, { params: { host }, body })
       const ended = await finish(cli, api, job, ({ result }) =>
         t('drain.back', { host, n: (result as DrainResult).moved.length }),
       )

@@ -40,15 +40,22 @@ export const migrate: Register = (group, cli) => {
     })
 }
 
-export function bodyOf(o: Options): VmMigrate {
+/** How it goes over, and how long its guest may stand still. */
+export function moveLimits(o: Pick<Options, 'mode' | 'maxStallMs'>): Pick<VmMigrate, 'mode' | 'max_stall_ms'> {
   const mode = MOVE_MODES.find((m) => m === o.mode)
   if (o.mode !== undefined && mode === undefined)
     throw fail('invalid', `--mode ${o.mode}: one of ${MOVE_MODES.join(', ')} is wanted`, { field: '--mode' })
   return {
-    ...(o.to === undefined ? {} : { to: o.to }),
-    ...(o.pool === undefined ? {} : { pool: o.pool }),
     ...(mode === undefined ? {} : { mode }),
     ...(o.maxStallMs === undefined ? {} : { max_stall_ms: parseInteger(o.maxStallMs, '--max-stall-ms', 1, 60_000) }),
+  }
+}
+
+export function bodyOf(o: Options): VmMigrate {
+  return {
+    ...(o.to === undefined ? {} : { to: o.to }),
+    ...(o.pool === undefined ? {} : { pool: o.pool }),
+    ...moveLimits(o),
     ...(o.bandwidth === undefined ? {} : { bandwidth_mib_per_s: parseInteger(o.bandwidth, '--bandwidth', 1, 100_000) }),
     ...(o.plain ? { plain: true } : {}),
   }

@@ -10,9 +10,9 @@ export function clusterRoutes({ cluster }: Services): Binding[] {
     bind(e.token, ({ caller, body }) => cluster.token(caller, body)),
     bind(e.host, ({ caller, params }) => cluster.host(caller, params.host)),
     bind(e.edit, ({ caller, params, body }) => cluster.edit(caller, params.host, body)),
-    bind(e.plan, ({ caller, params }) => cluster.plan(caller, params.host)),
+    bind(e.plan, ({ caller, params, query }) => cluster.plan(caller, params.host, query)),
     bind(e.drain, ({ caller, params, body }) => cluster.drain(caller, params.host, body)),
-    bind(e.undrain, ({ caller, params }) => cluster.undrain(caller, params.host)),
+    bind(e.undrain, ({ caller, params, body }) => cluster.undrain(caller, params.host, body)),
     bind(e.remove, ({ caller, params, query }) => cluster.remove(caller, params.host, query)),
   ]
 }

@@ -7,7 +7,7 @@ import { type Binding, bind } from '../route.ts'
 const e = endpoints.system
 
 export function systemRoutes(
-  { host }: Services,
+  { host, metrics }: Services,
   version: string,
   events: EventStreams,
   backup: () => AsyncIterable<Uint8Array>,
@@ -20,10 +20,15 @@ export function systemRoutes(
     bind(e.backup, () => backup()),
     bind(e.ping, () => ({ ok: true as const, version })),
     bind(e.openapi, () => openapiDocument(version)),
+    bind(e.metrics, () => textOf(metrics)),
     bind(e.events, ({ query, request, signal }) => {
       const lastEventId = request.headers['last-event-id']
       const last = typeof lastEventId === 'string' ? lastEventId : undefined
       return events.open({ identity: request.identity, resource: query.resource, lastEventId: last, signal })
     }),
   ]
+}
+
+async function* textOf(metrics: Services['metrics']): AsyncGenerator<Uint8Array> {
+  yield Buffer.from(await metrics.text())
 }

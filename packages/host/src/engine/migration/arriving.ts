@@ -135,8 +135,12 @@ export class Arriving implements ArrivingVm {
       .execute('announce-self', { initial: 50, max: 550, rounds: 5, step: 100 })
       .catch((error: unknown) => this.#o.log(`${this.vm}: not announced: ${(error as Error).message}`))
     this.#off()
-    await running.noteMoving(undefined)
-    await dropSetup(running)
+    try {
+      await dropSetup(running)
+    } finally {
+      // Not before: the next move waits for this, and what it sets must not be taken back.
+      await running.noteMoving(undefined)
+    }
     await this.#unhush()
     await running.begin()
   }

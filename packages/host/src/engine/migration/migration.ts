@@ -25,6 +25,7 @@ import { activate } from '../snapshot/snapshots.ts'
 import { type Info, ask } from './outgoing.ts'
 import { arrivingPlan, immovable } from './plan.ts'
 import { setCapabilities, setTls, tcpUri } from './setup.ts'
+import { settled } from './settled.ts'
 import { ramOf } from './used.ts'
 import { postcopySupport } from './userfault.ts'
 import { Wall } from './wall.ts'
@@ -89,8 +90,7 @@ export class HostMigration implements Migration {
       throw fail('wrong_state', `It can't be moved while it runs: ${why}.`, {
         remedy: 'wadah vm shutdown NAME, then move it',
       })
-    if (running.live.moving)
-      throw fail('busy', `It is on its way already (${running.live.moving.job}).`, { remedy: 'wadah job list' })
+    await settled(running.live, signal)
     const paused = await pausedByUser(running)
     this.#wall.retune()
     const identity = tls ? await this.#identity(job, 'source') : undefined
