@@ -31,6 +31,7 @@ import { Pending } from './pending.ts'
 import { hostKind, indexKeys, indexKind, networkKind, poolKind, vmKind } from './records.ts'
 import type { Services } from './services.ts'
 import { deleteVolumeJob, makeVolumeJob } from './storage/jobs.ts'
+import { moveVolumeLive } from './storage/move-live.ts'
 import { changeVolume, exportVolumes, uploadVolume } from './storage/transfer-jobs.ts'
 import { deleteSnapshot, revertSnapshot, takeSnapshot, tidySnapshots } from './snapshots/jobs.ts'
 import { keepSchedules } from './snapshots/schedule.ts'
@@ -127,6 +128,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       templateImage,
       uploadVolume,
       changeVolume,
+      moveVolumeLive,
       exportVolumes,
       takeSnapshot,
       revertSnapshot,

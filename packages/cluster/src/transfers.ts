@@ -26,6 +26,7 @@ import {
   imageVolumes,
   indexKeys,
   indexKind,
+  isLive,
   poolKind,
   statusKind,
   vmKind,
@@ -33,6 +34,7 @@ import {
 } from './records.ts'
 import { poolDefinition } from './resolve.ts'
 import type { Caller, TransferService } from './services.ts'
+import { diskToMove, moveVolumeLive } from './storage/move-live.ts'
 import { changeVolume, exportVolumes, uploadVolume, vmsOf } from './storage/transfer-jobs.ts'
 import { submit } from './submit.ts'
 import { findPool } from './storage/find-pool.ts'
@@ -250,6 +252,13 @@ export class Transfers implements TransferService {
       })
   }
 
+  /** Its QEMU is there to copy its disks, and no job is at work on it. */
+  #runsHere(vm: Rec<VmRecord>): boolean {
+    const { view, machine } = this.#deps
+    const state = view.get(statusKind, vm.id)?.value.state
+    return isLive(state) && view.get(claimKind, `vm/${vm.id}`) === undefined && machine.running(vm.id) !== undefined
+  }
+
   // ---- out
 
   exportImage(caller: Caller, ref: string, format: ImportFormat, signal: AbortSignal): AsyncIterable<Uint8Array> {
@@ -379,7 +388,8 @@ export class Transfers implements TransferService {
     if (worker !== undefined)
       throw fail('busy', `The job ${worker} is at work on "${v.name}".`, { remedy: `wadah job wait ${worker}` })
     const vm = v.vm === undefined ? undefined : deps.view.get(vmKind, v.vm)
-    if (vm) this.#refuseRunning(vm)
+    const disk = vm && this.#runsHere(vm) ? diskToMove(deps, vm.value, v) : undefined
+    if (vm && disk === undefined) this.#refuseRunning(vm)
     const pool = to.pool === undefined ? undefined : this.#pool(caller, to.pool)
     const target = { pool: pool?.id ?? v.pool, format: to.format ?? (v.base === undefined ? v.format : 'qcow2') }
     if (target.pool === v.pool && target.format === v.format)
@@ -387,25 +397,17 @@ export class Transfers implements TransferService {
         field: to.pool === undefined ? '/format' : '/pool',
       })
     const release = await this.#admit([{ ...v, ...target }])
-    return submit(
-      deps,
-      this.#engine,
-      caller,
-      changeVolume,
-      {
-        volume: v.id,
-        name: v.name,
-        ...(vm ? { vm: vm.id, uid: vm.value.spec.uid } : {}),
-        from: { pool: v.pool, format: v.format },
-        to: target,
-      },
-      { kind: 'volume', id: v.id, name: v.name },
-      {
-        checks: [unchanged(rec), ...(vm ? [unchanged(vm)] : []), exists(poolKind, target.pool)],
-        writes: [put(volumeKind, v.id, v)],
-        release,
-      },
-    )
+    const change = { volume: v.id, name: v.name, from: { pool: v.pool, format: v.format }, to: target }
+    const about = { kind: 'volume', id: v.id, name: v.name }
+    const extra = {
+      checks: [unchanged(rec), ...(vm ? [unchanged(vm)] : []), exists(poolKind, target.pool)],
+      writes: [put(volumeKind, v.id, v)],
+      release,
+    }
+    const its = vm ? { vm: vm.id, uid: vm.value.spec.uid } : undefined
+    if (its && disk !== undefined)
+      return submit(deps, this.#engine, caller, moveVolumeLive, { ...change, ...its, disk }, about, extra)
+    return submit(deps, this.#engine, caller, changeVolume, { ...change, ...its }, about, extra)
   }
 }
 

@@ -8,20 +8,36 @@ import { type JobDefinition, defineJob, step } from '../src/jobs/define.ts'
 import { checkJob } from '../src/jobs/testing.ts'
 import {
   type ImageRecord,
+  type PoolRecord,
+  type SnapshotRecord,
   type VmRecord,
   type VolumeRecord,
   imageKind,
   indexKeys,
   indexKind,
+  poolKind,
+  snapshotKind,
   volumeKind,
 } from '../src/records.ts'
+import { moveVolumeLive } from '../src/storage/move-live.ts'
 import { changeVolume, exportVolumes, uploadVolume } from '../src/storage/transfer-jobs.ts'
-import { BASE, CachedView, POOL, caller, fakeDeps, ground, room } from './kit/cluster.ts'
+import { BASE, CachedView, HOST, POOL, caller, fakeDeps, ground, room } from './kit/cluster.ts'
 import { FakeWorld } from './kit/fake-machine.ts'
 
 const named = { schema: 1 as const, project: 'default', created_at: '2026-01-01T00:00:00.000Z' }
 const IMAGE = 'img-newnewnewa'
 const VOLUMES = ['vol-newnewneaa', 'vol-newnewneab', 'vol-newnewneac']
+const FAST = 'pool-bbbbbbbbbb'
+const fast: PoolRecord = {
+  ...named,
+  id: FAST,
+  name: 'fast',
+  kind: 'dir',
+  path: '/q',
+  overcommit: 1,
+  direct_io: true,
+  host: HOST,
+}
 const staged = { size_bytes: 1000, sha256: 'c'.repeat(64) }
 
 function world(writes: readonly Write[] = [], more: (w: FakeWorld) => void = () => {}) {
@@ -118,6 +134,38 @@ describe('jobs leave all or nothing', () => {
     }
     const there = world([put(volumeKind, volume.id, volume)], (w) => w.files.add(`${POOL}/${volume.id}.raw`))
     await checkJob({ definition: changeVolume, params, world: there })
+  }, 60_000)
+
+  test('volume.move, of a disk whose VM runs', async () => {
+    const [vm, volume] = ['vm-aaaaaaaaaa', VOLUMES[0] as string]
+    const record: VolumeRecord = {
+      ...named,
+      id: volume,
+      name: 'v',
+      pool: POOL,
+      format: 'qcow2',
+      size_bytes: 2 ** 20,
+      base: BASE,
+      vm,
+      read_only: false,
+    }
+    const params = {
+      volume,
+      name: 'v',
+      vm,
+      uid: 5000,
+      disk: 'root',
+      from: { pool: POOL, format: 'qcow2' as const },
+      to: { pool: FAST, format: 'qcow2' as const },
+    }
+    const there = world([put(volumeKind, volume, record), put(poolKind, FAST, fast)], (w) => {
+      w.files.add(`${POOL}/${volume}.qcow2`)
+      w.running.add(vm)
+    })
+    // Which job it is differs from run to run.
+    const records = (all: Record<string, unknown>) =>
+      JSON.parse(JSON.stringify(all).replaceAll(/job-[a-z0-9]+/g, 'job'))
+    await checkJob({ definition: moveVolumeLive, params, world: there, records })
   }, 60_000)
 
   // Both take over what came in before them, or leave what somebody else takes away: the world they begin in counts as without it.
@@ -238,6 +286,96 @@ describe('services', () => {
     await r.done(move('v'))
     await expect(move('v')).rejects.toMatchObject({ fault: { code: 'invalid', field: '/format' } })
     await expect(move('image-web')).rejects.toMatchObject({ fault: { code: 'in_use' } })
+  })
+
+  describe('a disk whose VM runs', () => {
+    const move = () => r.transfers.changeVolume(caller, 'one-root', { pool: 'fast' })
+    const disk = () => {
+      const found = r.storage.listVolumes(caller, {}).items.find((v) => v.name === 'one-root')
+      if (!found) throw new Error('no disk')
+      return found
+    }
+    beforeEach(async () => {
+      const name = put(indexKind, indexKeys.name('pool', 'default', 'fast'), { schema: 1, holder: FAST })
+      await r.store.txn([], [put(poolKind, FAST, fast), name], 'fast')
+      await r.done(r.vms.create(caller, { name: 'one', image: 'web', start: true }))
+      await expect.poll(() => r.vms.get(caller, 'one').status.state).toBe('running')
+      await r.view.waitFor(await r.store.current())
+    })
+
+    test('goes to another pool, and stands by itself there', async () => {
+      const { id, base } = disk()
+      expect(base).toBe(BASE)
+      const job = await move()
+      expect((await r.cluster.engine.wait(job.id, { timeout_ms: 10_000 })).result).toMatchObject({ stall_ms: 7 })
+      await r.view.waitFor(await r.store.current())
+      expect(disk()).toMatchObject({ id, pool: FAST })
+      expect(disk().base).toBeUndefined()
+      expect([...r.world.files].filter((f) => f.includes(id))).toEqual([`${FAST}/${id}.qcow2`])
+      expect([...r.world.aside]).toEqual([])
+      expect((await r.store.get(volumeKind, id))?.value.moving_to).toBeUndefined()
+      await expect(move()).rejects.toMatchObject({ fault: { code: 'invalid', field: '/pool' } })
+    })
+
+    test('the room is promised in both pools meanwhile; cancelled, it stays', async () => {
+      const { id, size_bytes } = disk()
+      const { promise, resolve } = Promise.withResolvers<void>()
+      r.world.copying = promise
+      const job = await move()
+      await expect.poll(() => r.world.copies.size).toBe(1)
+      await r.view.waitFor(await r.store.current())
+      expect((await r.storage.getPool(caller, 'fast')).promised_bytes).toBe(size_bytes)
+      expect((await r.storage.getPool(caller, 'default')).promised_bytes).toBeGreaterThanOrEqual(size_bytes)
+      await expect(r.storage.deletePool(caller, 'fast', undefined)).rejects.toMatchObject({ fault: { code: 'in_use' } })
+      await expect(move()).rejects.toMatchObject({ fault: { code: 'busy' } })
+      await r.cluster.engine.cancel(job.id)
+      resolve()
+      expect((await r.cluster.engine.wait(job.id, { timeout_ms: 10_000 })).state).toBe('cancelled')
+      await r.view.waitFor(await r.store.current())
+      expect(disk()).toMatchObject({ pool: POOL, base: BASE })
+      expect([...r.world.files].filter((f) => f.includes(id))).toEqual([`${POOL}/${id}.qcow2`])
+      expect((await r.storage.getPool(caller, 'fast')).promised_bytes).toBe(0)
+    })
+
+    test('its VM ends meanwhile: it stays, and the words say what to do', async () => {
+      const { promise, resolve } = Promise.withResolvers<void>()
+      r.world.copying = promise
+      const job = await move()
+      await expect.poll(() => r.world.copies.size).toBe(1)
+      // As every job that is at work on it, it is cancelled first.
+      await expect(r.vms.stop(caller, 'one')).rejects.toMatchObject({ fault: { code: 'busy' } })
+      const vm = r.vms.get(caller, 'one').id
+      r.world.running.delete(vm)
+      r.world.tell({ vm, state: 'stopped', at_ms: 2000 })
+      resolve()
+      const ended = await r.cluster.engine.wait(job.id, { timeout_ms: 10_000 })
+      expect([ended.state, ended.fault?.code, ended.fault?.effect]).toEqual(['failed', 'wrong_state', 'none'])
+      await r.view.waitFor(await r.store.current())
+      expect(disk()).toMatchObject({ pool: POOL })
+      // The same command, of a VM that is stopped.
+      await expect.poll(() => r.vms.get(caller, 'one').status.state).toBe('stopped')
+      r.world.copying = undefined
+      await r.done(move())
+      expect(disk()).toMatchObject({ pool: FAST })
+    })
+
+    test('with snapshots it is refused, and where there is no room', async () => {
+      const vm = r.vms.get(caller, 'one')
+      await expect(
+        r.store.get(volumeKind, disk().id).then((rec) => {
+          if (!rec) throw new Error('no record')
+          return r.store.txn([], [put(volumeKind, rec.id, { ...rec.value, size_bytes: 200 * 2 ** 30 })], 'large')
+        }),
+      ).resolves.toBeDefined()
+      await r.view.waitFor(await r.store.current())
+      await expect(move()).rejects.toMatchObject({ fault: { code: 'no_room', field: '/pool' } })
+      const snapshot = { ...named, id: 'snap-aaaaaaaaaa', name: 'before', vm: vm.id } as unknown as SnapshotRecord
+      await r.store.txn([], [put(snapshotKind, snapshot.id, snapshot)], 'snapshot')
+      await r.view.waitFor(await r.store.current())
+      await expect(move()).rejects.toMatchObject({
+        fault: { code: 'wrong_state', remedy: 'wadah snapshot delete one before' },
+      })
+    })
   })
 
   test('an export reads, and takes its file away', async () => {

@@ -3,6 +3,7 @@
  * Plain data and async iterables, so that the implementation can one day be a small privileged process of its own.
  */
 import type { ExecResult, GuestInfo } from '@wadah/api/schema/guest'
+import type { DiskMoves } from './disk-moves.ts'
 import type { DevicesFound } from './devices.ts'
 import type { CheckItem, Host } from '@wadah/api/schema/host'
 import type { PausedBy, Service, VmSpec, VmState } from '@wadah/api/schema/vm'
@@ -267,6 +268,7 @@ export interface Machine {
 
   readonly snapshots: Snapshots
   readonly migration: Migration
+  readonly diskMoves: DiskMoves
   readonly warm: WarmTemplates
   readonly volumes: Volumes
   readonly networks: Networks

@@ -1,5 +1,6 @@
 /** A machine in memory: files, taps and QEMUs as plain sets, so that what a job leaves can be compared. */
 import { fail } from '@wadah/api/fault'
+import type { DiskCopy } from '@wadah/ports/disk-moves'
 import type { DevicesFound } from '@wadah/ports/devices'
 import type { BootPlan, BootRecord, HostOffers, LaunchRequest, Machine, Observed, Running } from '@wadah/ports/machine'
 import type { MergeRequest, SnapshotRequest, SnapshotTaken } from '@wadah/ports/snapshots'
@@ -21,6 +22,12 @@ export class FakeWorld {
   paused = new Set<string>()
   /** `vm/disk` → the volume that a running VM writes to. */
   heads = new Map<string, string>()
+  /** `vm/disk` → the file that a running VM writes to, once its disk went to another. */
+  disks = new Map<string, string>()
+  /** `vm/disk>file`: disks that are being copied. */
+  copies = new Set<string>()
+  /** Files that were put aside. */
+  aside = new Set<string>()
   /** `vm/snapshot`: state that was put aside. */
   kept = new Set<string>()
   /** Images whose template's RAM is kept. */
@@ -75,6 +82,9 @@ export class FakeWorld {
       sizes: [...this.sizes],
       staged: [...this.staged].sort(),
       heads: [...this.heads].sort(),
+      disks: [...this.disks].sort(),
+      copies: [...this.copies].sort(),
+      aside: [...this.aside].sort(),
       kept: [...this.kept].sort(),
       warm: [...this.warm].sort(),
       connected: [...this.connected].sort(),
@@ -268,6 +278,31 @@ export function fakeMachine(w: FakeWorld): Machine {
       restoreState: async () => {},
       dropState: async (vm: string, snapshot: string) => void w.kept.delete(`${vm}/${snapshot}`),
     },
+    diskMoves: {
+      copy: async (m: DiskCopy) => {
+        const [key, to] = [`${m.vm}/${m.disk}`, file(m.to.pool, m.to.volume)]
+        if (!w.running.has(m.vm)) throw fail('wrong_state', 'it ended')
+        if (!w.files.has(to)) throw fail('not_found', `no file ${to}`)
+        if (w.disks.get(key) === to) return
+        w.copies.add(`${key}>${to}`)
+        await w.copying
+      },
+      drop: async (m: DiskCopy) => {
+        const [key, to] = [`${m.vm}/${m.disk}`, file(m.to.pool, m.to.volume)]
+        if (w.disks.get(key) === to) throw fail('wrong_state', 'it is the new file', { effect: 'unknown' })
+        w.copies.delete(`${key}>${to}`)
+      },
+      switch: async (m: DiskCopy) => {
+        const [key, from, to] = [`${m.vm}/${m.disk}`, file(m.from.pool, m.from.volume), file(m.to.pool, m.to.volume)]
+        if (!w.running.has(m.vm) && w.files.has(from)) throw fail('wrong_state', 'it ended')
+        if (!w.running.has(m.vm) || w.disks.get(key) === to) return {}
+        if (!w.copies.delete(`${key}>${to}`)) throw fail('qemu_failed', 'nothing was copied')
+        w.disks.set(key, to)
+        if (w.files.delete(from)) w.aside.add(from)
+        return { stall_ms: 7 }
+      },
+      settle: async () => {},
+    },
     warm: {
       make: async (image: string, request: LaunchRequest) => {
         for (const disk of request.disks)
@@ -311,7 +346,10 @@ export function fakeMachine(w: FakeWorld): Machine {
       grant: async (pool: { id: string }, v: { id: string; format: string }) => {
         if (!w.files.has(file(pool, v))) throw fail('not_found', `no file ${v.id}`)
       },
-      delete: async (pool: { id: string }, v: { id: string; format: string }) => void w.files.delete(file(pool, v)),
+      delete: async (pool: { id: string }, v: { id: string; format: string }) => {
+        w.files.delete(file(pool, v))
+        w.aside.delete(file(pool, v))
+      },
       exists: async (pool: { id: string }, v: { id: string; format: string }) => w.files.has(file(pool, v)),
       allocatedBytes: async () => 4096,
       list: async () => [],

@@ -52,6 +52,7 @@ import { bootPlan, localDisk, seedText } from './plan.ts'
 import { headOf } from './snapshot/layers.ts'
 import { loaded, restorePlan } from './snapshot/restore.ts'
 import { HostSnapshots, activate } from './snapshot/snapshots.ts'
+import { HostDiskMoves } from './disk-moves.ts'
 import { HostMigration } from './migration/migration.ts'
 import { clonePlan, templatePlan } from './warm/plan.ts'
 import { HostWarm } from './warm/templates.ts'
@@ -96,6 +97,7 @@ export class HostMachine implements Machine {
   readonly volumes: HostVolumes
   readonly snapshots: HostSnapshots
   readonly migration: HostMigration
+  readonly diskMoves: HostDiskMoves
   readonly warm: HostWarm
   readonly networks: Networks
   readonly images: Images
@@ -134,6 +136,7 @@ export class HostMachine implements Machine {
     })
     this.#room = new RoomWatch(() => this.#running.values(), options.log)
     const running = async (vm: string) => this.running(vm) ?? (await this.attach(vm))
+    this.diskMoves = new HostDiskMoves({ ...options, running })
     this.warm = new HostWarm({ dataDir: options.dataDir, root: this.#root, machine: this, running })
     const qemuVersion = async () => (await qemuFacts(options.qemu)).version
     this.migration = new HostMigration({ ...options, root: this.#root, machine: this, running, qemuVersion })

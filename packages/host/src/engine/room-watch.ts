@@ -31,6 +31,11 @@ export class RoomWatch {
     this.#timer = undefined
     for (const vm of this.#running()) {
       if (!vm.waitsForRoom) continue
+      // Held for a moment by whoever changes its disks; its state is what it was.
+      if (vm.live.paused_by === 'job') {
+        this.begin()
+        continue
+      }
       const enough = await Promise.all(
         vm.live.pools.map(async (path) => {
           const { bavail, bsize } = await statfs(path)

@@ -323,6 +323,12 @@ export class RunningVm implements Running {
     await this.#o.directory.writeLive(this.live)
   }
 
+  /** Pools in which its disks lie. */
+  async notePools(pools: string[]): Promise<void> {
+    this.live.pools = pools
+    await this.#o.directory.writeLive(this.live)
+  }
+
   /** Taps that go when the VM does: noted before one is made, and until it is removed. */
   async noteTap(nic: string, is: boolean): Promise<void> {
     this.live.taps = [...this.live.taps.filter((t) => t !== nic), ...(is ? [nic] : [])]

@@ -43,6 +43,9 @@ export type HostVolumes = Volumes & {
   rebase(pool: PoolDefinition, volume: VolumeDefinition, base: VolumeDefinition): Promise<void>
   /** What was written to its file, by whomever, lies on the disk. */
   flush(pool: PoolDefinition, volume: VolumeDefinition): Promise<void>
+  /** Puts aside what is the volume's file no more: it lies where half-made ones do, and goes with `delete`. A QEMU may have it open. */
+  retire(pool: PoolDefinition, volume: { id: string; format: 'qcow2' | 'raw' }): Promise<void>
+  isRetired(pool: PoolDefinition, volume: { id: string; format: 'qcow2' | 'raw' }): Promise<boolean>
   /** The files a volume consists of, topmost first, each with its head checked. */
   chain(pool: PoolDefinition, volume: VolumeDefinition): Promise<Source>
 }
@@ -412,6 +415,16 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
       await handle.datasync().finally(() => handle.close())
     },
 
+    async retire(pool, volume) {
+      await alone(fileName(volume), async () => {
+        const aside = await rename(path(pool, volume), tmpPath(pool, volume)).then(() => true, ignoreMissing)
+        if (aside !== true && !(await isAside(pool, volume))) throw poolAway(pool, undefined)
+        for (const folder of [folders(pool).tmp, folders(pool).volumes]) await durable(folder)
+      })
+    },
+
+    isRetired: isAside,
+
     chain: (pool, volume) => checkChain(pool, volume).catch(missing(volume)),
 
     async adopt(pool, file, volume, work) {
@@ -483,6 +496,11 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
         })
       return [...(await named(volumes, false)), ...(await named(tmp, true))]
     },
+  }
+
+  async function isAside(pool: PoolDefinition, volume: Name): Promise<boolean> {
+    const there = async (file: string) => (await lstat(file).catch(ignoreMissing)) !== undefined
+    return (await there(tmpPath(pool, volume))) && !(await there(path(pool, volume)))
   }
 
   async function allocated(pool: PoolDefinition, volume: Name): Promise<number> {

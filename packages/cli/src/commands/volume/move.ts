@@ -1,5 +1,6 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import { finish } from '../../jobs/follow.ts'
+import { withStall } from '../../out/stall.ts'
 import type { Register } from '../../program.ts'
 
 export const move: Register = (group, cli) => {
@@ -9,6 +10,6 @@ export const move: Register = (group, cli) => {
     .action(async (volume: string, pool: string) => {
       const api = await cli.api()
       const job = await api.call(endpoints.volumes.move, { params: { volume }, body: { pool } })
-      await finish(cli, api, job, () => cli.t('volume.moved', { name: volume, pool }))
+      await finish(cli, api, job, (ended) => withStall(cli, cli.t('volume.moved', { name: volume, pool }), ended))
     })
 }

@@ -1,18 +1,18 @@
 /** A layer's content goes into the layer below, under a guest that runs on (QEMU's `block-commit`). */
 import { basename } from 'node:path'
 import { fail } from '@wadah/api/fault'
+import { dismiss, endJob, jobOf, until } from '../block-job.ts'
 import type { RunningVm } from '../running-vm.ts'
 import { closeNodes, headOf, nodes } from './layers.ts'
 
-type Job = { id: string; status: string; 'current-progress': number; 'total-progress': number; error?: string }
 export type LiveMerge = {
   disk: string
   /** Files of the layer that goes and of the one that takes its content. */
   from: string
   into: string
 }
-const LOOK_MS = [5, 10, 20, 50, 100, 200] as const
 const ENDS_MS = 60_000
+const MERGE = 'merge the layer'
 
 /**
  * At the end of the topmost layer the guest is held (`paused`): while it is, both layers hold the same, so that whoever comes after
@@ -30,7 +30,7 @@ export async function mergeLive(
   if (status !== 'running' && status !== 'paused')
     throw fail('wrong_state', `The guest stands by itself (${status}); its layers are merged when it is well again.`)
   // What a daemon left that ended between the end of a job and its dismissal must not be taken for a new one's end.
-  if ((await jobOf(running, id))?.status === 'concluded') await dismiss(running, id).catch(() => {})
+  if ((await jobOf(running, id))?.status === 'concluded') await dismiss(running, id, MERGE).catch(() => {})
   const all = await nodes(running)
   const node = (path: string) => all.find((n) => n.path === path)?.name
   const [head, from, into] = [await headOf(running, merge.disk), node(merge.from), node(merge.into)]
@@ -61,16 +61,14 @@ export async function mergeLive(
       await running.execute('job-complete', { id })
       await until(running, id, ['concluded'], AbortSignal.timeout(ENDS_MS), () => {})
     }
-    await dismiss(running, id)
+    await dismiss(running, id, MERGE)
     await closeNodes(running, merge.disk)
     if (!(await isMerged(running, merge, top)))
       throw fail('qemu_failed', 'QEMU says that the layer is merged, and still has it.', { effect: 'unknown' })
     return { paused: paused || running.live.paused_by === 'job' }
   } catch (error) {
     // Whoever was aborted leaves no copying behind; what was copied does no harm.
-    await running.execute('job-cancel', { id }).catch(() => {})
-    await until(running, id, ['concluded'], AbortSignal.timeout(ENDS_MS), () => {}).catch(() => {})
-    await running.execute('job-dismiss', { id }).catch(() => {})
+    await endJob(running, id, AbortSignal.timeout(ENDS_MS)).catch(() => {})
     // Once it writes to the lower one it stays held until that is recorded: whoever comes again finds it so.
     const over = await isMerged(running, merge, top).catch(() => true)
     if (running.live.paused_by === 'job' && !over) await running.resume().catch(() => {})
@@ -83,31 +81,4 @@ async function isMerged(running: RunningVm, merge: LiveMerge, top: boolean): Pro
   const into = all.find((n) => n.path === merge.into)?.name
   if (top) return into !== undefined && (await headOf(running, merge.disk)) === into
   return !all.some((n) => n.path === merge.from)
-}
-
-async function jobOf(running: RunningVm, id: string): Promise<Job | undefined> {
-  return ((await running.execute('query-jobs')) as Job[]).find((j) => j.id === id)
-}
-
-async function until(
-  running: RunningVm,
-  id: string,
-  wanted: string[],
-  signal: AbortSignal,
-  progress: (done: number, total: number) => void,
-): Promise<Job> {
-  for (let i = 0; ; i++) {
-    signal.throwIfAborted()
-    const job = await jobOf(running, id)
-    if (!job) throw fail('qemu_failed', 'QEMU lost the merging of the layer.')
-    progress(job['current-progress'], job['total-progress'])
-    if (wanted.includes(job.status)) return job
-    await new Promise((resolve) => setTimeout(resolve, LOOK_MS[Math.min(i, LOOK_MS.length - 1)]))
-  }
-}
-
-async function dismiss(running: RunningVm, id: string): Promise<void> {
-  const job = await jobOf(running, id)
-  await running.execute('job-dismiss', { id })
-  if (job?.error !== undefined) throw fail('qemu_failed', `QEMU could not merge the layer: ${job.error}.`)
 }
