@@ -66,8 +66,7 @@ export function storeTls(c: Certificates): Tls {
   return {
     server_name: MEMBER_NAME,
     ca: Buffer.from(c.etcd_ca),
-    cert: Buffer.from(c.etcd_client.cert),
-    key: Buffer.from(c.etcd_client.key),
+    client: { cert: Buffer.from(c.etcd_client.cert), key: Buffer.from(c.etcd_client.key) },
   }
 }
 

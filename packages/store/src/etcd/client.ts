@@ -25,8 +25,11 @@ const PAUSE_MS = 50
 const PING_MS = 5_500
 const PING_ANSWER_MS = 1_000
 
-/** `server_name`: of all members alike; an address can't be sent as one (RFC 6066, 3). */
-export type Tls = { ca: Buffer; cert: Buffer; key: Buffer; server_name?: string }
+/**
+ * `server_name`: of all members alike; an address can't be sent as one (RFC 6066, 3). Absent: each is known by its own address or name.
+ * `client` absent: nothing is shown to the member, which is then to refuse.
+ */
+export type Tls = { ca: Buffer; client?: { cert: Buffer; key: Buffer }; server_name?: string }
 export type EtcdClientOptions = {
   /** HOST:PORT of the members' client addresses. */
   endpoints: readonly string[]
@@ -204,7 +207,9 @@ export class EtcdClient {
     const tls = this.#tls
     const made = new SERVICES[service](
       member.endpoint,
-      tls ? credentials.createSsl(tls.ca, tls.key, tls.cert) : credentials.createInsecure(),
+      tls
+        ? credentials.createSsl(tls.ca, tls.client?.key ?? null, tls.client?.cert ?? null)
+        : credentials.createInsecure(),
       {
         'grpc.keepalive_time_ms': PING_MS,
         'grpc.keepalive_timeout_ms': PING_ANSWER_MS,

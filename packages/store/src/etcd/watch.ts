@@ -28,8 +28,10 @@ export type FollowOptions = {
   /** The store closes. */
   ending: AbortSignal
   rec: (kv: KeyValue) => Rec<unknown>
-  /** The store's revision now, by a majority. */
+  /** etcd's revision now, by a majority. */
   current: () => Promise<Revision>
+  /** Where others write too: the last revision that is ours. Of theirs no event tells. */
+  last?: () => Promise<Revision>
 }
 
 export async function* follow(o: FollowOptions): AsyncGenerator<Change | Progress | Compacted, void> {
@@ -97,7 +99,8 @@ async function* items(
         reached = Number(end.kv.mod_revision)
         yield { type: 'progress', revision: reached - o.base }
       }
-      if (!end && reply.created && now === after) yield { type: 'progress', revision: now }
+      if (!end && reply.created && (now === after || (o.last && (await o.last()) <= after)))
+        yield { type: 'progress', revision: after }
     }
   } finally {
     late()

@@ -212,7 +212,7 @@ export const SERVICES = {
 } as const
 export type ServiceName = keyof typeof SERVICES
 
-export type Header = { revision: string; member_id: string }
+export type Header = { cluster_id: string; revision: string; member_id: string }
 export type Member = { ID: string; name: string; peerURLs: string[]; clientURLs: string[]; isLearner: boolean }
 export type StatusReply = {
   header: Header
@@ -259,5 +259,5 @@ export type Txn = { compare: Compare[]; success: RequestOp[]; failure: RequestOp
 export type RequestOp =
   | { request_range: { key: Buffer } }
   | { request_put: { key: Buffer; value: Buffer; lease?: string } }
-  | { request_delete_range: { key: Buffer } }
+  | { request_delete_range: { key: Buffer; range_end?: Buffer } }
   | { request_txn: Txn }
