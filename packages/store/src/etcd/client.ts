@@ -2,6 +2,8 @@
  * The way to an etcd of one or more members. Sticks to a member that answers; one that fails or keeps silent is left alone for a
  * while and another is asked. A call that writes must be safe to repeat: its answer may be lost after it was carried out.
  */
+import { isIP } from 'node:net'
+import { checkServerIdentity, type PeerCertificate } from 'node:tls'
 import {
   type Client,
   type ClientDuplexStream,
@@ -205,10 +207,17 @@ export class EtcdClient {
     const known = member.clients.get(service)
     if (known) return known
     const tls = this.#tls
+    const address = tls && tls.server_name === undefined ? addressOf(member.endpoint) : undefined
+    // An address can't be sent as a name; which one it is to be is looked at all the same.
+    const name = address === undefined ? tls?.server_name : NO_NAME
+    const verify =
+      address === undefined
+        ? {}
+        : { checkServerIdentity: (_: string, cert: PeerCertificate) => checkServerIdentity(address, cert) }
     const made = new SERVICES[service](
       member.endpoint,
       tls
-        ? credentials.createSsl(tls.ca, tls.client?.key ?? null, tls.client?.cert ?? null)
+        ? credentials.createSsl(tls.ca, tls.client?.key ?? null, tls.client?.cert ?? null, verify)
         : credentials.createInsecure(),
       {
         'grpc.keepalive_time_ms': PING_MS,
@@ -216,9 +225,9 @@ export class EtcdClient {
         'grpc.max_receive_message_length': -1,
         'grpc.initial_reconnect_backoff_ms': 100,
         'grpc.max_reconnect_backoff_ms': 1_000,
-        ...(tls?.server_name === undefined
+        ...(name === undefined
           ? {}
-          : { 'grpc.ssl_target_name_override': tls.server_name, 'grpc.default_authority': tls.server_name }),
+          : { 'grpc.ssl_target_name_override': name, 'grpc.default_authority': tls?.server_name ?? member.endpoint }),
         // Addresses are of our own network: no proxy of the environment is asked.
         'grpc.enable_http_proxy': 0,
       },
@@ -226,6 +235,14 @@ export class EtcdClient {
     member.clients.set(service, made)
     return made
   }
+}
+
+const NO_NAME = 'etcd.invalid'
+
+/** `192.0.2.1:2379`, `[2001:db8::1]:2379`: undefined for a name. */
+function addressOf(endpoint: string): string | undefined {
+  const host = endpoint.slice(0, endpoint.lastIndexOf(':')).replace(/^\[|\]$/g, '')
+  return isIP(host) === 0 ? undefined : host
 }
 
 export const closed = () => new StoreError({ kind: 'closed', detail: 'the store was closed' })
