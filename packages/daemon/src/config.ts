@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { fail } from '@wadah/api/fault'
 import { parse } from 'smol-toml'
+import { DEFAULT_PREFIX, type GivenOptions } from './cluster/given.ts'
 
 export type DaemonConfig = {
   instance: string
@@ -40,7 +41,7 @@ export type DaemonConfig = {
   /** A copy of the store to put in place. */
   restore?: string
   /** Makes a cluster of this host, or takes it into one (the token comes on stdin). */
-  cluster?: { act: 'init' | 'join'; address: string; port: number; name?: string }
+  cluster?: { act: 'init' | 'join'; address: string; port: number; name?: string; etcd?: GivenOptions }
   /** Makes the cluster's store answer again; from a copy in a file, or from what is on this host. */
   recover?: { from?: string }
 }
@@ -61,6 +62,10 @@ export const HELP = `wadahd: the daemon of Wadah
   --from FILE          for that: from this copy (wadah store backup)
   --cluster-port PORT  for init and join: the first of three ports in a row (default: 7444)
   --name NAME          for --cluster-join: what the host is called
+  --etcd URL,URL       for init: the store lies in this etcd, which you run (https); hosts run none
+  --etcd-ca FILE, --etcd-cert FILE, --etcd-key FILE
+                       for that: whom its members are known by, and what hosts show it (PEM)
+  --etcd-prefix PATH   for that: below which its keys lie (default: /wadah)
   --help               this text
 
   Settings of the file: ${'pool_dirs, recipe_dirs, cache, mirror, names, qemu, uid_base, uid_count, memory_overcommit,'}
@@ -131,6 +136,11 @@ const OPTIONS = {
   address: { type: 'string' },
   'cluster-port': { type: 'string' },
   name: { type: 'string' },
+  etcd: { type: 'string' },
+  'etcd-ca': { type: 'string' },
+  'etcd-cert': { type: 'string' },
+  'etcd-key': { type: 'string' },
+  'etcd-prefix': { type: 'string' },
   help: { type: 'boolean', default: false },
 } as const
 
@@ -225,12 +235,41 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
   }
 }
 
-function clusterOptions(values: {
-  'cluster-init': boolean
-  address?: string | undefined
-  'cluster-port'?: string | undefined
-  name?: string | undefined
-}): NonNullable<DaemonConfig['cluster']> {
+type GivenValues = Partial<Record<'etcd' | 'etcd-ca' | 'etcd-cert' | 'etcd-key' | 'etcd-prefix', string | undefined>>
+
+/** All of them, or none. @throws WadahError `invalid` */
+function givenOptions(v: GivenValues): GivenOptions | undefined {
+  const { etcd: endpoints, 'etcd-ca': ca, 'etcd-cert': cert, 'etcd-key': key, 'etcd-prefix': prefix } = v
+  if (endpoints === undefined) {
+    const alone = Object.entries({ '--etcd-ca': ca, '--etcd-cert': cert, '--etcd-key': key, '--etcd-prefix': prefix })
+    const first = alone.find(([, value]) => value !== undefined)?.[0]
+    if (first !== undefined)
+      throw fail('invalid', `${first} is for an etcd that is given.`, {
+        field: '/etcd',
+        remedy: '--etcd https://HOST:2379,…',
+      })
+    return undefined
+  }
+  if (ca === undefined || cert === undefined || key === undefined)
+    throw fail(
+      'invalid',
+      '--etcd wants --etcd-ca, --etcd-cert and --etcd-key too: whoever reaches the store has the cluster.',
+      {
+        field: '/etcd',
+        remedy: '--etcd-ca FILE --etcd-cert FILE --etcd-key FILE',
+      },
+    )
+  return { endpoints, ca, cert, key, prefix: prefix ?? DEFAULT_PREFIX }
+}
+
+function clusterOptions(
+  values: GivenValues & {
+    'cluster-init': boolean
+    address?: string | undefined
+    'cluster-port'?: string | undefined
+    name?: string | undefined
+  },
+): NonNullable<DaemonConfig['cluster']> {
   const port = Number(values['cluster-port'] ?? DEFAULT_CLUSTER_PORT)
   if (!isWhole(port, 1, 65_533))
     throw fail(
@@ -243,6 +282,12 @@ function clusterOptions(values: {
       remedy: 'ip -brief address',
     })
   const { name } = values
+  const etcd = givenOptions(values)
+  if (etcd && !values['cluster-init'])
+    throw fail('invalid', '--etcd is for the first host; those that join are told by it where the store is.', {
+      field: '/etcd',
+      remedy: 'leave it out',
+    })
   if (name !== undefined && !/^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/.test(name))
     throw fail('invalid', `--name ${name}: a host name is wanted.`, { field: '/name' })
   return {
@@ -250,6 +295,7 @@ function clusterOptions(values: {
     address: values.address,
     port,
     ...(name === undefined ? {} : { name }),
+    ...(etcd ? { etcd } : {}),
   }
 }
 

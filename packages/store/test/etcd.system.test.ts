@@ -1,5 +1,6 @@
 /** The store in a real etcd: what every back end must do, and what becomes of it when members die, hang, or are held. */
 import { randomUUID } from 'node:crypto'
+import { CachedView } from '@wadah/store/cache'
 import type { Clock } from '@wadah/store/clock'
 import { systemClock } from '@wadah/store/clock'
 import { EtcdClient } from '@wadah/store/etcd/client'
@@ -40,9 +41,9 @@ let made = 0
 beforeAll(() => alone.start())
 afterAll(() => alone.stop())
 
-storeConformance('etcd', async () => {
+async function subject(shared: boolean) {
   const clock = new HeldClock()
-  const store = await openEtcdStore({ endpoints: alone.endpoints, clock, prefix: `/t${(made += 1)}` })
+  const store = await openEtcdStore({ endpoints: alone.endpoints, clock, prefix: `/t${(made += 1)}`, shared })
   const client = new EtcdClient({ endpoints: alone.endpoints, clock })
   const soon = () => clock.monotonic_ms() + 5_000
   return {
@@ -56,7 +57,7 @@ storeConformance('etcd', async () => {
       const { header } = await client.call<RangeReply>('KV', 'Range', { key }, soon())
       await client.call('KV', 'Compact', { revision: header.revision, physical: true }, soon())
     },
-    standStill: (ms) => clock.standStill(ms),
+    standStill: (ms: number) => clock.standStill(ms),
     expireTokens: async () => {
       const { leases } = await client.call<{ leases: { ID: string }[] }>('Lease', 'LeaseLeases', {}, soon())
       for (const { ID } of leases) await client.call('Lease', 'LeaseRevoke', { ID }, soon())
@@ -66,7 +67,42 @@ storeConformance('etcd', async () => {
       client.close()
     },
   }
-})
+}
+storeConformance('etcd', () => subject(false))
+storeConformance('etcd that may be shared', () => subject(true))
+
+test('others that write to the same etcd are neither seen nor waited for', async () => {
+  const { store, close } = await subject(true)
+  const other = new EtcdClient({ endpoints: alone.endpoints, clock: systemClock })
+  let theirs = 0
+  const noise = async () => {
+    const success = [{ request_put: { key: Buffer.from('/theirs'), value: Buffer.from(String((theirs += 1))) } }]
+    await other.call('KV', 'Txn', { compare: [], success, failure: [] }, performance.now() + 10_000)
+  }
+  const thing: Kind<{ n: number }> = { name: 'thing' }
+  const quick = { timeout_ms: 2_000 }
+  await noise()
+  const view = await CachedView.open(store)
+  for (let n = 0; n < 20; n += 1) {
+    await noise()
+    // Reading, conflicts and what changes nothing answer with revisions that the view comes to without anybody's help.
+    await view.waitFor(await store.current(), quick)
+    const none = await store.txn([absent(thing, 'a'), exists(thing, 'a')], [put(thing, 'a', { n })], randomUUID())
+    await view.waitFor(none.revision, quick)
+    await view.waitFor((await store.txn([], [del(thing, 'nothing')], randomUUID())).revision, quick)
+    const done = committed(await store.txn([], [put(thing, 'a', { n })], randomUUID()))
+    await noise()
+    await view.waitFor(done.revision, quick)
+    expect(view.get(thing, 'a')?.value.n).toBe(n)
+    const anew = await CachedView.open(store)
+    await anew.waitFor(await store.current(), quick)
+    expect(anew.list(thing).map((r) => r.id)).toEqual(['a'])
+    await anew.close()
+  }
+  await view.close()
+  other.close()
+  await close()
+}, 60_000)
 
 /** Of the next transactions that write, the first try reaches etcd only when `arrive` is called, and nobody hears its answer. */
 class LateClient extends EtcdClient {

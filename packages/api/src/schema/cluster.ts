@@ -38,6 +38,15 @@ export const ClusterSchema = Type.Object(
     hosts: Type.Array(ClusterHostSchema),
     store: Type.Object({
       kind: Type.Enum(['sqlite', 'etcd'] as const),
+      given: Type.Optional(
+        Type.Object(
+          {
+            prefix: Type.String({ description: 'below which its keys lie' }),
+            client_until: Type.String({ description: 'when the certificate ends that this host shows it' }),
+          },
+          { description: "the etcd is the administrator's own: no host keeps a copy" },
+        ),
+      ),
       members: Type.Array(
         Type.Object({
           host: Type.Optional(IdSchema),

@@ -7,8 +7,6 @@ export type ClusterRecord = {
   created_at: string
   /** What hosts may write: raised when every one of them can read it. */
   level: number
-  /** Given by the administrator: no host runs a member then. */
-  endpoints?: string[]
   /** The store went back in time; ids of the hosts that have not said yet what runs on them. `id`: of this one recovery. */
   recovery?: { id: string; at: string; waiting: string[] }
 }

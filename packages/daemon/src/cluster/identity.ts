@@ -17,13 +17,18 @@ export type Identity = {
   ports: HostPorts
   /** HOST:PORT of the members of etcd, as last known. */
   endpoints: string[]
+  /** The etcd is the administrator's, at these endpoints: no host has a member. */
+  etcd?: { prefix: string }
   /** Of the store that this host knows: what was before it is of another past. */
   recovery?: string
   /** How this host's own member was first started; absent where it has none. */
   member?: { name: string; initial_cluster: string; initial_state: 'new' | 'existing' }
 }
-/** The authorities without their keys: those are in the store. */
-export type Certificates = { hosts_ca: string; host: Pair; etcd_ca: string; etcd_client: Pair; etcd_member: Pair }
+/**
+ * The authorities without their keys: those are in the store. Where the etcd is given, `etcd_ca` (one or more) and `etcd_client` came
+ * with it, and there is no member.
+ */
+export type Certificates = { hosts_ca: string; host: Pair; etcd_ca: string; etcd_client: Pair; etcd_member?: Pair }
 
 export const clusterDir = (data: string) => join(data, 'cluster')
 export const etcdDir = (data: string) => join(data, 'etcd')
@@ -72,13 +77,16 @@ export async function writeCertificates(data: string, certificates: Certificates
   for (const [of, file] of Object.entries(AUTHORITIES) as ['hosts_ca' | 'etcd_ca', string][])
     await replaceFile(join(dir, file), certificates[of], 0o644)
   for (const [of, file] of Object.entries(PAIRS) as [keyof typeof PAIRS, string][]) {
-    const { key, cert } = certificates[of]
+    const pair = certificates[of]
+    if (!pair) continue
+    const { key, cert } = pair
     const shared = of === 'etcd_member' && gid !== null
     await replaceFile(join(dir, file), `${key.trim()}\n${cert.trim()}`, shared ? 0o640 : 0o600, shared ? gid : null)
   }
 }
 
-export async function readCertificates(data: string): Promise<Certificates> {
+/** `given`: the etcd is the administrator's. */
+export async function readCertificates(data: string, given = false): Promise<Certificates> {
   const dir = clusterDir(data)
   const read = async <T>(name: string, of: (text: string) => T): Promise<T> => {
     try {
@@ -95,9 +103,9 @@ export async function readCertificates(data: string): Promise<Certificates> {
   return {
     hosts_ca: await read(AUTHORITIES.hosts_ca, onlyCertificate),
     host: await read(PAIRS.host, pairOf),
-    etcd_ca: await read(AUTHORITIES.etcd_ca, onlyCertificate),
+    etcd_ca: await read(AUTHORITIES.etcd_ca, given ? certificatesIn : onlyCertificate),
     etcd_client: await read(PAIRS.etcd_client, pairOf),
-    etcd_member: await read(PAIRS.etcd_member, pairOf),
+    ...(given ? {} : { etcd_member: await read(PAIRS.etcd_member, pairOf) }),
   }
 }
 
@@ -109,6 +117,13 @@ export function onlyCertificate(text: string): string {
   const count = text.split('-----BEGIN ').length - 1
   if (count !== 1) throw new Error(`it holds ${count} things; one certificate is wanted`)
   return new X509Certificate(text).toString()
+}
+
+/** All certificates of this text, and nothing else of it. @throws Error when there is none */
+export function certificatesIn(text: string): string {
+  const all = text.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? []
+  if (all.length === 0) throw new Error('there is no certificate in it')
+  return all.map((one) => new X509Certificate(one).toString()).join('')
 }
 
 function pairOf(text: string): Pair {

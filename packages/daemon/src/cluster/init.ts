@@ -31,10 +31,11 @@ import {
 } from './identity.ts'
 import { workerUrl } from '../worker-url.ts'
 import { checkAddress } from './address.ts'
-import { certify, etcdUid, memberPlan, openStore, portsFrom } from './parts.ts'
+import { checkGiven, dropPrefix, type GivenOptions, readGiven, takePrefix } from './given.ts'
+import { certify, etcdUid, memberPlan, openStore, portsFrom, withGiven } from './parts.ts'
 import { makeAuthority } from './pki.ts'
 
-export type ClusterOptions = { address: string; port: number }
+export type ClusterOptions = { address: string; port: number; etcd?: GivenOptions }
 export type Initiated = { cluster: string; host: string; address: string; records: number; kept?: string }
 
 const MEMBER_UP_MS = 60_000
@@ -44,8 +45,11 @@ export const NOT_COPIED = new Set(['access/session', 'access/setup', 'http/reply
 export async function initCluster(config: DaemonConfig, o: ClusterOptions): Promise<Initiated> {
   await refuseMember(config.data)
   const address = checkAddress(o.address)
+  const given = o.etcd && (await readGiven(o.etcd))
+  if (given) await checkGiven(given)
   const now_ms = Date.now()
   const store = await openOwn(config)
+  let took = false
   try {
     // Of a try that was cut off.
     await removeMember(etcdDir(config.data), etcdUid(config))
@@ -54,7 +58,10 @@ export async function initCluster(config: DaemonConfig, o: ClusterOptions): Prom
     const ports = portsFrom(o.port)
     const cluster = randomUUID()
     const [hosts, etcd] = await Promise.all([makeAuthority('hosts', now_ms), makeAuthority('etcd', now_ms)])
-    const certificates = await certify({ hosts, etcd }, { id: host.id, address }, now_ms)
+    const own = await certify({ hosts, etcd }, { id: host.id, address }, now_ms)
+    const certificates = given ? withGiven(own, given) : own
+    if (given) await takePrefix(given, randomUUID())
+    took = given !== undefined
     await writeCertificates(config.data, certificates, etcdUid(config))
     const identity: Identity = {
       schema: 1,
@@ -63,17 +70,20 @@ export async function initCluster(config: DaemonConfig, o: ClusterOptions): Prom
       name: host.name,
       address,
       ports,
-      endpoints: [hostPort(address, ports.etcd_client)],
-      member: {
-        name: host.id,
-        initial_cluster: `${host.id}=https://${hostPort(address, ports.etcd_peer)}`,
-        initial_state: 'new',
-      },
+      ...(given
+        ? { endpoints: given.endpoints, etcd: { prefix: given.prefix } }
+        : {
+            endpoints: [hostPort(address, ports.etcd_client)],
+            member: {
+              name: host.id,
+              initial_cluster: `${host.id}=https://${hostPort(address, ports.etcd_peer)}`,
+              initial_state: 'new' as const,
+            },
+          }),
     }
     const plan = memberPlan(config, identity)
     if (plan) await ensureMember(plan, AbortSignal.timeout(MEMBER_UP_MS))
-    const { endpoints } = identity
-    const to = await openStore({ endpoints, certificates, data: config.data, timeout_ms: MEMBER_UP_MS })
+    const to = await openStore({ ...identity, certificates, data: config.data, timeout_ms: MEMBER_UP_MS })
     let records: number
     try {
       records = await copyStore(store, to, ({ kind, value }) => {
@@ -84,7 +94,7 @@ export async function initCluster(config: DaemonConfig, o: ClusterOptions): Prom
       await to.txn(
         [],
         [
-          put(hostKind, host.id, { ...host, ...boot, address, ports, member: true } satisfies HostRecord),
+          put(hostKind, host.id, { ...host, ...boot, address, ports, member: !given } satisfies HostRecord),
           put(clusterKind, CLUSTER, {
             schema: 1,
             id: cluster,
@@ -104,7 +114,10 @@ export async function initCluster(config: DaemonConfig, o: ClusterOptions): Prom
     const kept = await setAside(config.data)
     return { cluster, host: host.id, address, records, ...(kept === undefined ? {} : { kept }) }
   } catch (error) {
-    if (!(await readIdentity(config.data))) await removeMember(etcdDir(config.data), etcdUid(config))
+    if (!(await readIdentity(config.data))) {
+      await removeMember(etcdDir(config.data), etcdUid(config))
+      if (given && took) await dropPrefix(given).catch(() => undefined)
+    }
     await store.close()
     if (error instanceof StoreError) throw new WadahError(storeFault(error), error)
     throw error

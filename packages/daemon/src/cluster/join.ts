@@ -4,7 +4,7 @@
  */
 import https from 'node:https'
 import type { IncomingMessage } from 'node:http'
-import { fail, WadahError } from '@wadah/api/fault'
+import { fail, toFault, WadahError } from '@wadah/api/fault'
 import { readToken } from '@wadah/cluster/members/service'
 import type { Raw } from '@wadah/cluster/members/settle'
 import { type HostPorts, type HostRecord, hostKind } from '@wadah/cluster/records'
@@ -17,6 +17,7 @@ import { VERSION } from '../version.ts'
 import { checkAddress } from './address.ts'
 import {
   type Certificates,
+  certificatesIn,
   dropUnfinished,
   etcdDir,
   type Identity,
@@ -25,6 +26,7 @@ import {
   writeIdentity,
 } from './identity.ts'
 import { type ClusterOptions, NOT_COPIED, openOwn, ownHost, refuseMember, setAside } from './init.ts'
+import { checkGiven } from './given.ts'
 import { etcdUid, portsFrom } from './parts.ts'
 import { fingerprintOf } from './pki.ts'
 
@@ -41,6 +43,8 @@ export type JoinAnswer = {
   cluster: string
   certificates: Certificates
   endpoints: string[]
+  /** The etcd is the administrator's. */
+  etcd?: { prefix: string }
   changes: string[]
 }
 export type Joined = { cluster: string; host: string; name: string; changes: string[]; kept?: string }
@@ -87,6 +91,7 @@ export async function joinCluster(
       uids: { base: config.uid_base, count: config.uid_count },
       records,
     })
+    await reaches(answer)
     await writeCertificates(config.data, answer.certificates, etcdUid(config))
     const identity: Identity = {
       schema: 1,
@@ -96,6 +101,7 @@ export async function joinCluster(
       address: host.address,
       ports: host.ports,
       endpoints: answer.endpoints,
+      ...(answer.etcd ? { etcd: answer.etcd } : {}),
     }
     // While nobody else can have the store: who opens it next looks again whose it is.
     await writeIdentity(config.data, identity)
@@ -106,6 +112,20 @@ export async function joinCluster(
   } finally {
     await store.close()
   }
+}
+
+/** An etcd of the administrator's may lie elsewhere than the hosts. @throws WadahError `store_failed` */
+async function reaches({ certificates, endpoints, etcd }: JoinAnswer): Promise<void> {
+  if (!etcd) return
+  const given = { endpoints, prefix: etcd.prefix, ca: certificates.etcd_ca, client: certificates.etcd_client }
+  await checkGiven(given, { used: true, all: false }).catch((error: unknown) => {
+    const { detail, remedy = '' } = toFault(error)
+    throw fail('store_failed', `The cluster's store is an etcd that this host can't use. ${detail}`, {
+      remedy: `${remedy}. Then try again; the token still holds`,
+      effect: 'partial',
+      cause: error,
+    })
+  })
 }
 
 /** The addresses in turn; the first that can decide does. */
@@ -146,14 +166,15 @@ async function post(address: string, token: Token, text: string): Promise<JoinAn
     checkServerIdentity: () => undefined,
   }
   const answer = (await call(address, JOIN_PATH, tls, JOIN_MS, { secret: token.s, text })) as Partial<JoinAnswer>
-  const { certificates: c, cluster, endpoints, changes } = answer
+  const { certificates: c, cluster, endpoints, etcd, changes } = answer
   if (pinned(c?.hosts_ca, token.f) === undefined) throw foreign
   if (!c || typeof cluster !== 'string' || cluster === '' || !Array.isArray(endpoints) || endpoints.length === 0)
     throw fail('internal', `${address} let this host in with an answer that this release does not understand.`, {
       effect: 'unknown',
     })
-  const certificates = { ...c, hosts_ca: ca, etcd_ca: onlyCertificate(c.etcd_ca) }
-  return { cluster, endpoints, changes: changes ?? [], certificates }
+  const etcd_ca = etcd ? certificatesIn(c.etcd_ca) : onlyCertificate(c.etcd_ca)
+  const certificates = { ...c, hosts_ca: ca, etcd_ca }
+  return { cluster, endpoints, ...(etcd ? { etcd } : {}), changes: changes ?? [], certificates }
 }
 
 /** The one certificate that the token speaks of, and nothing else of what was sent: TLS would trust all of it. */

@@ -11,6 +11,7 @@ import { type EtcdStore, openEtcdStore } from '@wadah/store/etcd/etcd-store'
 import { QUOTA_BYTES } from '@wadah/store/etcd/upkeep'
 import type { DaemonConfig } from '../config.ts'
 import { type Certificates, clusterDir, etcdDir, type Identity } from './identity.ts'
+import type { Given } from './given.ts'
 import { issue } from './pki.ts'
 
 /** Three in a row, so that a firewall needs one rule. */
@@ -59,30 +60,44 @@ export function memberPlan(config: DaemonConfig, identity: Identity): MemberPlan
   }
 }
 
-/** Every member has it in its certificate beside its own. */
+/** With what was given for the administrator's etcd, in place of ours. */
+export function withGiven(certificates: Certificates, given: Pick<Given, 'ca' | 'client'>): Certificates {
+  const { etcd_member: _, ...rest } = certificates
+  return { ...rest, etcd_ca: given.ca, etcd_client: given.client }
+}
+
+/** Every member of our own has it in its certificate beside its own. */
 const MEMBER_NAME = 'etcd.wadah.internal'
 
-export function storeTls(c: Certificates): Tls {
+/** `given`: its members are known by their own names and addresses. */
+export function storeTls(c: Certificates, given: boolean): Tls {
   return {
-    server_name: MEMBER_NAME,
+    ...(given ? {} : { server_name: MEMBER_NAME }),
     ca: Buffer.from(c.etcd_ca),
-    cert: Buffer.from(c.etcd_client.cert),
-    key: Buffer.from(c.etcd_client.key),
+    client: { cert: Buffer.from(c.etcd_client.cert), key: Buffer.from(c.etcd_client.key) },
   }
 }
 
 /** Tries until a majority of etcd answers, or `timeout_ms` is over. */
 export async function openStore(
-  o: { endpoints: readonly string[]; certificates: Certificates; data: string; timeout_ms: number },
+  o: Pick<Identity, 'endpoints' | 'etcd'> & { certificates: Certificates; data: string; timeout_ms: number },
   log: (line: string) => void = () => undefined,
 ): Promise<EtcdStore> {
   const until = systemClock.monotonic_ms() + o.timeout_ms
   for (let told = false; ; told = true) {
     try {
-      return await openEtcdStore({ endpoints: o.endpoints, tls: storeTls(o.certificates) })
+      const { endpoints, etcd } = o
+      const tls = storeTls(o.certificates, etcd !== undefined)
+      return await openEtcdStore({ endpoints, tls, ...(etcd ? { prefix: etcd.prefix, shared: true } : {}) })
     } catch (error) {
       const why = (error as Error).message
       if (systemClock.monotonic_ms() > until) {
+        if (o.etcd)
+          throw fail('store_failed', `The cluster's store, an etcd that is not its own, does not answer: ${why}`, {
+            remedy: `etcdctl --endpoints ${o.endpoints.join(',')} endpoint status --cluster`,
+            effect: 'none',
+            cause: error,
+          })
         const said = await memberLog(etcdDir(o.data))
         throw fail('store_failed', `The cluster's store does not answer: ${why}${said === '' ? '' : `\n${said}`}`, {
           remedy: `less ${join(etcdDir(o.data), 'etcd.log')}`,

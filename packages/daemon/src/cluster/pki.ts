@@ -78,6 +78,8 @@ export function nearsItsEnd(cert: string, names: readonly string[], now_ms: numb
   return lacks || to - now_ms < (to - from) / 3
 }
 
+export const endOf = (cert: string): Date => new X509Certificate(cert).validToDate
+
 /** SHA-256 over the DER form, lower-case hex: what a token carries of the hosts' authority. */
 export const fingerprintOf = (cert: string): string =>
   new X509Certificate(cert).fingerprint256.replaceAll(':', '').toLowerCase()

@@ -43,6 +43,7 @@ export async function recoverCluster(config: DaemonConfig, from: string | undefi
     })
   if (from !== undefined && !existsSync(from))
     throw fail('not_found', `There is no file ${from}.`, { remedy: 'wadah store backup makes one' })
+  if (identity.etcd) return await recoverGiven(config, identity, from)
   if (from === undefined && !identity.member)
     throw fail('wrong_state', 'This host keeps no copy of the store.', {
       remedy: 'on a host that keeps one: wadah cluster recover; where none is left: wadah cluster recover --from FILE',
@@ -93,6 +94,52 @@ export async function recoverCluster(config: DaemonConfig, from: string | undefi
   }
 }
 
+/**
+ * The store in the administrator's etcd: that they bring back themselves. Here it is filled from a copy where it is empty; and where it
+ * was put back from a snapshot of theirs, which nobody can tell from the outside, all are told that it went back in time.
+ */
+async function recoverGiven(config: DaemonConfig, identity: Identity, from: string | undefined): Promise<Recovered> {
+  const certificates = await readCertificates(config.data, true)
+  const { endpoints } = identity
+  const store = await openStore({ ...identity, certificates, data: config.data, timeout_ms: ANSWERS_MS }).catch(
+    (cause: unknown) => {
+      throw fail(
+        'wrong_state',
+        `The store lies in an etcd of yours (${endpoints.join(', ')}), which does not answer.`,
+        {
+          remedy:
+            'bring that back first, from its snapshot if need be (etcdctl snapshot restore); then again: wadah cluster recover',
+          cause,
+        },
+      )
+    },
+  )
+  try {
+    const of = (await store.get(clusterKind, CLUSTER))?.value.id
+    if (of !== undefined && of !== identity.cluster)
+      throw fail('wrong_state', `Another cluster's store lies in that etcd under ${identity.etcd?.prefix ?? ''}.`, {
+        remedy: 'put back the right one',
+      })
+    if (of !== undefined && from !== undefined)
+      throw fail('wrong_state', "The cluster's store is in its etcd, and would be overwritten by the copy.", {
+        remedy: 'without --from, if the etcd was put back from a snapshot: wadah cluster recover',
+      })
+    if (of === undefined && from === undefined)
+      throw fail('wrong_state', 'The etcd answers, and nothing of the cluster is in it.', {
+        remedy:
+          'wadah cluster recover --from FILE, with a copy of the store (copies/ of any host, or a wadah store backup)',
+      })
+    const records = from === undefined ? undefined : await fill(store, from, identity)
+    const recovery = randomUUID()
+    const waiting = await writeDown(store, identity, recovery)
+    await writeIdentity(config.data, { ...identity, recovery })
+    const { cluster, name: host } = identity
+    return { cluster, host, waiting, ...(records === undefined ? {} : { records }) }
+  } finally {
+    await store.close()
+  }
+}
+
 /** @throws WadahError `wrong_state` when a majority is there */
 async function refuseIfItAnswers(config: DaemonConfig, identity: Identity, certificates: Certificates): Promise<void> {
   const plan = memberPlan(config, identity)
@@ -139,7 +186,7 @@ async function fill(to: EtcdStore, file: string, identity: Identity): Promise<nu
   }
 }
 
-/** Only this host keeps a copy now, and all are waited for. @returns names of the other hosts */
+/** Only this host keeps a copy now (none where the etcd is given), and all are waited for. @returns names of the other hosts */
 async function writeDown(store: EtcdStore, identity: Identity, recovery: string): Promise<string[]> {
   const cluster = await store.get(clusterKind, CLUSTER)
   const page = await store.list(hostKind, { limit: 1000 })
@@ -157,7 +204,7 @@ async function writeDown(store: EtcdStore, identity: Identity, recovery: string)
     }),
   ]
   for (const h of hosts) {
-    const member = h.id === own.id
+    const member = h.id === own.id && !identity.etcd
     if (h.value.member === undefined && !member) continue
     checks.push(unchanged(h))
     writes.push(put(hostKind, h.id, { ...h.value, member }))

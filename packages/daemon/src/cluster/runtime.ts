@@ -42,8 +42,9 @@ import {
   writeCertificates,
   writeIdentity,
 } from './identity.ts'
-import { certify, etcdUid, memberPlan, namesOf, openStore, storeTls } from './parts.ts'
-import { fingerprintOf, nearsItsEnd } from './pki.ts'
+import type { Given } from './given.ts'
+import { certify, etcdUid, memberPlan, namesOf, openStore, storeTls, withGiven } from './parts.ts'
+import { endOf, fingerprintOf, nearsItsEnd } from './pki.ts'
 
 /** After a whole site lost its power the others may take long to come back. */
 const STORE_MS = 24 * 3_600_000
@@ -51,6 +52,10 @@ const CHORES_MS = 5_000
 const UPKEEP_MS = 60_000
 const RENEWAL_MS = 3_600_000
 const PROMOTE_MS = 120_000
+/** So long before, each hour says that a certificate which was given ends. */
+const GIVEN_ENDS_MS = 30 * 86_400_000
+
+type EtcdState = ClusterView['store']['members'][number]['state']
 
 /** What lets the daemon end by itself; VMs run on. */
 type EndedBy = {
@@ -100,7 +105,7 @@ export class ClusterRuntime {
 
   /** Starts this host's member where it has one, and waits for the store. */
   static async open(config: DaemonConfig, identity: Identity, log: (line: string) => void): Promise<ClusterRuntime> {
-    const certificates = await readCertificates(config.data)
+    const certificates = await readCertificates(config.data, identity.etcd !== undefined)
     const ending = new AbortController()
     // As it is by then: it may become a member later.
     const now: { runtime?: ClusterRuntime; identity: Identity } = { identity }
@@ -108,8 +113,7 @@ export class ClusterRuntime {
     const first = plan()
     if (first) await ensureMember(first, ending.signal)
     const supervised = superviseMember(plan, log, ending.signal)
-    const { endpoints } = identity
-    const store = await openStore({ endpoints, certificates, data: config.data, timeout_ms: STORE_MS }, log)
+    const store = await openStore({ ...identity, certificates, data: config.data, timeout_ms: STORE_MS }, log)
     const of = (await store.get(clusterKind, CLUSTER))?.value.id
     if (of !== identity.cluster) {
       ending.abort()
@@ -180,7 +184,13 @@ export class ClusterRuntime {
       checkSecret: (secret) => checkJoinSecret(deps.view.list(joinTokenKind), secret, deps.clock.now_ms()),
       join: (secret, body) =>
         admitHost(
-          { deps, version: VERSION, authorities: () => this.#authorities(), endpoints: () => [...this.#endpoints()] },
+          {
+            deps,
+            version: VERSION,
+            authorities: () => this.#authorities(),
+            endpoints: () => [...this.#endpoints()],
+            given: () => this.#given(),
+          },
           secret,
           body,
         ),
@@ -217,8 +227,15 @@ export class ClusterRuntime {
     await leaveCluster(this.#config)
   }
 
+  /** The administrator's etcd, as this host knows it. */
+  #given(): Pick<Given, 'prefix' | 'ca' | 'client'> | undefined {
+    const { etcd_ca: ca, etcd_client: client } = this.#certificates
+    return this.#identity.etcd && { prefix: this.#identity.etcd.prefix, ca, client }
+  }
+
   /** Addresses of etcd's members, from the records of their hosts. */
   #endpoints(): readonly string[] {
+    if (this.#identity.etcd) return this.#identity.endpoints
     const hosts = this.#deps?.view.list(hostKind) ?? []
     const found = hosts.flatMap(({ value: h }) =>
       h.member === true && h.address !== undefined && h.ports ? [hostPort(h.address, h.ports.etcd_client)] : [],
@@ -279,7 +296,8 @@ export class ClusterRuntime {
       .map((h) => h.id)
       .filter((id) => view.get(aliveKind, id))
       .toSorted()[0]
-    if (first !== hostId) return
+    // Who gave the etcd looks after it: its members, its history, its room.
+    if (first !== hostId || this.#identity.etcd) return
     await this.#appoint(deps)
     const now = systemClock.monotonic_ms()
     if (now - this.#lastUpkeep_ms < UPKEEP_MS) return
@@ -324,6 +342,7 @@ export class ClusterRuntime {
   }
 
   async #dropMember(host: HostRecord): Promise<void> {
+    if (this.#identity.etcd) return
     const members = await this.#admin.members()
     const its = members.filter((m) => m.name === host.id || isAt(m, host))
     if (its.length > 0 && members.length === its.length)
@@ -332,6 +351,23 @@ export class ClusterRuntime {
   }
 
   async #stores(): Promise<ClusterView['store']> {
+    const given = this.#given()
+    if (given)
+      return {
+        kind: 'etcd',
+        given: { prefix: given.prefix, client_until: endOf(given.client.cert).toISOString() },
+        members: await Promise.all(
+          this.#identity.endpoints.map(async (endpoint) => {
+            const s = await this.#admin.status(endpoint)
+            const state = !s ? 'silent' : s.learner ? 'learner' : s.leader ? 'leader' : 'follower'
+            return {
+              endpoint,
+              state: state as EtcdState,
+              ...(s ? { version: s.version, size_bytes: s.size_bytes } : {}),
+            }
+          }),
+        ),
+      }
     const members = await this.#admin.members().catch((): EtcdMember[] => [])
     const shown = await Promise.all(
       members.map(async (m) => {
@@ -367,16 +403,24 @@ export class ClusterRuntime {
     const names = namesOf({ id: host, address })
     const c = this.#certificates
     const now_ms = Date.now()
+    const given = this.#given()
+    const until = given && endOf(given.client.cert)
+    if (until && until.getTime() - now_ms < GIVEN_ENDS_MS)
+      this.#log(
+        `the certificate that this host shows the etcd ends at ${until.toISOString()}: see "An etcd of your own"`,
+      )
+    const own = [c.host.cert, ...(c.etcd_member ? [c.etcd_member.cert] : [])]
     if (
-      ![c.host.cert, c.etcd_member.cert].some((cert) => nearsItsEnd(cert, names, now_ms)) &&
-      !nearsItsEnd(c.etcd_client.cert, [host], now_ms)
+      !own.some((cert) => nearsItsEnd(cert, names, now_ms)) &&
+      (given || !nearsItsEnd(c.etcd_client.cert, [host], now_ms))
     )
       return
-    const next = await certify(await this.#authorities(), { id: host, address }, now_ms)
+    const made = await certify(await this.#authorities(), { id: host, address }, now_ms)
+    const next = given ? withGiven(made, given) : made
     await writeCertificates(this.#config.data, next, etcdUid(this.#config))
     this.#certificates = next
     this.#server?.renew(next)
-    this.store.client.setTls(storeTls(next))
+    if (!given) this.store.client.setTls(storeTls(next, false))
     this.#log('the certificates of this host were renewed')
   }
 }

@@ -17,7 +17,8 @@ import { batches, everything } from '@wadah/store/copy'
 import { absent, del, put, unchanged, type Write } from '@wadah/store/store'
 import { canonical, unreachableFor } from '../cluster/address.ts'
 import { HOST_NAME, type JoinAnswer, type JoinRequest } from '../cluster/join.ts'
-import { certify } from '../cluster/parts.ts'
+import type { Given } from '../cluster/given.ts'
+import { certify, withGiven } from '../cluster/parts.ts'
 import { joinable } from './versions.ts'
 
 /** A clock that is further off makes certificates and leases wrong. */
@@ -28,10 +29,12 @@ export type Joining = {
   version: string
   authorities: () => Promise<AuthoritiesRecord>
   endpoints: () => string[]
+  /** The administrator's etcd, and what hosts show it. */
+  given: () => Pick<Given, 'prefix' | 'ca' | 'client'> | undefined
 }
 
 export async function admitHost(
-  { deps, version, authorities, endpoints }: Joining,
+  { deps, version, authorities, endpoints, given }: Joining,
   secret: string,
   body: unknown,
 ): Promise<JoinAnswer> {
@@ -118,10 +121,13 @@ export async function admitHost(
   if (host.boot) record.boot = { id: host.boot.id, store: deps.store.id }
   await commit(deps, [], [put(hostKind, host.id, record)])
   deps.log(`the host ${host.name} (${host.address}) has joined; ${settled.records.length} records came with it`)
+  const made = await certify(await authorities(), { id: host.id, address: host.address }, now_ms)
+  const etcd = given()
   return {
     cluster: cluster?.id ?? '',
-    certificates: await certify(await authorities(), { id: host.id, address: host.address }, now_ms),
+    certificates: etcd ? withGiven(made, etcd) : made,
     endpoints: endpoints(),
+    ...(etcd ? { etcd: { prefix: etcd.prefix } } : {}),
     changes: settled.changes,
   }
 }

@@ -103,9 +103,9 @@ test.runIf(address)('the store takes renewed certificates while a watch and a le
   if (!by) throw new Error('no authorities')
   const next = await certify(by.value, { id: host, address: address ?? '' }, Date.now())
   // With a certificate of elsewhere nothing goes: so it is the new one that is shown.
-  store.client.setTls(storeTls(await certificatesOf(await authorities(), host, address)))
+  store.client.setTls(storeTls(await certificatesOf(await authorities(), host, address), false))
   await expect(store.get(hostKind, host, { timeout_ms: 1_500 })).rejects.toMatchObject({ kind: 'timeout' })
-  store.client.setTls(storeTls(next))
+  store.client.setTls(storeTls(next, false))
   expect((await store.get(hostKind, host))?.id).toBe(host)
   await store.txn([], [put(thing, 'after', {})], 't2')
   await expect.poll(() => seen, { timeout: 10_000 }).toEqual(['before', 'after'])

@@ -37,6 +37,8 @@ const request = (over: Partial<JoinRequest> = {}): JoinRequest => ({
   ...over,
 })
 
+let given: { prefix: string; ca: string; client: { key: string; cert: string } } | undefined
+
 async function cluster(...more: Write[]) {
   const store = openMemoryStore()
   const token = {
@@ -66,7 +68,13 @@ async function cluster(...more: Write[]) {
   const deps = { store, view, clock: systemClock, randomBytes, hostId: A, log: () => undefined } as unknown as Deps
   const admit = (body: unknown, secret = SECRET) =>
     admitHost(
-      { deps, version: '0.1.0', authorities: async () => by, endpoints: () => ['192.0.2.1:7445'] },
+      {
+        deps,
+        version: '0.1.0',
+        authorities: async () => by,
+        endpoints: () => ['192.0.2.1:7445'],
+        given: () => given,
+      },
       secret,
       body,
     )
@@ -150,4 +158,16 @@ test('many and large records are written in parts that etcd takes', async () => 
   await admit(request({ records }))
   expect(Math.max(...sizes)).toBeLessThan(TXN_BYTES_MAX)
   expect(view.list(vmKind)).toHaveLength(20)
+})
+
+test('where the etcd is given, a host gets what it shows there, and no key of a member', async () => {
+  given = { prefix: '/theirs', ca: 'their authority', client: { key: 'k', cert: 'c' } }
+  onTestFinished(() => {
+    given = undefined
+  })
+  const { admit } = await cluster()
+  const { certificates, etcd } = await admit(request())
+  expect(etcd).toEqual({ prefix: '/theirs' })
+  expect(certificates).toMatchObject({ etcd_ca: 'their authority', etcd_client: { key: 'k', cert: 'c' } })
+  expect(certificates.etcd_member).toBeUndefined()
 })

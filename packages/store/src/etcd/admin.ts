@@ -21,6 +21,7 @@ export type EtcdStatus = {
   size_bytes: number
   in_use_bytes: number
   leader: boolean
+  learner: boolean
   /** etcd's own revision. */
   revision: number
 }
@@ -98,6 +99,7 @@ export class EtcdAdmin {
         size_bytes: Number(s.dbSize),
         in_use_bytes: Number(s.dbSizeInUse),
         leader: s.leader === s.header.member_id,
+        learner: s.isLearner,
         revision: Number(s.header.revision),
       }
     } catch {

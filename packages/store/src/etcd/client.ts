@@ -2,6 +2,8 @@
  * The way to an etcd of one or more members. Sticks to a member that answers; one that fails or keeps silent is left alone for a
  * while and another is asked. A call that writes must be safe to repeat: its answer may be lost after it was carried out.
  */
+import { isIP } from 'node:net'
+import { checkServerIdentity, type PeerCertificate } from 'node:tls'
 import {
   type Client,
   type ClientDuplexStream,
@@ -13,20 +15,33 @@ import {
 import type { Clock } from '../clock.ts'
 import { sleep } from '../clock.ts'
 import { StoreError } from '../errors.ts'
-import { SERVICES, type ServiceName } from './wire.ts'
+import { SERVICES, type ServiceName, type StatusReply } from './wire.ts'
 
-/** One try at one member. Each further try of a list has twice as long: what is large takes its time. */
-const TRY_MS = 1_000
+/**
+ * One try at one member. Once all were tried each further one has twice as long: a disk may be slow, and of a list what is large takes
+ * its time. Short at first: one that hangs, or hands what it gets to a leader that does, is not waited for.
+ */
+const TRY_MS = 500
+const TRY_MOST_MS = 1_000
 const LIST_TRY_MOST_MS = 16_000
-/** So long nobody asks a member that failed. */
-const PARKED_MS = 3_000
+/** So long nobody asks a member that kept silent, as long as there is another. */
+const SILENT_MS = 3_000
+/** One that answers, if only that it can't now: it has no leader yet, perhaps. */
+const REFUSED_MS = 200
 const PAUSE_MS = 50
+/** An election, and a second one where the first had no end. */
+const LOOK_MS = 3_000
+const LOOK_TRY_MS = 300
+const LOOK_AGAIN_MS = 100
 /** etcd ends connections whose pings come more often than every 5 s (`--grpc-keepalive-min-time`). */
 const PING_MS = 5_500
 const PING_ANSWER_MS = 1_000
 
-/** `server_name`: of all members alike; an address can't be sent as one (RFC 6066, 3). */
-export type Tls = { ca: Buffer; cert: Buffer; key: Buffer; server_name?: string }
+/**
+ * `server_name`: of all members alike; an address can't be sent as one (RFC 6066, 3). Absent: each is known by its own address or name.
+ * `client` absent: nothing is shown to the member, which is then to refuse.
+ */
+export type Tls = { ca: Buffer; client?: { cert: Buffer; key: Buffer }; server_name?: string }
 export type EtcdClientOptions = {
   /** HOST:PORT of the members' client addresses. */
   endpoints: readonly string[]
@@ -124,9 +139,10 @@ export class EtcdClient {
     tries: { lost: number } = { lost: 0 },
   ): Promise<R> {
     const { clock } = this.#o
-    const most_ms = method === 'Range' ? LIST_TRY_MOST_MS : TRY_MS
+    const most_ms = method === 'Range' ? LIST_TRY_MOST_MS : TRY_MOST_MS
     let last: unknown
-    for (let try_ms = TRY_MS; ; try_ms = Math.min(2 * try_ms, most_ms)) {
+    for (let tried = 0; ; tried += 1) {
+      const try_ms = tryMs(tried, this.#members.length, most_ms)
       if (this.#closed) throw closed()
       const left = deadline_ms - clock.monotonic_ms()
       if (left <= 0) {
@@ -147,14 +163,16 @@ export class EtcdClient {
         last = error
         // Whatever was not refused may have been carried out.
         tries.lost += 1
-        this.#park(member)
+        const silent = (error as ServiceError).code === code.DEADLINE_EXCEEDED
+        this.#park(member, silent)
+        if (silent) await this.#look()
         if (this.#members.every((m) => m.parkedUntil_ms > clock.monotonic_ms())) await sleep(clock, PAUSE_MS)
       }
     }
   }
 
-  /** A stream at the present member. Whoever reads it says by `failed` that its member failed. */
-  stream<Q, R>(service: ServiceName, method: string): { stream: Duplex<Q, R>; failed: () => void } {
+  /** A stream at the present member. Whoever reads it says by `failed` that its member failed, and whether it only kept silent. */
+  stream<Q, R>(service: ServiceName, method: string): { stream: Duplex<Q, R>; failed: (silent: boolean) => void } {
     if (this.#closed) throw closed()
     const member = this.#member()
     const client = this.#client(member, service) as unknown as Record<string, (m: Metadata) => Duplex<Q, R>>
@@ -162,7 +180,7 @@ export class EtcdClient {
     // A member that was cut off from the others ends it instead of keeping silent.
     metadata.set('hasleader', 'true')
     const stream = client[method]?.call(client, metadata) as Duplex<Q, R>
-    return { stream, failed: () => this.#park(member) }
+    return { stream, failed: (silent) => this.#failed(member, silent) }
   }
 
   close(): void {
@@ -194,26 +212,81 @@ export class EtcdClient {
     return this.#members.reduce((a, b) => (a.parkedUntil_ms <= b.parkedUntil_ms ? a : b))
   }
 
-  #park(member: Member): void {
-    member.parkedUntil_ms = this.#o.clock.monotonic_ms() + PARKED_MS
+  #failed(member: Member, silent: boolean): void {
+    this.#park(member, silent)
+    if (silent) void this.#look()
+  }
+
+  #looking: Promise<void> | undefined
+  /**
+   * Of a member that keeps silent it may be the leader that hangs, to whom it hands what it gets. Each is asked how it is, which it
+   * answers by itself, until one leads; that one is asked next. Waits no longer than an election takes.
+   */
+  #look(): Promise<void> {
+    if (this.#members.length < 2) return Promise.resolve()
+    this.#looking ??= this.#findLeader().finally(() => (this.#looking = undefined))
+    return this.#looking
+  }
+
+  async #findLeader(): Promise<void> {
+    const { clock } = this.#o
+    const until_ms = clock.monotonic_ms() + LOOK_MS
+    // Those that did not answer the first time are not waited for again.
+    let mute: ReadonlySet<Member> = new Set()
+    while (!this.#closed && clock.monotonic_ms() < until_ms) {
+      const members = this.#members
+      const said = await Promise.all(
+        members.map(async (m) =>
+          mute.has(m)
+            ? undefined
+            : await this.#once(m, 'Maintenance', 'Status', {}, LOOK_TRY_MS).catch(() => undefined),
+        ),
+      )
+      if (this.#members !== members) return
+      const replies = said as (StatusReply | undefined)[]
+      for (const [i, m] of members.entries()) {
+        if (!replies[i]) this.#park(m, true)
+        else m.parkedUntil_ms = 0
+      }
+      mute = new Set(replies.some((r) => r) ? members.filter((_, i) => !replies[i]) : [])
+      const at = leading(replies)
+      if (at !== undefined) {
+        this.#at = at
+        return
+      }
+      await sleep(clock, LOOK_AGAIN_MS)
+    }
+  }
+
+  #park(member: Member, silent: boolean): void {
+    member.parkedUntil_ms = this.#o.clock.monotonic_ms() + (silent ? SILENT_MS : REFUSED_MS)
   }
 
   #client(member: Member, service: ServiceName): Client {
     const known = member.clients.get(service)
     if (known) return known
     const tls = this.#tls
+    const address = tls && tls.server_name === undefined ? addressOf(member.endpoint) : undefined
+    // An address can't be sent as a name; which one it is to be is looked at all the same.
+    const name = address === undefined ? tls?.server_name : NO_NAME
+    const verify =
+      address === undefined
+        ? {}
+        : { checkServerIdentity: (_: string, cert: PeerCertificate) => checkServerIdentity(address, cert) }
     const made = new SERVICES[service](
       member.endpoint,
-      tls ? credentials.createSsl(tls.ca, tls.key, tls.cert) : credentials.createInsecure(),
+      tls
+        ? credentials.createSsl(tls.ca, tls.client?.key ?? null, tls.client?.cert ?? null, verify)
+        : credentials.createInsecure(),
       {
         'grpc.keepalive_time_ms': PING_MS,
         'grpc.keepalive_timeout_ms': PING_ANSWER_MS,
         'grpc.max_receive_message_length': -1,
         'grpc.initial_reconnect_backoff_ms': 100,
         'grpc.max_reconnect_backoff_ms': 1_000,
-        ...(tls?.server_name === undefined
+        ...(name === undefined
           ? {}
-          : { 'grpc.ssl_target_name_override': tls.server_name, 'grpc.default_authority': tls.server_name }),
+          : { 'grpc.ssl_target_name_override': name, 'grpc.default_authority': tls?.server_name ?? member.endpoint }),
         // Addresses are of our own network: no proxy of the environment is asked.
         'grpc.enable_http_proxy': 0,
       },
@@ -221,6 +294,27 @@ export class EtcdClient {
     member.clients.set(service, made)
     return made
   }
+}
+
+/** Pure: which of these leads; of two that say so the one of the later term (the other was cut off, and does not know yet). */
+export function leading(
+  replies: readonly (Pick<StatusReply, 'header' | 'leader' | 'raftTerm'> | undefined)[],
+): number | undefined {
+  const found = [...replies.entries()].filter(([, s]) => s !== undefined && s.leader === s.header.member_id)
+  return found.toSorted(([, a], [, b]) => Number(b?.raftTerm) - Number(a?.raftTerm))[0]?.[0]
+}
+
+/** Pure: how long the next try may take, milliseconds, of `tried` before it. */
+export function tryMs(tried: number, members: number, most_ms: number): number {
+  return Math.min(most_ms, TRY_MS * 2 ** Math.min(20, Math.max(0, tried - members + 1)))
+}
+
+const NO_NAME = 'etcd.invalid'
+
+/** `192.0.2.1:2379`, `[2001:db8::1]:2379`: undefined for a name. */
+function addressOf(endpoint: string): string | undefined {
+  const host = endpoint.slice(0, endpoint.lastIndexOf(':')).replace(/^\[|\]$/g, '')
+  return isIP(host) === 0 ? undefined : host
 }
 
 export const closed = () => new StoreError({ kind: 'closed', detail: 'the store was closed' })

@@ -1,8 +1,9 @@
 /**
- * The record store in an etcd of its own: nothing else may write to it, for every one of its revisions is one of ours. Keys:
+ * The record store in an etcd. One of its own, where every revision is one of ours, or one that others write to beside (`shared`). Keys:
  *   <prefix>/id           the store's id; its revision is our revision 0
  *   <prefix>/r/<key>      records
  *   <prefix>/t/<token>    what was committed with a token, bound to a lease that nobody keeps alive
+ *   <prefix>/last         put by every transaction of a shared one: where we are among the revisions of others
  * A transaction is one etcd transaction that also puts its token; so a try whose answer was lost can be repeated, and each revision
  * of ours is seen by a watch of the whole.
  */
@@ -59,6 +60,8 @@ export type EtcdOptions = {
   clock?: Clock
   /** Where in etcd it lies. Default `/wadah`. */
   prefix?: string
+  /** Others write to this etcd too, to other keys: not each of its revisions is one of ours. */
+  shared?: boolean
   /** Tokens are remembered at least so long. */
   tokenAge_s?: number
 }
@@ -79,7 +82,7 @@ export function openEtcdStore(options: EtcdOptions): Promise<EtcdStore> {
 export async function openOver(
   client: EtcdClient,
   clock: Clock,
-  options: Pick<EtcdOptions, 'prefix' | 'tokenAge_s'>,
+  options: Pick<EtcdOptions, 'prefix' | 'shared' | 'tokenAge_s'>,
 ): Promise<EtcdStore> {
   const prefix = options.prefix ?? '/wadah'
   const key = Buffer.from(`${prefix}/id`)
@@ -98,6 +101,7 @@ export async function openOver(
       id: id.value.toString(),
       base,
       prefix,
+      shared: options.shared ?? false,
       tokenAge_s: options.tokenAge_s ?? TOKEN_AGE_S,
     })
   } catch (error) {
@@ -112,6 +116,7 @@ export class EtcdStore implements Store {
   readonly #clock: Clock
   readonly #base: number
   readonly #prefix: string
+  readonly #shared: boolean
   readonly #tokenAge_s: number
   readonly #leases: EtcdLeases
   readonly #ending = new AbortController()
@@ -122,12 +127,17 @@ export class EtcdStore implements Store {
   #unsettled: Sent | undefined
   #closing: Promise<void> | undefined
 
-  constructor(client: EtcdClient, clock: Clock, o: { id: string; base: number; prefix: string; tokenAge_s: number }) {
+  constructor(
+    client: EtcdClient,
+    clock: Clock,
+    o: { id: string; base: number; prefix: string; shared: boolean; tokenAge_s: number },
+  ) {
     this.id = o.id
     this.#client = client
     this.#clock = clock
     this.#base = o.base
     this.#prefix = o.prefix
+    this.#shared = o.shared
     this.#tokenAge_s = o.tokenAge_s
     this.#leases = new EtcdLeases(client, clock)
   }
@@ -137,7 +147,15 @@ export class EtcdStore implements Store {
     return this.#client
   }
 
+  /** Of a shared one: of the last transaction. What ended since with its lease is not counted; a watch tells it soon. */
   async current(o?: CallOptions): Promise<Revision> {
+    if (!this.#shared) return await this.#now(o)
+    const { kvs } = await this.#range({ key: this.#key('/last') }, this.#deadline(o))
+    return kvs[0] ? Number(kvs[0].mod_revision) - this.#base : 0
+  }
+
+  /** etcd's own, whoever wrote. */
+  async #now(o?: CallOptions): Promise<Revision> {
     const { header } = await this.#range({ key: this.#key('/id') }, this.#deadline(o))
     return Number(header.revision) - this.#base
   }
@@ -225,7 +243,8 @@ export class EtcdStore implements Store {
       signal,
       ending: this.#ending.signal,
       rec: (kv) => this.#rec(kv),
-      current: () => this.current(),
+      current: () => this.#now(),
+      ...(this.#shared ? { last: () => this.current() } : {}),
     })
   }
 
@@ -289,19 +308,26 @@ export class EtcdStore implements Store {
         ...txn.checks.map((c) => this.#compare(c)),
         { key: at.key, result: 'EQUAL', target: 'MOD', mod_revision: at.fence } as const,
       ]
+      // What changes nothing answers with a revision, too: one that a watch comes to.
+      const marks: RequestOp[] = this.#shared ? [{ request_range: { key: this.#key('/last') } }] : []
       const success = looks
-        ? txn.writes.map((w) => this.#read(w.key))
+        ? [...txn.writes.map((w) => this.#read(w.key)), ...marks]
         : changes
           ? await this.#writes(txn, own, at.key, deadline_ms)
-          : []
-      const failure = [{ request_range: { key: at.key } }, ...txn.checks.map((c) => this.#read(c.key))]
+          : marks
+      const failure = [{ request_range: { key: at.key } }, ...txn.checks.map((c) => this.#read(c.key)), ...marks]
       const reply = await this.#txn(
         { compare, success, failure },
         deadline_ms,
         looks || !changes ? undefined : at.tries,
       )
-      const now = Number(reply.header.revision) - this.#base
       const read = reply.responses.map((r) => r.response_range?.kvs[0])
+      const wrote = reply.succeeded && changes && !looks
+      const mark = this.#shared && !wrote ? read.pop() : undefined
+      const now =
+        this.#shared && !wrote
+          ? Number(mark?.mod_revision ?? this.#base) - this.#base
+          : Number(reply.header.revision) - this.#base
       if (reply.succeeded) {
         const nothing = looks && read.every((kv) => kv === undefined) && at.tries.lost === 0
         if (nothing || !looks) return { ok: true, revision: now, repeated: false }
@@ -365,7 +391,8 @@ export class EtcdStore implements Store {
             },
     )
     const lease = await this.#leaseOfTokens(deadline_ms)
-    return [...ops, { request_put: { key: token, value: Buffer.from(JSON.stringify(own)), lease } }]
+    const last: RequestOp[] = this.#shared ? [{ request_put: { key: this.#key('/last'), value: Buffer.alloc(0) } }] : []
+    return [...ops, ...last, { request_put: { key: token, value: Buffer.from(JSON.stringify(own)), lease } }]
   }
 
   #compare(check: EncodedCheck): Compare {
@@ -432,7 +459,7 @@ export class EtcdStore implements Store {
   }
 
   async #compacted(o?: CallOptions): Promise<Compacted> {
-    const current = await this.current(o)
+    const current = await this.#now(o)
     return { type: 'compacted', oldest: current, current }
   }
 

@@ -78,16 +78,20 @@ export class EtcdLeases {
   async #keepAlive(id: string, deadline_ms: number): Promise<number> {
     const { stream, failed } = this.#client.stream<{ ID: string }, { TTL: string }>('Lease', 'LeaseKeepAlive')
     const patience_ms = Math.min(1_000, deadline_ms - this.#clock.monotonic_ms())
+    let silent = false
     try {
       return await new Promise<number>((resolve, reject) => {
-        const stop = this.#clock.timer(() => reject(new Error('no answer')), patience_ms)
+        const stop = this.#clock.timer(() => {
+          silent = true
+          reject(new Error('no answer'))
+        }, patience_ms)
         stream.on('data', ({ TTL }) => (stop(), resolve(Number(TTL))))
         stream.on('error', (error) => (stop(), reject(error)))
         stream.on('end', () => (stop(), reject(new Error('the stream ended'))))
         stream.write({ ID: id })
       })
     } catch (error) {
-      failed()
+      failed(silent)
       throw error
     } finally {
       stream.cancel()

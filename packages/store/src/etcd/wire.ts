@@ -119,7 +119,11 @@ const DESCRIPTION = {
         }),
         CompactionRequest: message({ revision: ['int64', 1], physical: ['bool', 2] }),
         CompactionResponse: message({ header: ['ResponseHeader', 1] }),
-        WatchRequest: message({ create_request: ['WatchCreateRequest', 1] }, { request_union: ['create_request'] }),
+        WatchRequest: message(
+          { create_request: ['WatchCreateRequest', 1], progress_request: ['WatchProgressRequest', 3] },
+          { request_union: ['create_request', 'progress_request'] },
+        ),
+        WatchProgressRequest: message({}),
         WatchCreateRequest: message({
           key: ['bytes', 1],
           range_end: ['bytes', 2],
@@ -173,6 +177,7 @@ const DESCRIPTION = {
           dbSize: ['int64', 3],
           leader: ['uint64', 4],
           raftIndex: ['uint64', 5],
+          raftTerm: ['uint64', 6],
           raftAppliedIndex: ['uint64', 7],
           dbSizeInUse: ['int64', 9],
           isLearner: ['bool', 10],
@@ -212,7 +217,7 @@ export const SERVICES = {
 } as const
 export type ServiceName = keyof typeof SERVICES
 
-export type Header = { revision: string; member_id: string }
+export type Header = { cluster_id: string; revision: string; member_id: string }
 export type Member = { ID: string; name: string; peerURLs: string[]; clientURLs: string[]; isLearner: boolean }
 export type StatusReply = {
   header: Header
@@ -220,6 +225,7 @@ export type StatusReply = {
   dbSize: string
   leader: string
   raftIndex: string
+  raftTerm: string
   raftAppliedIndex: string
   dbSizeInUse: string
   isLearner: boolean
@@ -259,5 +265,5 @@ export type Txn = { compare: Compare[]; success: RequestOp[]; failure: RequestOp
 export type RequestOp =
   | { request_range: { key: Buffer } }
   | { request_put: { key: Buffer; value: Buffer; lease?: string } }
-  | { request_delete_range: { key: Buffer } }
+  | { request_delete_range: { key: Buffer; range_end?: Buffer } }
   | { request_txn: Txn }

@@ -15,7 +15,8 @@ export const show: Register = (group, cli) => {
       if (c.id === undefined) return out.note(t('cluster.alone'))
       await out.fields([
         ['id', c.id],
-        [t('cluster.store'), c.store.kind],
+        [t('cluster.store'), c.store.given ? t('cluster.given', { prefix: c.store.given.prefix }) : c.store.kind],
+        [t('cluster.client_until'), c.store.given?.client_until],
       ])
       out.line()
       await hostTable(cli, c)
