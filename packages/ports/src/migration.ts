@@ -169,7 +169,7 @@ export interface ArrivingVm {
   loaded(how: 'precopy' | 'postcopy', signal: AbortSignal): Promise<void>
   /** Lets the guest run, or takes a paused one over. Only with `go` in hand. Returns when QEMU says that it runs. */
   go(signal: AbortSignal): Promise<{ run_ms: number }>
-  /** Whether nothing of it is still to come: post-copy has ended, or there was none. */
+  /** Whether nothing of it is still to come: post-copy has ended, or there was none. Of one whose QEMU is gone: had ended, before that. */
   whole(): Promise<boolean>
   /** Post-copy on a connection that broke: listens anew, on this address of the machine. */
   recover(listen: string, signal: AbortSignal): Promise<MoveAddress>
@@ -249,7 +249,8 @@ export type MoveMessage =
   | { type: 'recover-at'; job: string; address: MoveAddress }
   /** First on a new stream after a break. */
   | { type: 'resume'; version: number; job: string; vm: string }
-  | { type: 'resumed'; job: string; state: ArrivalState; run_ms?: number }
+  /** `lost`: post-copy; the QEMU that ran there ended before all of the memory had come. */
+  | { type: 'resumed'; job: string; state: ArrivalState; run_ms?: number; lost?: true }
 
 /** How far a target is. `waiting`: QEMU is there, `go` was not heard. `unknown`: nobody knows the job here, and no QEMU of the VM is here. */
 export type ArrivalState = 'waiting' | 'running' | 'committed' | 'undone' | 'unknown' | 'cannot-tell'

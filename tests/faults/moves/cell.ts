@@ -33,14 +33,22 @@ async function placedOn(): Promise<number> {
   return HOSTS.find((h) => host.nameOf(h) === name) ?? 0
 }
 
+/** Whether it does; one that is stopped, as a case or what came after it may have left it, is started. */
+async function guestAnswers(): Promise<boolean> {
+  const status = (await vm().catch(() => undefined))?.status
+  if (status?.state === 'stopped') {
+    // Somebody else may start it, or its last job may not have ended yet: it is tried again.
+    const job = await api()
+      .call(endpoints.vms.start, { params: { vm: VM } })
+      .catch(() => undefined)
+    if (job) await api().wait(job, { signal: AbortSignal.timeout(60_000) })
+  }
+  return status?.state === 'running' && status.agent === 'connected'
+}
+
 /** The VM runs on one of the first two hosts with its writer in it. */
 async function makeReady(): Promise<{ source: number; target: number; boot: string }> {
-  await within(60_000, async () => (await vm().catch(() => undefined))?.status.state !== 'unknown')
-  if ((await vm()).status.state === 'stopped') {
-    const job = await api().call(endpoints.vms.start, { params: { vm: VM } })
-    await api().wait(job, { signal: AbortSignal.timeout(60_000) })
-  }
-  if (!(await within(90_000, async () => (await vm()).status.agent === 'connected'))) throw new Error('no guest')
+  if (!(await within(180_000, guestAnswers, 500))) throw new Error('no guest')
   let source = await placedOn()
   if (source === WATCHER) {
     const body = { to: host.nameOf(1) }

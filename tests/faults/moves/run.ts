@@ -26,7 +26,6 @@ export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Re
   const end = performance.now() + (minutes ?? Number.POSITIVE_INFINITY) * 60_000
   const was = existsSync(USERFAULT) ? readFileSync(USERFAULT, 'utf8') : undefined
   // A setting of the whole machine: only for as long as post-copy is tried.
-  if (was !== undefined && cells.some((c) => c.mode !== 'precopy')) writeFileSync(USERFAULT, '1\n')
   let isFresh = false
   try {
     await prepare()
@@ -39,6 +38,8 @@ export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Re
           await prepare()
           await freshVm()
         })
+      // Other tests of this machine may take it back.
+      if (was !== undefined && cell.mode !== 'precopy') writeFileSync(USERFAULT, '1\n')
       const result = await runCell(cell, say).catch(
         (error: unknown): Result => ({
           ...cell,

@@ -1,5 +1,5 @@
 /** After a break: what both QEMUs say they are → what is right. Pure. R1 of the design stands on this table. */
-import type { ArrivalState, QemuAnswer } from '@wadah/ports/migration'
+import type { ArrivalState, MoveLimits, MoveMode, QemuAnswer } from '@wadah/ports/migration'
 
 export type Resolution =
   /** The guest runs on the target: placement, then the source's QEMU ends. */
@@ -14,6 +14,15 @@ export type Resolution =
   | 'lost'
   /** Somebody has to be asked again. */
   | 'ask-again'
+
+/** Whether a move may leave RAM on both sides for a while. */
+export const mayGoPostcopy = ({
+  mode,
+  limits,
+}: {
+  mode: MoveMode
+  limits: Pick<MoveLimits, 'may_postcopy'>
+}): boolean => mode === 'postcopy' || mode === 'hybrid' || (mode === 'auto' && limits.may_postcopy === true)
 
 /** Migration states from which a QEMU never goes on by itself. */
 const LET_GO = new Set(['completed'])

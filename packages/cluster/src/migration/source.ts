@@ -24,7 +24,7 @@ import { MOVE_PROTOCOL, type MessageLink } from './link.ts'
 import { pausePoint } from './pause-point.ts'
 import { Phases } from './phases.ts'
 import { makeReport } from './report.ts'
-import { resolveMove } from './resolve.ts'
+import { mayGoPostcopy, resolveMove } from './resolve.ts'
 import { type Of, PeerAbort, Talk } from './talk.ts'
 
 export type MoveOut = {
@@ -67,6 +67,10 @@ const LOADED_MS = 300_000
 const RUNNING_MS = 60_000
 const COMMIT_MS = 600_000
 const ASK_AGAIN_MS = 10_000
+/** The target looks for so long whether all has come (5 s), and ends its QEMU if not. */
+const WHOLE_MS = 30_000
+/** As long as a timer can be. */
+const LONGEST_MS = 2 ** 31 - 1
 const SILENT_MS = 20_000
 /** How often the target is looked for after a break, and for how long. */
 const RELINK_MS = [50, 200, 500, 1_000, 2_000] as const
@@ -100,6 +104,8 @@ class Source {
   #leaving: LeavingVm | undefined
   #sealed = false
   #isCommitted = false
+  /** Post-copy: what the target said of its QEMU, which ended too early. */
+  #lostThere: string | undefined
 
   constructor(order: MoveOut, ports: MoveOutPorts) {
     this.#order = order
@@ -336,6 +342,7 @@ class Source {
   /** The target's own word, over a new stream. */
   async #ask(signal: AbortSignal): Promise<Of<'resumed'>> {
     const { job, vm } = this.#order
+    let asked: Talk | undefined
     for (let i = 0; ; i++) {
       signal.throwIfAborted()
       if (this.#talk.lost.aborted) {
@@ -348,13 +355,18 @@ class Source {
         this.#talk = new Talk(link, this.#ports.migration.wall_ms, this.#clock)
         this.#talk.beat()
       }
-      this.#talk.send({ type: 'resume', version: MOVE_PROTOCOL, job, vm })
+      if (asked !== this.#talk) this.#talk.send({ type: 'resume', version: MOVE_PROTOCOL, job, vm })
+      asked = this.#talk
       try {
         const said = await this.#talk.next(['resumed'], RUNNING_MS, signal)
         if (said.state === 'committed') this.#isCommitted = true
+        if (said.lost) this.#lostThere ??= 'its QEMU on its new host ended before all of it had come'
         return said
       } catch (error) {
+        // Its answer still comes.
+        if (this.#isLoss(error)) continue
         if (error instanceof PeerAbort) return { type: 'resumed', job, state: error.undone ? 'undone' : 'cannot-tell' }
+        asked = undefined
         signal.throwIfAborted()
       }
     }
@@ -366,8 +378,9 @@ class Source {
         if (this.#isCommitted) return true
         await this.#talk.next(['committed'], ASK_AGAIN_MS, AbortSignal.any([signal, this.#talk.lost]))
         return true
-      } catch {
+      } catch (error) {
         signal.throwIfAborted()
+        this.#isLoss(error)
         // It may have been said on a stream that broke.
         await this.#ask(signal)
       }
@@ -382,7 +395,7 @@ class Source {
     const leaving = this.#need()
     const how = async () => {
       try {
-        return await leaving.follow(signal)
+        return await this.#followOrLoss(leaving, signal)
       } catch (error) {
         signal.throwIfAborted()
         throw await this.#memoryLost(toFault(error).detail, true)
@@ -391,24 +404,85 @@ class Source {
     while ((await how()) === 'paused') {
       this.#notes.push('post-copy broke and goes on over a new connection')
       try {
-        if (this.#talk.lost.aborted && !['running', 'committed'].includes((await this.#ask(signal)).state))
-          throw fail('memory_lost', 'its new host has no QEMU of it any more')
+        if (this.#talk.lost.aborted) await this.#askOfLoss(signal)
         this.#talk.send({ type: 'recover', job: this.#order.job })
         const limit = AbortSignal.any([signal, this.#talk.lost])
         const { address } = await this.#talk.next(['recover-at'], RUNNING_MS, limit)
         await leaving.recover(address, signal)
       } catch (error) {
         signal.throwIfAborted()
-        if (toFault(error).code === 'memory_lost') throw await this.#memoryLost('its new host ended it', true)
+        this.#isLoss(error)
+        const { code, detail } = toFault(error)
+        if (code === 'memory_lost') throw await this.#memoryLost(detail, true)
         this.#ports.log(`post-copy could not go on yet: ${toFault(error).detail}`)
         await pause(1_000, signal)
       }
     }
   }
 
+  /** A source's QEMU need not notice that the other one has ended: its new host says so. Rejects with that as it does with QEMU's own end. */
+  async #followOrLoss(leaving: LeavingVm, signal: AbortSignal): Promise<'completed' | 'paused'> {
+    const over = new AbortController()
+    const limit = AbortSignal.any([signal, over.signal])
+    const loss = this.#hearOfLoss(limit)
+    loss.catch(() => {})
+    try {
+      return await Promise.race([leaving.follow(limit), loss])
+    } finally {
+      over.abort(new Error('over'))
+      // It may be about to change the stream.
+      await loss.catch(() => {})
+    }
+  }
+
+  /** Until the signal ends it. @throws WadahError `memory_lost` */
+  async #hearOfLoss(signal: AbortSignal): Promise<never> {
+    for (;;) {
+      // Where all had gone over before, its end over there is no end of the move.
+      if (this.#lostThere !== undefined && !(await this.#hasAllGone())) throw fail('memory_lost', this.#lostThere)
+      try {
+        await this.#talk.next([], LONGEST_MS, signal)
+      } catch (error) {
+        signal.throwIfAborted()
+        if (this.#isLoss(error) || error instanceof PeerAbort) continue
+      }
+      await this.#askOfLoss(signal)
+      if (this.#talk.lost.aborted) await pause(ASK_AGAIN_MS, signal)
+    }
+  }
+
+  /** This host's QEMU is gone, and it is not known here whether it was through: the target looks, and says so where it was not. */
+  async #hadAllGone(signal: AbortSignal): Promise<void> {
+    const limit = AbortSignal.any([signal, this.#talk.lost])
+    this.#talk.send({ type: 'done', job: this.#order.job })
+    if (this.#lostThere === undefined)
+      await this.#talk.next([], WHOLE_MS, limit).catch((error: unknown) => this.#isLoss(error))
+    signal.throwIfAborted()
+    if (this.#lostThere !== undefined) throw await this.#memoryLost(this.#lostThere)
+  }
+
+  async #hasAllGone(): Promise<boolean> {
+    const is = await this.#ports.migration.ask(this.#order.vm)
+    return is.is === 'there' && is.migration === 'completed'
+  }
+
+  /** @throws WadahError `memory_lost` when there is no QEMU over there that could still take the rest */
+  async #askOfLoss(signal: AbortSignal): Promise<void> {
+    const { state } = await this.#ask(signal)
+    if (!['undone', 'unknown'].includes(state) || (await this.#hasAllGone())) return
+    this.#lostThere ??= 'its new host has no QEMU of it any more'
+    throw fail('memory_lost', this.#lostThere)
+  }
+
+  #isLoss(error: unknown): boolean {
+    if (!(error instanceof PeerAbort) || error.fault.code !== 'memory_lost') return false
+    this.#lostThere ??= error.fault.detail
+    return true
+  }
+
   /**
    * No QEMU has the guest whole. What is left of it here ends, for its RAM may be older than its disks; where it is placed it can be started.
-   * `there`: the target may have the rest.
+   * `there`: the target may have the rest, and where it was not the one who said so it has to be told.
    */
   async #memoryLost(why: string, there = false): Promise<WadahError> {
     const { job, name } = this.#order
@@ -417,7 +491,7 @@ class Source {
       remedy: `wadah vm start ${name}`,
     })
     await this.#leaving?.quit()
-    if (there) await this.#tellLost(lost)
+    if (there && this.#lostThere === undefined) await this.#tellLost(lost)
     else this.#talk.send({ type: 'abort', job, fault: lost.fault })
     // Where the target has committed there is none of this move any more.
     await this.#ports.unseal()
@@ -438,7 +512,7 @@ class Source {
         this.#talk.beat()
         this.#talk.send({ type: 'resume', version: MOVE_PROTOCOL, job, vm: this.#order.vm })
         const said = await this.#talk.next(['resumed'], RUNNING_MS, this.#talk.lost).catch(() => undefined)
-        if (said && !['running', 'committed'].includes(said.state)) return
+        if (said && (said.lost || !['running', 'committed'].includes(said.state))) return
       }
       this.#talk.send({ type: 'abort', job, fault: lost.fault })
       const answer = await this.#talk.next([], RUNNING_MS, this.#talk.lost).catch((error: unknown) => error)
@@ -473,7 +547,7 @@ class Source {
           // Post-copy may still be under way; if it can't end, this QEMU has what the guest needs, and stays.
           await this.#follow(signal)
           await this.#leaving.quit()
-        }
+        } else if (mayGoPostcopy(this.#order)) await this.#hadAllGone(signal)
         this.#talk.send({ type: 'done', job })
         await this.#leaving?.close()
         this.#talk.close()

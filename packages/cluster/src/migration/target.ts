@@ -13,6 +13,7 @@ import type {
 } from '@wadah/ports/migration'
 import { MOVE_PROTOCOL, type MessageLink, endedLink } from './link.ts'
 import { pausePoint } from './pause-point.ts'
+import { mayGoPostcopy } from './resolve.ts'
 import { type Of, PeerAbort, Talk } from './talk.ts'
 
 export type MoveInPorts = {
@@ -68,6 +69,9 @@ export class MoveIn {
   #run_ms: number | undefined
   #isOver = false
   #going = false
+  /** Post-copy: its QEMU here ended before it had all of it. Kept for a source that asks later. */
+  #lost: WadahError | undefined
+  readonly #placed = Promise.withResolvers<void>()
 
   constructor(
     job: string,
@@ -104,10 +108,22 @@ export class MoveIn {
   #adopt(arriving: ArrivingVm): void {
     this.#arriving = arriving
     void arriving.gone.then(({ reason }) => {
-      // Its end after `running` is the VM's, not the move's.
       if (this.#state === 'waiting')
         void this.#undo(fail('qemu_failed', `QEMU, which waited for the guest, ended: ${reason}.`))
+      else void this.#ended(arriving, reason)
     })
+  }
+
+  /** Its end after `running` is the VM's, not the move's; but in post-copy the source's QEMU would wait for it for ever. */
+  async #ended(arriving: ArrivingVm, reason: string): Promise<void> {
+    if (this.#isOver || this.#lost || (this.#state !== 'running' && this.#state !== 'committed')) return
+    if (await arriving.whole().catch(() => true)) return
+    this.#lost = fail('memory_lost', `Its QEMU on its new host ended (${reason}) before all of its memory was there.`)
+    this.#ports.log(`${this.vm}: ${this.#lost.fault.detail}`)
+    this.#talk.send({ type: 'abort', job: this.job, fault: this.#lost.fault })
+    // It is placed here first, for here it can be started.
+    await this.#placed.promise
+    this.#done()
   }
 
   /** Settles when the target is made, or was taken back. */
@@ -154,6 +170,7 @@ export class MoveIn {
       job,
       state: this.#state,
       ...(this.#run_ms === undefined ? {} : { run_ms: this.#run_ms }),
+      ...(this.#lost ? { lost: true } : {}),
     })
   }
 
@@ -189,8 +206,7 @@ export class MoveIn {
 
   /** Post-copy: nobody but us can say when it may run. */
   #tellLoaded(talk: Talk): void {
-    const { mode, limits } = this.#offer
-    if (mode === 'precopy' || (mode === 'auto' && !limits.may_postcopy)) return
+    if (!mayGoPostcopy(this.#offer)) return
     const limit = AbortSignal.any([this.#stop, talk.lost])
     void this.#arriving
       ?.loaded('postcopy', limit)
@@ -270,6 +286,7 @@ export class MoveIn {
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS[Math.min(i, RETRY_MS.length - 1)]).unref())
       }
     }
+    this.#placed.resolve()
     await settled
     // The source says `done`, or its host is gone: there is nothing to wait for then.
     setTimeout(() => this.#done(), DONE_MS).unref()
@@ -302,6 +319,7 @@ export class MoveIn {
 
   /** Post-copy broke for good: no QEMU has all of its memory. It ends here, where it is placed. */
   async #memoryLost(why: WadahError): Promise<void> {
+    this.#lost = why
     this.#ports.log(`${this.vm}: what was in its memory is lost: ${why.fault.detail}`)
     await this.#arriving
       ?.undo()
@@ -477,6 +495,8 @@ export class Arrivals {
     // This daemon was started anew, or never heard of it: its machine knows.
     const is = await this.#ports.migration.ask(vm)
     let state: ArrivalState = is.is === 'gone' ? 'unknown' : 'cannot-tell'
+    // One that no move brought: started here since, after the one that came had ended.
+    const lost = is.is === 'there' && is.job === undefined && is.migration === 'none'
     // One that was taken over paused waits for nothing any more: no job is noted with it.
     if (is.is === 'there' && (is.status === 'running' || is.job === undefined)) {
       // It is here, and whoever let it may have died before it could commit that.
@@ -486,6 +506,6 @@ export class Arrivals {
         () => 'running' as const,
       )
     }
-    talk.send({ type: 'resumed', job, state })
+    talk.send({ type: 'resumed', job, state, ...(lost ? { lost } : {}) })
   }
 }

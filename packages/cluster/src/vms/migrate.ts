@@ -13,6 +13,7 @@ import { forecast } from '../migration/forecast.ts'
 import { endedLink } from '../migration/link.ts'
 import { pausePoint } from '../migration/pause-point.ts'
 import { Probe } from '../migration/probe.ts'
+import { mayGoPostcopy } from '../migration/resolve.ts'
 import { speedOf } from '../migration/speed.ts'
 import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.ts'
 import { placementKind, type PlacementRecord, poolKind, statusKind, vmKind } from '../records.ts'
@@ -134,7 +135,8 @@ async function move(ctx: Ctx): Promise<VmMove> {
   })
   const there = await deps.store.get(placementKind, p.vm)
   const isThere = there?.value.host === p.to && there.value.epoch === p.epoch
-  if (isThere && (await migration.ask(p.vm)).is === 'gone') return anew(0)
+  // Of one that may have been post-copy only the target knows whether all of it had come.
+  if (isThere && !mayGoPostcopy(p) && (await migration.ask(p.vm)).is === 'gone') return anew(0)
   const order = {
     job: jobId,
     vm: p.vm,

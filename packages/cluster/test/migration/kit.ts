@@ -21,6 +21,8 @@ export class World {
   over = false
   /** Post-copy broke for good: what runs on the target may be ended. */
   lost = false
+  /** Post-copy goes on and on: neither end says anything of itself. */
+  follows = false
   /** Throws at the call of this name, once. */
   fails: string | undefined
   readonly calls: string[] = []
@@ -53,8 +55,12 @@ export class World {
         this.source = 'let-go'
         return { how: this.how, stop_ms: 1, released_ms: 2 }
       },
-      follow: async () => {
+      follow: async (signal) => {
         this.check('follow')
+        while (this.follows) {
+          signal.throwIfAborted()
+          await new Promise((resolve) => setTimeout(resolve, 1))
+        }
         return 'completed'
       },
       recover: async () => this.check('recover'),
@@ -112,7 +118,7 @@ export class World {
           : {
               is: 'there',
               status: this.source === 'running' ? 'running' : 'postmigrate',
-              migration: this.source === 'running' ? 'active' : 'completed',
+              migration: this.source === 'running' ? 'active' : this.follows ? 'postcopy-active' : 'completed',
               epoch: 1,
             },
     }
@@ -143,6 +149,13 @@ export class World {
     limits: { max_stall_ms: 300 },
     tls: true,
   }
+  /** The target's QEMU ends, and the source's does not notice. */
+  killTarget(): void {
+    this.lost = true
+    this.target = 'none'
+    this.gone.resolve({ reason: 'killed' })
+  }
+
   readonly stop = new AbortController()
   arrivals = this.daemon()
   /** Another daemon on the target: it knows nothing but what its machine does. */

@@ -358,3 +358,105 @@ test('post-copy that breaks for good: both end, also when the word of it has to 
     expect(w).toMatchObject({ source: 'gone', target: 'none', placement: { host: 'b', epoch: 2 } })
   }
 })
+
+describe("post-copy whose target's QEMU is killed while RAM follows: the source's does not notice, and is told", () => {
+  const lost = { fault: { code: 'memory_lost', effect: 'partial' } }
+  const ended = { source: 'gone', target: 'none', placement: { host: 'b', epoch: 2 } }
+  async function following() {
+    const w = new World()
+    Object.assign(w, { how: 'postcopy', follows: true })
+    const stream = wire()
+    const relinked: ReturnType<typeof wire>[] = []
+    const relink = async () => {
+      const again = wire()
+      relinked.push(again)
+      void w.arrivals.handle(again.b, 'host-source')
+      return again.a
+    }
+    const moving = moveOut({ ...w.order, mode: 'postcopy' }, w.ports(stream, { relink }), never)
+    moving.catch(() => {})
+    await vi.waitFor(() => expect(w.calls).toContain('follow'))
+    return { w, stream, moving, relinked }
+  }
+  test('over the stream; what has been started there since is not ended', async () => {
+    const { w, moving } = await following()
+    w.killTarget()
+    await expect(moving).rejects.toMatchObject(lost)
+    await settled()
+    expect(w).toMatchObject(ended)
+    expect(w.calls).not.toContain('undo')
+  })
+  test('when the stream breaks and it asks', async () => {
+    const { w, stream, moving } = await following()
+    stream.pass((m) => m.type !== 'abort')
+    w.killTarget()
+    await settled()
+    stream.cut()
+    await expect(moving).rejects.toMatchObject(lost)
+    expect(w).toMatchObject(ended)
+  })
+  test('by a daemon of the target that was started anew and finds nothing', async () => {
+    const { w, stream, moving } = await following()
+    w.lost = true
+    w.target = 'none'
+    w.arrivals = w.daemon()
+    stream.cut()
+    await expect(moving).rejects.toMatchObject(lost)
+    expect(w).toMatchObject(ended)
+  })
+  test('by one that finds the VM started anew, which no move brought', async () => {
+    const { w, stream, moving } = await following()
+    w.arrivals = w.daemon({
+      migration: {
+        ...w.b,
+        rejoinArriving: async () => undefined,
+        ask: async () => ({ is: 'there', status: 'running', migration: 'none', epoch: 2 }),
+      },
+    })
+    stream.cut()
+    await expect(moving).rejects.toMatchObject(lost)
+    expect(w).toMatchObject({ source: 'gone', target: 'running' })
+  })
+  test('before it was committed: that comes first, so that it is placed where it can be started', async () => {
+    const w = new World()
+    Object.assign(w, { how: 'postcopy', follows: true, fails: 'commit' })
+    const stream = wire()
+    const ports = w.ports(stream)
+    stream.pass((m) => {
+      if (m.type === 'running') w.killTarget()
+      return true
+    })
+    await expect(moveOut({ ...w.order, mode: 'postcopy' }, ports, never)).rejects.toMatchObject(lost)
+    expect(w).toMatchObject(ended)
+  })
+  test('a stream that breaks is only asked over again: it goes on, and ends well', async () => {
+    const { w, stream, moving, relinked } = await following()
+    stream.cut()
+    await vi.waitFor(() => expect(relinked).toHaveLength(1))
+    await settled()
+    w.follows = false
+    await moving
+    expect(w).toMatchObject({ source: 'gone', target: 'running', placement: { host: 'b' } })
+  })
+  test('all had gone over before its end: that is no end of the move', async () => {
+    const { w, moving } = await following()
+    w.follows = false
+    w.killTarget()
+    await moving
+    expect(w).toMatchObject({ source: 'gone', placement: { host: 'b' } })
+  })
+  test('its source was started anew, has no QEMU any more, and can not know: the target says so', async () => {
+    for (const lostIt of [false, true]) {
+      const w = new World()
+      Object.assign(w, { how: 'postcopy', source: 'gone', target: 'running', lost: lostIt })
+      vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+      const moving = resumeMoveOut({ ...w.order, mode: 'postcopy' }, w.ports(wire()), never)
+      moving.catch(() => {})
+      await vi.advanceTimersByTimeAsync(10_000)
+      vi.useRealTimers()
+      if (lostIt) await expect(moving).rejects.toMatchObject(lost)
+      else expect(await moving).toEqual({ moved: true })
+      expect(w.target).toBe(lostIt ? 'none' : 'running')
+    }
+  })
+})

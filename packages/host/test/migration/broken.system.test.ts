@@ -47,6 +47,23 @@ describe('a move that breaks', () => {
     expect(await kit.sh(b, m.vm, 'md5sum </fill/kept')).toBe(m.sum)
   })
 
+  test("the target's QEMU is killed while RAM follows (post-copy): the source's half ends too, and it is said what is lost", async () => {
+    const { a, b } = kit
+    if (!(await kit.allowPostcopy())) return
+    const m = await begin()
+    const following = Promise.withResolvers<void>()
+    const ports = { phase: (phase: MovePhase) => void (phase === 'follow' && following.resolve()) }
+    const moving = move(kit, m.request, a, b, { mode: 'postcopy', limits: SLOW }, { ...m, ports })
+    moving.catch(() => {})
+    await following.promise
+    process.kill(b.running(m.vm)?.pid ?? 0, 'SIGKILL')
+    await expect(moving).rejects.toMatchObject({ fault: { code: 'memory_lost', effect: 'partial' } })
+    expect(await a.migration.ask(m.vm)).toEqual({ is: 'gone' })
+    expect(await b.migration.ask(m.vm)).toEqual({ is: 'gone' })
+    // Where it can be started.
+    expect(m.placement).toMatchObject({ host: b, epoch: 2, sealed: false })
+  })
+
   test('it is cancelled', async () => {
     const m = await begin()
     const cancel = new AbortController()

@@ -113,7 +113,7 @@ export class Arriving implements ArrivingVm {
   }
 
   async whole(): Promise<boolean> {
-    if (this.#isGone !== undefined) return false
+    if (this.#isGone !== undefined) return this.#status === 'completed'
     return !(await ask(this.#o.running)).status?.startsWith('postcopy')
   }
 
