@@ -42,6 +42,7 @@ import { DEFAULT_NETWORK } from './vms/create.ts'
 import { arrivals, sweepArrivals } from './vms/arrive.ts'
 import { migrateVm } from './vms/migrate.ts'
 import { Arrivals } from './migration/target.ts'
+import { keepAddresses } from './vms/addresses.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
 import { resizeVolumeJob } from './storage/resize.ts'
 import { adoptAll, keepStatuses, sweepTaps } from './vms/keeper.ts'
@@ -172,6 +173,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   const followed = followNetworks(deps, ending.signal)
   const snapshots = new SnapshotStore(deps, engine, pending)
   const unschedule = keepSchedules(deps, snapshots)
+  const unasked = keepAddresses(deps)
   const { member } = o
   const alive = member
     ? stayAlive(
@@ -204,6 +206,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     async stop() {
       followed()
       unschedule()
+      unasked()
       await engine.stop()
       ending.abort()
       await alive

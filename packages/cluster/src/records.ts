@@ -39,6 +39,8 @@ export type StatusRecord = {
   qemu_version?: string
   agent?: 'unknown' | 'connected' | 'absent'
   ready_ms?: number
+  /** Addresses that its NICs have got from somebody else, as its agent says. */
+  inside?: { nic: string; address: string }[]
   /** What the running QEMU was started with, to say what waits for a restart. */
   booted?: {
     cpus: number
