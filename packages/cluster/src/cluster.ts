@@ -19,6 +19,7 @@ import { WarmImages } from './warm/service.ts'
 import { JobEngine } from './jobs/engine.ts'
 import { rememberMoves } from './metrics/moves.ts'
 import { Metrics } from './metrics/service.ts'
+import { Rules } from './rules/service.ts'
 import { Jobs } from './jobs/service.ts'
 import { FirewallGroups } from './networks/firewall-groups.ts'
 import { NetworkStore, networkSync, newNetwork } from './networks/service.ts'
@@ -197,6 +198,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       host: new HostView(deps, engine, view.get(hostKind, hostId)?.value.name ?? hostname(), o.version),
       cluster: new Clusters(deps, engine, o.member?.membership),
       metrics: new Metrics(deps, o.version),
+      rules: new Rules(deps),
     },
     view,
     hostId,
