@@ -39,6 +39,11 @@ const SUM = 'echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M count=16 2>/
 test('a running VM goes with its disk, there and back', async () => {
   await create('roamer', '--start')
   const [disk] = (await show(1, 'roamer')).spec.disks
+  // On a bridge somebody else gives it its address; its agent tells, and every host's list has it.
+  await until('its address in the list', async () => {
+    const { items } = await json<{ items: Vm[] }>(2, 'vm', 'list')
+    return items.find((vm) => vm.name === 'roamer')?.addresses.some((a) => a.source === 'agent')
+  })
   const sum = await sh('roamer', `dd if=/dev/urandom of=/dev/vda bs=1M count=16 conv=fsync 2>/dev/null; ${SUM}`)
   const there = files(path[0]).filter((f) => f.includes(disk?.volume ?? '?'))
   expect(there).toHaveLength(1)

@@ -8,6 +8,7 @@ export const ID_PREFIXES = {
   pool: 'pool',
   network: 'net',
   'firewall-group': 'grp',
+  rule: 'rule',
   job: 'job',
   token: 'tok',
   user: 'usr',
@@ -26,7 +27,7 @@ export function newId(kind: IdKind, random: (bytes: number) => Uint8Array): stri
   return `${ID_PREFIXES[kind]}-${text}`
 }
 
-const ID_PATTERN = /^(vm|img|vol|pool|net|grp|job|tok|usr|host|snap)-[a-z2-7]{10}$/
+const ID_PATTERN = /^(vm|img|vol|pool|net|grp|rule|job|tok|usr|host|snap)-[a-z2-7]{10}$/
 /** True for a text with the shape of an id; such a text may not be used as a name. */
 export function isId(text: string): boolean {
   return ID_PATTERN.test(text)

@@ -15,6 +15,7 @@ const TAGS: Record<string, string> = {
   volumes: 'Disks.',
   networks: 'What a NIC is attached to.',
   firewall: 'Security groups: firewall rules that VMs share.',
+  rules: 'Which VMs are kept on one host, on different hosts, on certain hosts.',
   jobs: 'Long actions: steps, progress, log, cancel.',
   access: 'Logging in, and who changed what.',
   tokens: 'API tokens for programs.',

@@ -18,6 +18,7 @@ export const GROUPS: readonly Group[] = [
   { name: 'snapshot', summary: 'cmd.snapshot', heading: 'help.servers', load: () => import('./commands/snapshot.ts') },
   { name: 'job', summary: 'cmd.job', heading: 'help.work', load: () => import('./commands/job.ts') },
   { name: 'events', summary: 'cmd.events', heading: 'help.work', load: () => import('./commands/events.ts') },
+  { name: 'rule', summary: 'cmd.rule', heading: 'help.work', load: () => import('./commands/rule.ts') },
   { name: 'host', summary: 'cmd.host', heading: 'help.work', load: () => import('./commands/host.ts') },
   { name: 'cluster', summary: 'cmd.cluster', heading: 'help.work', load: () => import('./commands/cluster.ts') },
   { name: 'store', summary: 'cmd.store', heading: 'help.daemon', load: () => import('./commands/store.ts') },

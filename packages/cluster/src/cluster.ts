@@ -19,6 +19,7 @@ import { WarmImages } from './warm/service.ts'
 import { JobEngine } from './jobs/engine.ts'
 import { rememberMoves } from './metrics/moves.ts'
 import { Metrics } from './metrics/service.ts'
+import { Rules } from './rules/service.ts'
 import { Jobs } from './jobs/service.ts'
 import { FirewallGroups } from './networks/firewall-groups.ts'
 import { NetworkStore, networkSync, newNetwork } from './networks/service.ts'
@@ -43,6 +44,7 @@ import { DEFAULT_NETWORK } from './vms/create.ts'
 import { arrivals, sweepArrivals } from './vms/arrive.ts'
 import { migrateVm } from './vms/migrate.ts'
 import { Arrivals } from './migration/target.ts'
+import { keepAddresses } from './vms/addresses.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
 import { resizeVolumeJob } from './storage/resize.ts'
 import { adoptAll, keepStatuses, sweepTaps } from './vms/keeper.ts'
@@ -174,6 +176,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   const followed = followNetworks(deps, ending.signal)
   const snapshots = new SnapshotStore(deps, engine, pending)
   const unschedule = keepSchedules(deps, snapshots)
+  const unasked = keepAddresses(deps)
   const { member } = o
   const alive = member
     ? stayAlive(
@@ -197,6 +200,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       host: new HostView(deps, engine, view.get(hostKind, hostId)?.value.name ?? hostname(), o.version),
       cluster: new Clusters(deps, engine, o.member?.membership),
       metrics: new Metrics(deps, o.version),
+      rules: new Rules(deps),
     },
     view,
     hostId,
@@ -206,6 +210,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     async stop() {
       followed()
       unschedule()
+      unasked()
       await engine.stop()
       ending.abort()
       await alive

@@ -10,7 +10,7 @@ import { type Check, type Kind, type Rec, type Store, type Write } from '@wadah/
 import { storeFault } from './jobs/faults.ts'
 import type { MessageLink } from './migration/link.ts'
 import type { Children } from './host/children.ts'
-import { indexKeys, indexKind } from './records.ts'
+import { indexKeys, indexKind, type NamedKind } from './records.ts'
 
 export type Config = {
   /** First uid given to a VM. */
@@ -49,7 +49,6 @@ export type Deps = {
   children?: Children
 }
 
-type NamedKind = 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group'
 const NOUNS: Record<NamedKind, string> = {
   vm: 'VM',
   pool: 'pool',
@@ -57,6 +56,7 @@ const NOUNS: Record<NamedKind, string> = {
   image: 'image',
   network: 'network',
   'firewall-group': 'security group',
+  rule: 'rule',
 }
 
 /** How it is called on the command line. */

@@ -39,6 +39,8 @@ export type StatusRecord = {
   qemu_version?: string
   agent?: 'unknown' | 'connected' | 'absent'
   ready_ms?: number
+  /** Addresses that its NICs have got from somebody else, as its agent says. */
+  inside?: { nic: string; address: string }[]
   /** What the running QEMU was started with, to say what waits for a restart. */
   booted?: {
     cpus: number
@@ -174,6 +176,16 @@ export const networkDownKind: Kind<NetworkDownRecord> = { name: 'network/down' }
 export type FirewallGroupRecord = Named & { description: string; rules: FirewallRule[] }
 export const groupKind: Kind<FirewallGroupRecord> = { name: 'firewall-group' }
 
+/** VMs by labels and by ids; hosts by ids, of `on` and `not-on` only. Ids of what is gone count for nothing. */
+export type RuleRecord = Named & {
+  kind: 'together' | 'apart' | 'on' | 'not-on'
+  strict: boolean
+  selector?: string
+  vms: string[]
+  hosts: string[]
+}
+export const ruleKind: Kind<RuleRecord> = { name: 'rule' }
+
 export type HostRecord = {
   schema: 1
   id: string
@@ -199,9 +211,11 @@ export const hostKind: Kind<HostRecord> = { name: 'host' }
 export type IndexRecord = { schema: 1; holder: string }
 export const indexKind: Kind<IndexRecord> = { name: 'index' }
 
+/** What is found by its name. */
+export type NamedKind = 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group' | 'rule'
+
 export const indexKeys = {
-  name: (kind: 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group', project: string, name: string) =>
-    `name/${kind}/${project}/${name}`,
+  name: (kind: NamedKind, project: string, name: string) => `name/${kind}/${project}/${name}`,
   snapshot: (vm: string, name: string) => `name/snapshot/${vm}/${name}`,
   uid: (uid: number) => `uid/${uid}`,
   mac: (mac: string) => `mac/${mac}`,
@@ -211,9 +225,7 @@ export const indexKeys = {
 }
 
 /** Which resource of the API a record belongs to, for events; undefined for what clients never see. */
-export function resourceOf(
-  kind: string,
-): 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group' | 'job' | 'snapshot' | undefined {
+export function resourceOf(kind: string): NamedKind | 'job' | 'snapshot' | undefined {
   switch (kind) {
     case 'vm/spec':
     case 'vm/placement':
@@ -226,6 +238,7 @@ export function resourceOf(
     case 'image':
     case 'network':
     case 'firewall-group':
+    case 'rule':
     case 'job':
     case 'snapshot':
       return kind

@@ -9,6 +9,7 @@ import type {
   MoveWishes,
 } from '@wadah/api/schema/cluster'
 import type { VmMigrate } from '@wadah/api/schema/migration'
+import type { Rule, RuleCreate } from '@wadah/api/schema/rule'
 import type { HostDevices } from '@wadah/api/schema/devices'
 import type { Subject } from '@wadah/api/schema/access'
 import type { Exec, ExecResult, GuestInfo } from '@wadah/api/schema/guest'
@@ -211,6 +212,14 @@ export interface ClusterService {
   remove(caller: Caller, ref: string, o?: { lost?: boolean; drop?: boolean }): Promise<void>
 }
 
+/** By which VMs are placed. */
+export interface RuleService {
+  list(caller: Caller, q: ListQuery): PageOf<Rule>
+  get(caller: Caller, ref: string): Rule
+  create(caller: Caller, body: RuleCreate): Promise<Rule>
+  delete(caller: Caller, ref: string, generation: IfGeneration): Promise<void>
+}
+
 export interface MetricsService {
   /** In Prometheus' text format. */
   text(): Promise<string>
@@ -229,4 +238,5 @@ export type Services = {
   jobs: JobService
   host: HostService
   metrics: MetricsService
+  rules: RuleService
 }

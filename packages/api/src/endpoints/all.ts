@@ -4,6 +4,7 @@ import { imageTransfers, volumeTransfers } from './transfers.ts'
 import { access, jobs, networks, system, tokens } from './system.ts'
 import { snapshots } from './snapshots.ts'
 import { firewallGroups } from './firewall.ts'
+import { rules } from './rules.ts'
 import { vms } from './vms.ts'
 import { cluster } from './cluster.ts'
 
@@ -15,6 +16,7 @@ export const endpoints = {
   volumes: { ...volumes, ...volumeTransfers },
   networks,
   firewallGroups,
+  rules,
   jobs,
   access,
   tokens,

@@ -58,7 +58,7 @@ export type HostCheck = Type.Static<typeof HostCheckSchema>
 export const EventSchema = Type.Object(
   {
     id: Type.String({ description: '{store}.{revision}: send it back as Last-Event-ID' }),
-    resource: Type.String({ description: 'vm, image, volume, pool, network, firewall-group, job, token' }),
+    resource: Type.String({ description: 'vm, image, volume, pool, network, firewall-group, rule, job, token' }),
     resource_id: Type.String(),
     generation: Type.Optional(Type.Integer()),
     change: Type.Union([Type.Literal('put'), Type.Literal('delete')]),

@@ -14,6 +14,8 @@ const NAMES: Record<string, (api: Api, signal: AbortSignal) => Promise<string[]>
   network: async (api, signal) => names(await api.call(endpoints.networks.list, { query: { limit: 1000 }, signal })),
   'firewall-group': async (api, signal) =>
     names(await api.call(endpoints.firewallGroups.list, { query: { limit: 1000 }, signal })),
+  rule: async (api, signal) => names(await api.call(endpoints.rules.list, { query: { limit: 1000 }, signal })),
+  host: async (api, signal) => (await api.call(endpoints.cluster.get, { signal })).hosts.map((h) => h.name),
   token: async (api, signal) => names(await api.call(endpoints.tokens.list, { signal })),
   job: async (api, signal) =>
     (await api.call(endpoints.jobs.list, { query: { limit: 100 }, signal })).items.map((j) => j.id),
@@ -23,6 +25,7 @@ const FIXED: Record<string, readonly string[]> = {
   lang: ['en', 'id'],
   scope: ['read', 'full'],
   format: ['qcow2', 'raw'],
+  'rule-kind': ['together', 'apart', 'on', 'not-on'],
   kind: ['nat', 'user', 'bridge', 'linked', 'full'],
 }
 const ANSWER_MS = 1500

@@ -30,6 +30,7 @@ import {
 import type { Deps } from '../context.ts'
 import { chainOf } from '../resolve.ts'
 import { usualPool } from '../storage/find-pool.ts'
+import { scheduled } from '../rules/members.ts'
 import { type Rooms, roomsFor } from '../storage/rooms.ts'
 import { type Tie, tiedBy } from '../vms/tied.ts'
 import { hostNamed } from './where.ts'
@@ -38,12 +39,20 @@ import { aliveKind, factsKind } from './records.ts'
 type View = Pick<CachedView, 'get' | 'list'>
 /** What every host keeps for itself and its guests' QEMUs. */
 const RESERVED_MIB = 512
+/** A VM that is not there yet. */
+const NEW = 'new'
 /** VMs with the same value of the first are kept on different hosts, of the second on one; `GROUP:strict` never otherwise. */
 export const APART = 'wadah/apart'
 export const TOGETHER = 'wadah/together'
 
-/** Pure over the view. @param o.rooms what hosts said of their pools; without it no local disk is copied anywhere */
-export function snapshotOf(view: View, o: { now_ms: number; memory_overcommit: number; rooms?: Rooms }): Snapshot {
+/**
+ * Pure over the view. @param o.rooms what hosts said of their pools; without it no local disk is copied anywhere
+ * @param o.coming a VM that is not there yet, for which a place is looked for
+ */
+export function snapshotOf(
+  view: View,
+  o: { now_ms: number; memory_overcommit: number; rooms?: Rooms; coming?: Pick<VmRecord, 'id' | 'project' | 'labels'> },
+): Snapshot {
   const vms = view.list(vmKind)
   return {
     now_ms: o.now_ms,
@@ -77,7 +86,7 @@ export function snapshotOf(view: View, o: { now_ms: number; memory_overcommit: n
       .list(placementKind)
       .flatMap(({ id, value: p }) => (p.handover === undefined ? [] : [{ vm: id, from: p.host, to: p.handover.to }])),
     reserved: [],
-    rules: rulesOf(vms.map((vm) => vm.value)),
+    rules: [...rulesOf(vms.map((vm) => vm.value)), ...scheduled(view, o.coming ? [o.coming] : [])],
     history: [],
     names: Object.fromEntries([
       ...view.list(networkKind).map((n) => [n.id, n.value.name]),
@@ -210,7 +219,8 @@ export function hostFor(
       })
     return named
   }
-  const snapshot = snapshotOf(view, o)
+  const coming = { id: NEW, project, labels: body.labels ?? {} }
+  const snapshot = snapshotOf(view, { ...o, coming })
   const [only] = snapshot.hosts
   // Of a single host too little is known to refuse anything here.
   if (!only || (snapshot.hosts.length === 1 && only.state === 'up')) return only?.id ?? o.own
@@ -228,7 +238,7 @@ function wished(view: View, project: string, body: VmCreate): VmView {
   for (const ref of [body.pool, ...(body.disks ?? []).map((d) => ('pool' in d ? d.pool : undefined))])
     if (ref !== undefined) pools.add(named('pool', ref))
   return {
-    id: 'new',
+    id: NEW,
     name: body.name,
     state: 'absent',
     memory_mib: body.memory_mib ?? Math.max(512, image?.min_memory_mib ?? 0),

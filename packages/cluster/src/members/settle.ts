@@ -25,6 +25,7 @@ import {
   vmKind,
   type VmRecord,
   volumeKind,
+  ruleKind,
 } from '../records.ts'
 import { freeUid, inSubnet, toNumber } from '../vms/allocate.ts'
 
@@ -50,6 +51,7 @@ const RENAMED = {
   image: imageKind.name,
   'firewall-group': groupKind.name,
   volume: volumeKind.name,
+  rule: ruleKind.name,
 }
 
 type Named = { name: string; project: string }

@@ -27,6 +27,7 @@ import {
   statusKind,
   vmKind,
   volumeKind,
+  type NamedKind,
 } from '../records.ts'
 import { claimKind } from '../jobs/record.ts'
 import type { Pending } from '../pending.ts'
@@ -327,12 +328,7 @@ export function portKey(deps: Pick<Deps, 'hostId'>, p: Published): string {
   return indexKeys.port(deps.hostId, p.protocol, p.address, p.port)
 }
 
-export function checkName(
-  deps: Deps,
-  noun: 'vm' | 'pool' | 'volume' | 'image' | 'network' | 'firewall-group',
-  project: string,
-  name: string,
-): void {
+export function checkName(deps: Deps, noun: NamedKind, project: string, name: string): void {
   const problem = nameProblem(name)
   if (problem) throw fail('invalid', `${problem}.`, { field: '/name' })
   if (deps.view.get(indexKind, indexKeys.name(noun, project, name))) {

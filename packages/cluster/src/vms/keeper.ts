@@ -42,6 +42,7 @@ export function statusAfter(before: StatusRecord | undefined, seen: Observed, mo
     ...(started_ms === undefined ? {} : { started_ms }),
     ...(kept?.booted === undefined ? {} : { booted: kept.booted }),
     ...(kept?.ready_ms === undefined ? {} : { ready_ms: kept.ready_ms }),
+    ...(kept?.inside === undefined ? {} : { inside: kept.inside }),
     ...(live && seen.pid !== undefined ? { pid: seen.pid } : {}),
     ...(live && seen.accelerator !== undefined ? { accelerator: seen.accelerator } : {}),
     ...(live && seen.qemu_version !== undefined ? { qemu_version: seen.qemu_version } : {}),

@@ -100,9 +100,11 @@ export function viewVm(
       ...(live && s.agent !== undefined ? { agent: s.agent } : {}),
       pending_restart: live ? pendingRestart(spec, s.booted) : [],
     },
-    addresses: spec.nics.flatMap((n) =>
-      n.address === undefined ? [] : [{ nic: n.name, address: n.address, source: 'reserved' as const }],
-    ),
+    addresses: spec.nics.flatMap((n): Vm['addresses'] => {
+      if (n.address !== undefined) return [{ nic: n.name, address: n.address, source: 'reserved' }]
+      const inside = live ? (s.inside ?? []) : []
+      return inside.filter((i) => i.nic === n.name).map((i) => ({ ...i, source: 'agent' }))
+    }),
     ...(detail
       ? {
           actions: canAll({

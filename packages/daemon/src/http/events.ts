@@ -18,6 +18,7 @@ export const RESOURCES = [
   'pool',
   'network',
   'firewall-group',
+  'rule',
   'job',
   'token',
   'snapshot',

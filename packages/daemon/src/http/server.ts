@@ -25,6 +25,7 @@ import { clusterRoutes } from './routes/cluster.ts'
 import { imageRoutes } from './routes/images.ts'
 import { jobRoutes } from './routes/jobs.ts'
 import { firewallRoutes } from './routes/firewall.ts'
+import { ruleRoutes } from './routes/rules.ts'
 import { networkRoutes } from './routes/networks.ts'
 import { poolRoutes } from './routes/pools.ts'
 import { systemRoutes } from './routes/system.ts'
@@ -171,6 +172,7 @@ export async function buildServer(o: ServerOptions): Promise<Built> {
     volumeRoutes(services),
     networkRoutes(services),
     firewallRoutes(services),
+    ruleRoutes(services),
     jobRoutes(services),
     accessRoutes({ access, limiter, audit, setupUrl: (code) => `${publicUrl}/setup#${code}` }),
     tokenRoutes(access),

@@ -57,8 +57,9 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
             if (method === 'readFile' || method === 'screenshot') return pieces('content')
             if (method.startsWith('list') || method === 'recipes') return method === 'recipes' ? [] : { items: [] }
             if (/^(writeFile|upload)$/.test(method)) return drain(args.find(isIterable))
-            if (/^(networks|firewallGroups)\.delete$|deletePool|^cluster\.remove$/.test(name)) return Promise.resolve()
-            if (!/^(networks|firewallGroups)/.test(name) && method !== 'getVolume' && jobMethods.test(method))
+            if (/^(networks|firewallGroups|rules)\.delete$|deletePool|^cluster\.remove$/.test(name))
+              return Promise.resolve()
+            if (!/^(networks|firewallGroups|rules)/.test(name) && method !== 'getVolume' && jobMethods.test(method))
               return Promise.resolve(JOB)
             return { id: `x-${method}`, generation: 3 }
           }
@@ -78,6 +79,7 @@ export function fakeServices(overrides: Overrides = {}): { services: Services; c
     'host',
     'cluster',
     'metrics',
+    'rules',
   ] as const
   return { services: Object.fromEntries(names.map((n) => [n, group(n)])) as unknown as Services, calls }
 }
@@ -231,6 +233,7 @@ export const BODIES: Record<string, unknown> = {
   'networks.create': { name: 'lan', kind: 'nat' },
   'firewallGroups.create': { name: 'web' },
   'firewallGroups.edit': { rules: [] },
+  'rules.create': { name: 'spread', kind: 'apart', selector: 'role=web' },
   'tokens.create': { name: 'robot', scope: 'read' },
   'access.setup': { code: 'x', user: 'ana', password: 'long enough' },
   'access.login': { user: 'ana', password: 'x' },
