@@ -11,6 +11,7 @@ import { caughtUp } from '@wadah/cluster/context'
 import { systemCaller } from '@wadah/cluster/host/children'
 import { MIGRATE_PATH } from '@wadah/cluster/host/drain'
 import { answerFacts, FACTS_PATH } from '@wadah/cluster/storage/pool-facts'
+import { answerWay, WAY_PATH } from '@wadah/cluster/members/way'
 import { LEFTOVERS_PATH, sweepMoves } from '@wadah/cluster/vms/local-disks'
 import { answerPool, POOL_PATH } from '@wadah/cluster/storage/shared'
 import { networkDownKind, resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
@@ -220,6 +221,7 @@ async function main(config: DaemonConfig): Promise<void> {
     await runtime.serve(cluster, server, {
       asked: {
         [POOL_PATH]: (body) => answerPool(cluster.deps, body),
+        [WAY_PATH]: async (body) => answerWay(cluster.deps, body),
         [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
         [LEFTOVERS_PATH]: async () => {
           await sweepMoves(cluster.deps)
