@@ -12,6 +12,7 @@ import { systemCaller } from '@wadah/cluster/host/children'
 import { MIGRATE_PATH, type MoveAsked } from '@wadah/cluster/host/drain'
 import { answerFacts, FACTS_PATH } from '@wadah/cluster/storage/pool-facts'
 import { answerUsed, USED_PATH } from '@wadah/cluster/storage/rooms'
+import { answerWay, WAY_PATH } from '@wadah/cluster/members/way'
 import { LEFTOVERS_PATH, sweepMoves } from '@wadah/cluster/vms/local-disks'
 import { answerPool, POOL_PATH } from '@wadah/cluster/storage/shared'
 import { networkDownKind, resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
@@ -229,6 +230,7 @@ async function main(config: DaemonConfig): Promise<void> {
     await runtime.serve(cluster, server, {
       asked: {
         [POOL_PATH]: (body) => answerPool(cluster.deps, body),
+        [WAY_PATH]: async (body) => answerWay(cluster.deps, body),
         [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
         [USED_PATH]: (body) => answerUsed(cluster.deps, body),
         [LEFTOVERS_PATH]: async () => {

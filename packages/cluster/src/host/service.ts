@@ -7,6 +7,7 @@ import type { JobEngine } from '../jobs/engine.ts'
 import { human } from '@wadah/api/admit'
 import { toFault } from '@wadah/api/fault'
 import { isLive, networkKind, placementKind, poolKind, statusKind, vmKind } from '../records.ts'
+import { wayItems } from '../members/way.ts'
 import { downOn } from '../networks/states.ts'
 import { poolDefinition } from '../resolve.ts'
 import { viewHostDevices } from '../vms/hostdevs.ts'
@@ -28,13 +29,14 @@ export class HostView implements HostService {
 
   async check(): Promise<HostCheck> {
     const { machine, view } = this.#deps
-    const [items, outdated, folders, lost] = await Promise.all([
+    const [items, outdated, folders, lost, ways] = await Promise.all([
       machine.inspect(),
       machine.outdated(),
       poolItems(this.#deps),
       unknownFolders(this.#deps),
+      wayItems(this.#deps),
     ])
-    const all = [...items, ...folders, ...lost]
+    const all = [...items, ...folders, ...lost, ...ways]
     return {
       ok: all.every((item) => item.state !== 'lack'),
       items: all,

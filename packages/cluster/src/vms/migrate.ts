@@ -8,6 +8,7 @@ import type { MoveForecast, MoveLimits, MoveMode, MovePhase, MoveReport } from '
 import { type Check, put, unchanged, type Write } from '@wadah/store/store'
 import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, pivot, step, type StepContext } from '../jobs/define.ts'
+import { checkWay } from '../members/way.ts'
 import { hostName } from '../members/where.ts'
 import { forecast } from '../migration/forecast.ts'
 import { endedLink } from '../migration/link.ts'
@@ -47,6 +48,7 @@ async function note(ctx: Ctx): Promise<void> {
   if (placement?.value.host !== p.from || (placement.value.handover && placement.value.handover.job !== jobId))
     throw fail('not_owner', `"${p.name}" is not on this host any more.`, { remedy: `wadah vm show ${p.name}` })
   if (placement.value.handover) return
+  if (p.live) await checkWay(deps, { id: p.to, name: hostName(deps.view, p.to) })
   const handover = { to: p.to, epoch: p.epoch, job: jobId, sealed: false }
   const disks = await markMoving(deps, p.disks ?? [], jobId)
   ctx.commit(

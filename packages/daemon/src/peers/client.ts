@@ -1,6 +1,6 @@
 /** From this host to another: mutual TLS, and the other one must be who the records say it is. */
 import https, { type RequestOptions } from 'node:https'
-import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { FAULTS, fail, fault, type Fault, type FaultCode, WadahError } from '@wadah/api/fault'
 import type { HostRecord } from '@wadah/cluster/records'
@@ -12,6 +12,29 @@ const ANSWER_BYTES = 8 * 1024 * 1024
 
 /** With the answer to an Upgrade: how many bytes come. */
 export const LENGTH_HEADER = 'wadah-length'
+
+/** How far a connection came: one that stands still after its first small packets is no host that is off. */
+export function stageOf(request: ClientRequest): { explain: (cause: Error) => Error } {
+  let [connected, secured] = [false, false]
+  request.once('socket', (socket) => {
+    secured = !socket.connecting
+    socket.once('connect', () => (connected = true))
+    socket.once('secureConnect', () => (secured = true))
+  })
+  return {
+    explain: (cause) => {
+      const { name, code = '' } = cause as NodeJS.ErrnoException
+      const cutOff = ['AbortError', 'TimeoutError'].includes(name) || ['ECONNRESET', 'ETIMEDOUT'].includes(code)
+      if (!connected || secured || !(cutOff || /in time/.test(cause.message))) return cause
+      return new Error(
+        'it takes connections and says nothing more: its daemon hangs, or large packets vanish on the way (MTU)',
+        {
+          cause,
+        },
+      )
+    },
+  }
+}
 
 export class PeerClient {
   readonly #certificates: () => Certificates
@@ -67,7 +90,8 @@ export class PeerClient {
           signal: AbortSignal.any([AbortSignal.timeout(o.timeout_ms ?? ANSWER_MS), ...(o.signal ? [o.signal] : [])]),
         })
         request.once('response', resolve)
-        request.on('error', reject)
+        const stage = stageOf(request)
+        request.on('error', (cause) => reject(stage.explain(cause)))
         request.end(text)
       })
       const said = await textOf(answer)
@@ -123,7 +147,8 @@ export class PeerClient {
           (cause: unknown) => reject(this.unreachable(host, cause)),
         )
       })
-      request.on('error', (cause) => reject(this.unreachable(host, cause)))
+      const stage = stageOf(request)
+      request.on('error', (cause) => reject(this.unreachable(host, stage.explain(cause))))
       request.end()
     })
   }

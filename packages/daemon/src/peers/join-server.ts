@@ -9,6 +9,7 @@ import {
   factsKind,
   joinTokenKind,
 } from '@wadah/cluster/members/records'
+import { CLOCK_MS } from '@wadah/cluster/members/way'
 import { checkJoinToken } from '@wadah/cluster/members/service'
 import { copies, type Raw, settle } from '@wadah/cluster/members/settle'
 import { type HostRecord, hostKind, indexKind, type IndexRecord } from '@wadah/cluster/records'
@@ -20,9 +21,6 @@ import { HOST_NAME, type JoinAnswer, type JoinRequest } from '../cluster/join.ts
 import type { Given } from '../cluster/given.ts'
 import { certify, withGiven } from '../cluster/parts.ts'
 import { joinable } from './versions.ts'
-
-/** A clock that is further off makes certificates and leases wrong. */
-const CLOCK_MS = 30_000
 
 export type Joining = {
   deps: Deps

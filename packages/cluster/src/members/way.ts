@@ -1,0 +1,107 @@
+/**
+ * The way to another host, looked at over the daemons' own connection: whether it answers, whether large packets come through as well
+ * as small ones, and what its clock says.
+ */
+import type { CheckItem } from '@wadah/api/schema/host'
+import { fail } from '@wadah/api/fault'
+import type { Deps } from '../context.ts'
+import { offsetOf } from '../migration/clock.ts'
+import { type HostRecord, hostKind } from '../records.ts'
+import { aliveKind } from './records.ts'
+
+export const WAY_PATH = '/peer/v1/way'
+/** A clock that is further off makes certificates and times in records wrong; a host that joins is refused with it. */
+export const CLOCK_MS = 30_000
+const ASK_MS = 3_000
+/** Many packets of the largest kind, there and back. */
+const LARGE_BYTES = 64 * 1024
+
+/** Milliseconds of this host's clock: when it was asked, and what the other one said. */
+type Answer = { now_ms: number; pad?: string }
+export type Way = {
+  /** Why a small question was not answered. */
+  silent?: string
+  /** Why a large one was not, where a small one was. */
+  large?: string
+  /** Theirs − ours, and how far that may be wrong. */
+  clock?: { offset_ms: number; error_ms: number }
+}
+
+/** What the other host answers. `pad` comes back as it went. */
+export function answerWay(deps: Pick<Deps, 'clock'>, body: unknown): Answer {
+  const pad = (body as { pad?: unknown } | null)?.pad
+  return { now_ms: deps.clock.now_ms(), ...(typeof pad === 'string' ? { pad: pad.slice(0, LARGE_BYTES) } : {}) }
+}
+
+export async function lookAtWay(deps: Pick<Deps, 'askHost' | 'clock'>, host: string): Promise<Way> {
+  const ask = async (body: object): Promise<Answer> => {
+    if (!deps.askHost) throw new Error('this host is alone')
+    return await deps.askHost<Answer>(host, WAY_PATH, body, ASK_MS)
+  }
+  const way: Way = {}
+  try {
+    // The first one may have to make a connection.
+    await ask({})
+    const [t1_ms, m1] = [deps.clock.now_ms(), deps.clock.monotonic_ms()]
+    const { now_ms } = await ask({})
+    const t4_ms = t1_ms + deps.clock.monotonic_ms() - m1
+    const { offset_ms, round_trip_ms } = offsetOf({ t1_ms, t2_ms: now_ms, t3_ms: now_ms, t4_ms })
+    if (Number.isFinite(offset_ms)) way.clock = { offset_ms, error_ms: round_trip_ms / 2 }
+  } catch (error) {
+    return { silent: (error as Error).message }
+  }
+  const pad = 'x'.repeat(LARGE_BYTES)
+  try {
+    if ((await ask({ pad })).pad !== pad) way.large = 'it came back changed'
+  } catch (error) {
+    way.large = (error as Error).message
+  }
+  return way
+}
+
+/** Pure: what is said of it. Nothing where it is as it should be. */
+export function judgeWay(name: string, way: Way): { detail: string; remedy: string } | undefined {
+  if (way.silent !== undefined) return { detail: `${name} does not answer: ${way.silent}`, remedy: 'wadah host list' }
+  if (way.large !== undefined)
+    return {
+      detail: `Small packets reach ${name}, large ones vanish on the way: the MTU somewhere between is smaller than here, and nobody says so (${way.large}).`,
+      remedy: `ping -M do -s 1472 ADDRESS-OF-${name}; give all of the way one MTU, or let ICMP "fragmentation needed" through`,
+    }
+  const { offset_ms = 0, error_ms = 0 } = way.clock ?? {}
+  if (Math.abs(offset_ms) - error_ms <= CLOCK_MS) return undefined
+  const off = `${Math.round(Math.abs(offset_ms) / 1000)} s ${offset_ms > 0 ? 'ahead' : 'behind'}`
+  return {
+    detail: `The clock of ${name} is ${off} of this host's.`,
+    remedy: 'let both hosts follow a time server: timedatectl set-ntp true; or: date -s …',
+  }
+}
+
+/** Of each other host that gives signs of life. */
+export async function wayItems(deps: Deps): Promise<CheckItem[]> {
+  const others = deps.view
+    .list(hostKind)
+    .filter((h) => h.id !== deps.hostId && deps.view.get(aliveKind, h.id) !== undefined)
+  if (!deps.askHost) return []
+  return await Promise.all(
+    others.map(async ({ id, value }): Promise<CheckItem> => {
+      const way = await lookAtWay(deps, id)
+      const wrong = judgeWay(value.name, way)
+      const name = `way to ${value.name}`
+      if (wrong) return { name, state: way.clock && way.large === undefined ? 'warn' : 'lack', ...wrong }
+      const { offset_ms = 0, error_ms = 0 } = way.clock ?? {}
+      const clocks = `its clock is ${Math.round(Math.abs(offset_ms))} ms off (± ${Math.ceil(error_ms)} ms)`
+      return { name, state: 'ok', detail: `small and large packets come through; ${clocks}` }
+    }),
+  )
+}
+
+/** Before a move begins: it would hang for minutes in the middle. @throws WadahError `unavailable`, effect none */
+export async function checkWay(
+  deps: Pick<Deps, 'askHost' | 'clock'>,
+  to: Pick<HostRecord, 'id' | 'name'>,
+): Promise<void> {
+  const way = await lookAtWay(deps, to.id)
+  // Of one that does not answer at all the next question says why; a clock that is off disturbs no move.
+  const wrong = way.large === undefined ? undefined : judgeWay(to.name, way)
+  if (wrong) throw fail('unavailable', wrong.detail, { remedy: wrong.remedy, effect: 'none' })
+}
