@@ -386,6 +386,16 @@ describe("post-copy whose target's QEMU is killed while RAM follows: the source'
     expect(w).toMatchObject(ended)
     expect(w.calls).not.toContain('undo')
   })
+  test('also where the QEMU of the source does notice, at the same moment', async () => {
+    for (const first of [true, false]) {
+      const { w, moving } = await following()
+      if (first) w.paused = true
+      else setTimeout(() => (w.paused = true), 2)
+      w.killTarget(first)
+      await expect(moving).rejects.toMatchObject(lost)
+      expect(w).toMatchObject(ended)
+    }
+  })
   test('when the stream breaks and it asks', async () => {
     const { w, stream, moving } = await following()
     stream.pass((m) => m.type !== 'abort')
