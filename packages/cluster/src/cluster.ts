@@ -193,7 +193,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       transfers: new Transfers(deps, engine, pending),
       networks: new NetworkStore(deps),
       firewallGroups: new FirewallGroups(deps),
-      jobs: new Jobs(view, engine),
+      jobs: new Jobs(view, engine, hostId),
       host: new HostView(deps, engine, view.get(hostKind, hostId)?.value.name ?? hostname(), o.version),
       cluster: new Clusters(deps, engine, o.member?.membership),
     },
