@@ -255,6 +255,7 @@ describe('a TPM', () => {
     expect(swtpms()).toEqual([])
     await restart()
     expect(await key('keys')).toBe(before)
+    await edit('keys', { restart: 'never' })
     process.kill((await d.vm('keys')).status.pid ?? 0, 'SIGKILL')
     await until('its end', async () => (await d.vm('keys')).status.state === 'stopped')
     expect(swtpms()).toEqual([])

@@ -208,7 +208,7 @@ describe('kill -9 of the daemon in the middle of', () => {
 })
 
 describe('QEMU under it', () => {
-  test('killed: stopped, said, and it starts again', async () => {
+  test('killed: stopped, said, and it is started again by itself', async () => {
     const vm = await d.create({ name: 'victim', start: true })
     process.kill(vm.status.pid ?? 0, 'SIGKILL')
     const seen = await until('the end to be seen', async () => {
@@ -218,10 +218,12 @@ describe('QEMU under it', () => {
     expect(seen.status.reason).toContain('SIGKILL')
     const host = await d.api.call(endpoints.system.host)
     expect(host.attention.some((a) => a.about === 'VM victim')).toBe(true)
-    await d.done(await d.api.call(vms.start, { params: { vm: 'victim' } }))
+    await until('its start', async () => (await d.vm('victim')).status.state === 'running')
+    await settled()
   })
 
-  test('killed while the daemon was away: stopped after its start', async () => {
+  test('killed while the daemon was away: stopped after its start, and stays so where it is to', async () => {
+    await d.api.call(vms.edit, { params: { vm: 'victim' }, body: { restart: 'never' } })
     const { pid } = (await d.vm('victim')).status
     await d.kill('SIGKILL')
     process.kill(pid ?? 0, 'SIGKILL')

@@ -79,6 +79,7 @@ function perform(current: Current, actions: readonly Action[]): Current {
         labels: b.labels ?? {},
         protected: b.protected ?? false,
         autostart: { enabled: false, order: 100, delay_s: 0, ...b.autostart },
+        restart: b.restart ?? 'on_failure',
       })
       const root = b.image === undefined ? [] : [{ name: 'root', volume: volume(b.disk_mib ?? 2048), limits: {} }]
       made.spec = {
@@ -121,6 +122,7 @@ function edit(v: Vm, b: VmEdit, nic: (i: never, t: never) => unknown, disk: (i: 
     labels: b.labels ?? v.labels,
     protected: b.protected ?? v.protected,
     autostart: { ...v.autostart, ...b.autostart },
+    restart: b.restart ?? v.restart,
   })
   const { spec } = v
   spec.cpus = b.cpus ?? spec.cpus

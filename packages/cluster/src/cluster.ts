@@ -9,7 +9,7 @@ import { type Config, type Deps, commit } from './context.ts'
 import { childrenOf } from './host/children.ts'
 import { drainJob, undrainJob } from './host/drain.ts'
 import { autostartJob, stopGuestsJob } from './host/jobs.ts'
-import { hasRebooted, onDaemonStart } from './host/power.ts'
+import { hasRebooted, isSameBoot, onDaemonStart } from './host/power.ts'
 import { HostView } from './host/service.ts'
 import { buildImage, deleteImage } from './images/jobs.ts'
 import { importImage, templateImage } from './images/import-jobs.ts'
@@ -48,6 +48,7 @@ import { keepAddresses } from './vms/addresses.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
 import { resizeVolumeJob } from './storage/resize.ts'
 import { adoptAll, keepStatuses, sweepTaps } from './vms/keeper.ts'
+import { keepRestarting } from './vms/restart.ts'
 import { Vms } from './vms/service.ts'
 import { sweepMoves } from './vms/local-disks.ts'
 import { sweepAdded } from './vms/sweep.ts'
@@ -154,7 +155,10 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   // Observed before jobs go on: a step looks at what is there.
   void keepStatuses(deps, ending.signal).catch((error: unknown) => o.onUnforeseen(error, 'statuses'))
   const boot = await o.machine.bootId()
-  await adoptAll(deps, hasRebooted(deps, boot) ? 'the host was started anew' : undefined)
+  await adoptAll(deps, {
+    restarts: isSameBoot(deps, boot),
+    ...(hasRebooted(deps, boot) ? { ended: 'the host was started anew' } : {}),
+  })
   if (o.member) keepReporting(deps, ending.signal)
   await sweepTaps(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftover taps'))
   await deps.syncNetworks().catch((error: unknown) => o.onUnforeseen(error, 'networks'))
@@ -177,6 +181,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   const snapshots = new SnapshotStore(deps, engine, pending)
   const unschedule = keepSchedules(deps, snapshots)
   const unasked = keepAddresses(deps)
+  const restarting = keepRestarting(deps, engine, vms)
   const { member } = o
   const alive = member
     ? stayAlive(
@@ -196,7 +201,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       transfers: new Transfers(deps, engine, pending),
       networks: new NetworkStore(deps),
       firewallGroups: new FirewallGroups(deps),
-      jobs: new Jobs(view, engine),
+      jobs: new Jobs(view, engine, hostId),
       host: new HostView(deps, engine, view.get(hostKind, hostId)?.value.name ?? hostname(), o.version),
       cluster: new Clusters(deps, engine, o.member?.membership),
       metrics: new Metrics(deps, o.version),
@@ -211,6 +216,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
       followed()
       unschedule()
       unasked()
+      restarting()
       await engine.stop()
       ending.abort()
       await alive

@@ -2,7 +2,7 @@
 import type { Image, Volume } from '@wadah/api/schema/storage'
 import type { Network } from '@wadah/api/schema/network'
 import type { FirewallRule } from '@wadah/api/schema/firewall'
-import type { Autostart, PausedBy, Placement, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
+import type { Autostart, PausedBy, Placement, RestartPolicy, VmSpec, VmState, Wanted } from '@wadah/api/schema/vm'
 import type { Consistency, SnapshotSchedule } from '@wadah/api/schema/snapshot'
 import type { BootRecord } from '@wadah/ports/machine'
 import type { Kind } from '@wadah/store/store'
@@ -15,6 +15,8 @@ export type VmRecord = Named & {
   /** Absent in records of before: not protected, not started with the host. */
   protected?: boolean
   autostart?: Autostart
+  /** Absent: `on_failure`. */
+  restart?: RestartPolicy
   wanted: Wanted
   spec: VmSpec
   /** The snapshot its disks go on from. */
@@ -41,6 +43,8 @@ export type StatusRecord = {
   ready_ms?: number
   /** Addresses that its NICs have got from somebody else, as its agent says. */
   inside?: { nic: string; address: string }[]
+  /** Its last end was one that nobody asked for: which try in a row the next start is, and when. Kept while it runs, to know the next wait. */
+  restart?: { tries: number; at_ms: number }
   /** What the running QEMU was started with, to say what waits for a restart. */
   booted?: {
     cpus: number

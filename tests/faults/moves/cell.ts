@@ -127,7 +127,9 @@ const look = async (id: string): Promise<Seen> => ({
 const isQuiet = (s: Seen) =>
   ended(s.job) &&
   s.vm !== undefined &&
-  ((s.vm.status.state === 'running' && s.running === 1) || (s.vm.status.state === 'stopped' && s.running === 0))
+  ((s.vm.status.state === 'running' && s.running === 1) ||
+    // One that is started again by itself is not at rest yet.
+    (s.vm.status.state === 'stopped' && s.running === 0 && s.vm.status.restart_at === undefined))
 
 const words = ({ vm, job, running }: Seen) => {
   const { fault, attention } = job ?? {}

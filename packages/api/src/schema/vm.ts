@@ -175,6 +175,14 @@ const autostart = Closed({
   order: Type.Optional(AutostartSchema.properties.order),
   delay_s: Type.Optional(AutostartSchema.properties.delay_s),
 })
+export const RESTARTS = ['never', 'on_failure'] as const
+export type RestartPolicy = (typeof RESTARTS)[number]
+/** Of VMs of before, too: whoever wants a server to run wants it back. */
+export const RESTART_DEFAULT: RestartPolicy = 'on_failure'
+const restart = Type.Enum(RESTARTS, {
+  description:
+    '"on_failure" (usual): when its QEMU ended though nobody asked for it, or its memory was lost in a move, it is started again, at first after 2 s, then ever later, 5 min at most',
+})
 const protection = Type.Boolean({ description: 'refuse to delete it until this is taken away' })
 
 const cpus = Type.Integer({ minimum: 1, maximum: 256, description: 'virtual CPUs' })
@@ -192,6 +200,7 @@ export const VmCreateSchema = Closed(
     labels: Type.Optional(LabelsSchema),
     protected: Type.Optional(protection),
     autostart: Type.Optional(autostart),
+    restart: Type.Optional(restart),
     snapshot_schedule: Type.Optional(SnapshotScheduleSchema),
     image: Type.Optional(RefSchema),
     host: Type.Optional(
@@ -252,6 +261,7 @@ export const VmEditSchema = Closed(
     labels: Type.Optional(LabelsSchema),
     protected: Type.Optional(protection),
     autostart: Type.Optional(autostart),
+    restart: Type.Optional(restart),
     snapshot_schedule: Type.Optional(nullable(SnapshotScheduleSchema)),
     cpus: Type.Optional(cpus),
     memory_mib: Type.Optional(memoryMib),
@@ -387,6 +397,9 @@ export const VmStatusSchema = Type.Object({
   /** ms from the start's request until the health check passed; only for VMs of a recipe, when it was waited for. */
   ready_ms: Type.Optional(Type.Integer()),
   agent: Type.Optional(Type.Union([Type.Literal('unknown'), Type.Literal('connected'), Type.Literal('absent')])),
+  /** It ended though nobody asked for it: when it is started again, and which try in a row that is. */
+  restart_at: Type.Optional(Type.String()),
+  restart_try: Type.Optional(Type.Integer()),
   /** Fields whose change takes hold at the next start. */
   pending_restart: Type.Array(Type.String()),
 })
@@ -425,6 +438,7 @@ export const VmSchema = Type.Object(
     labels: LabelsSchema,
     protected: Type.Boolean(),
     autostart: AutostartSchema,
+    restart: Type.Enum(RESTARTS),
     snapshot_schedule: Type.Optional(SnapshotScheduleSchema),
     wanted: Type.Enum(WANTED),
     spec: VmSpecSchema,

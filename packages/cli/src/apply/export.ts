@@ -28,6 +28,7 @@ export function documentOf(vm: Vm, current: Omit<Current, 'vms'>): Record<string
     ...some('labels', labels),
     ...(vm.protected ? { protected: true } : {}),
     ...(vm.autostart.enabled ? { autostart: vm.autostart } : {}),
+    ...(vm.restart === 'never' ? { restart: vm.restart } : {}),
     ...some('snapshot_schedule', vm.snapshot_schedule),
     ...(spec.image === undefined ? {} : { image: nameOf(current.images, spec.image) }),
     ...(root === undefined ? {} : { disk: sizeText(root.size_bytes / 2 ** 20) }),

@@ -66,6 +66,12 @@ export async function printVm(cli: Cli, vm: Vm): Promise<void> {
       t('col.autostart'),
       vm.autostart?.enabled ? t('autostart.text', { order: vm.autostart.order, delay: vm.autostart.delay_s }) : '',
     ],
+    [
+      t('col.restart'),
+      status.restart_at === undefined
+        ? vm.restart
+        : t('restart.text', { policy: vm.restart, at: status.restart_at, n: status.restart_try ?? 1 }),
+    ],
     [t('col.host'), vm.placement.host],
     [t('col.generation'), vm.generation],
     [t('col.created'), vm.created_at],

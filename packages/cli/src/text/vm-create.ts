@@ -1,14 +1,23 @@
 /** Options of `vm create` and `vm edit` → request bodies. Pure. */
 import { fail } from '@wadah/api/fault'
 import { SEED_KINDS } from '@wadah/api/schema/imports'
-import type { CdromInput, DiskLimits, Firmware, NicInput, Vm, VmCreate, VmEdit } from '@wadah/api/schema/vm'
+import {
+  type CdromInput,
+  type DiskLimits,
+  type Firmware,
+  type NicInput,
+  RESTARTS,
+  type Vm,
+  type VmCreate,
+  type VmEdit,
+} from '@wadah/api/schema/vm'
 import { oneOf } from '../commands/options.ts'
 import type { FirewallGroup } from '@wadah/api/schema/firewall'
 import { buildFirewall, type FirewallOptions, namedFirewall } from './firewall.ts'
 import { parseInteger, parseMib, parseSeconds } from './size.ts'
 import { parseDisk, parseHostdevs, parseLabels, parseLimits, parsePublish } from './specs.ts'
 
-export type StartOptions = { autostart?: boolean; startOrder?: string; startDelay?: string }
+export type StartOptions = { autostart?: boolean; startOrder?: string; startDelay?: string; restart?: string }
 export type CreateOptions = StartOptions &
   Pick<FirewallOptions, 'firewall' | 'rule' | 'firewallGroup'> & {
     protect?: boolean
@@ -67,6 +76,8 @@ export function buildCreate(
   if (o.protect) body.protected = true
   const autostart = buildAutostart(o)
   if (autostart) body.autostart = { ...base.autostart, ...autostart }
+  const restart = oneOf(o.restart, '--restart', RESTARTS)
+  if (restart) body.restart = restart
   if (o.image !== undefined) body.image = o.image
   const clone = oneOf(o.clone, '--clone', ['linked', 'full'] as const)
   if (clone) body.clone = clone
@@ -212,6 +223,8 @@ export function buildEdit(vm: Vm, o: EditOptions, groups: readonly FirewallGroup
   if (o.protect || o.unprotect) body.protected = o.protect === true
   const autostart = buildAutostart(o)
   if (autostart) body.autostart = autostart
+  const restart = oneOf(o.restart, '--restart', RESTARTS)
+  if (restart) body.restart = restart
   if (o.cpus !== undefined) body.cpus = parseInteger(o.cpus, '--cpus', 1, 256)
   if (o.memory !== undefined) body.memory_mib = parseMib(o.memory, '--memory')
   if (o.balloon !== undefined) body.balloon_mib = o.balloon === 'none' ? null : parseMib(o.balloon, '--balloon')

@@ -13,6 +13,7 @@ export function vm(over: Partial<Vm> = {}): Vm {
     labels: { team: 'a' },
     protected: false,
     autostart: { enabled: false, order: 100, delay_s: 0 },
+    restart: 'on_failure',
     wanted: 'running',
     spec: {
       cpus: 2,

@@ -22,6 +22,11 @@ function seenBoot(deps: Deps): string | undefined {
   return seen?.store === deps.store.id ? seen.id : undefined
 }
 
+/** Whether machine and store are those that this daemon's last life knew: then what ended in between is a failure of its own. */
+export function isSameBoot(deps: Deps, boot: string): boolean {
+  return seenBoot(deps) === boot
+}
+
 /** Whether the machine was started anew since the store last saw it. */
 export function hasRebooted(deps: Deps, boot: string): boolean {
   return rebooted(seenBoot(deps), boot)

@@ -11,6 +11,7 @@ import { wayItems } from '../members/way.ts'
 import { downOn } from '../networks/states.ts'
 import { poolDefinition } from '../resolve.ts'
 import { viewHostDevices } from '../vms/hostdevs.ts'
+import { isWaiting } from '../vms/restart.ts'
 import { stopAllGuests } from './power.ts'
 import type { Caller, HostService } from '../services.ts'
 
@@ -68,7 +69,9 @@ export class HostView implements HostService {
       if (status && vm.wanted === 'running' && status.state === 'stopped') {
         attention.push({
           about: `VM ${vm.name}`,
-          detail: `It should run and is stopped${status.reason ? `: ${status.reason}` : ''}.`,
+          detail: `It should run and is stopped${status.reason ? `: ${status.reason}` : ''}.${
+            isWaiting(vm, status) ? ` It is started again by itself (try ${status.restart.tries}).` : ''
+          }`,
           remedy: vm.autostart?.enabled
             ? `wadah vm start ${vm.name}`
             : `wadah vm start ${vm.name}; to start it with the host: wadah vm edit ${vm.name} --autostart`,

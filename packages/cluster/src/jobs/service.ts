@@ -1,5 +1,5 @@
 /** Jobs as the API shows them: from the view, with what only the engine knows of those that run here. */
-import { fail } from '@wadah/api/fault'
+import { fail, fault } from '@wadah/api/fault'
 import type { Job } from '@wadah/api/schema/job'
 import type { CachedView } from '@wadah/store/cache'
 import { readCursor } from '../context.ts'
@@ -8,18 +8,40 @@ import type { JobEngine } from './engine.ts'
 import { type JobRecord, hasEnded, jobKind } from './record.ts'
 import type { Live } from './run.ts'
 import { viewJob } from './view.ts'
+import { hostKind } from '../records.ts'
+import { aliveKind } from '../members/records.ts'
+
+const hostSilent = (name: string) =>
+  fault('unreachable', `${name}, which carries it out, gives no sign of life: the job goes on when it is back.`, {
+    effect: 'unknown',
+    remedy: `switch ${name} on; if it is off and lost for ever: wadah cluster remove ${name} --lost`,
+  })
 
 export class Jobs<D> implements JobService {
   readonly #view: CachedView
   readonly #engine: JobEngine<D>
 
-  constructor(view: CachedView, engine: JobEngine<D>) {
+  readonly #hostId: string
+
+  constructor(view: CachedView, engine: JobEngine<D>, hostId: string) {
     this.#view = view
     this.#engine = engine
+    this.#hostId = hostId
   }
 
   #show(record: JobRecord): Job {
-    return viewJob(record, this.#engine.definitionOf(record) as never, this.#engine.live(record.id))
+    const job = viewJob(record, this.#engine.definitionOf(record) as never, this.#engine.live(record.id))
+    const silent = this.#silentHost(record)
+    if (silent === undefined || job.attention) return job
+    const step = job.steps.find((s) => s.state !== 'done')?.name ?? ''
+    return { ...job, attention: { step, since: job.created_at, attempts: 0, fault: hostSilent(silent) } }
+  }
+
+  /** The name of the host that carries it out, where that gives no sign of life: nobody else may go on with it. */
+  #silentHost(record: JobRecord): string | undefined {
+    const { host } = record.executor
+    if (hasEnded(record) || host === this.#hostId || this.#view.get(aliveKind, host)) return undefined
+    return this.#view.get(hostKind, host)?.value.name
   }
 
   list(caller: Caller, q: ListQuery & { state?: Job['state']; target?: string }): PageOf<Job> {

@@ -8,6 +8,7 @@ import { absent, type Check, del, put, type Rec, unchanged, type Write } from '@
 import { commit, type Deps } from '../context.ts'
 import { claimKind, hasEnded, jobKind } from '../jobs/record.ts'
 import {
+  hostKind,
   type HostRecord,
   type ImageRecord,
   imageKind,
@@ -131,12 +132,27 @@ async function endJobs(deps: Deps, host: Rec<HostRecord>): Promise<void> {
   }
 }
 
+/**
+ * Pure: where a VM of a lost host is from now on. One that was on its way, sealed, is where it went: only there may a QEMU of it live, which
+ * may even run; nobody else may start it before that one has ended.
+ */
+export function placedAfterLoss(
+  before: PlacementRecord,
+  here: string,
+  isHost: (id: string) => boolean,
+): PlacementRecord {
+  const { handover } = before
+  return handover?.sealed && isHost(handover.to)
+    ? { schema: 1, host: handover.to, epoch: handover.epoch }
+    : { schema: 1, host: here, epoch: before.epoch + 1 }
+}
+
 /** It is placed here, and may be started or moved on. What it ran as can commit nothing: its epoch is an older one. */
 async function takeOver(deps: Deps, host: Rec<HostRecord>, vm: VmRecord): Promise<void> {
   const before = await deps.store.get(placementKind, vm.id)
   if (before?.value.host !== host.id) return
   const status = await deps.store.get(statusKind, vm.id)
-  const next: PlacementRecord = { schema: 1, host: deps.hostId, epoch: before.value.epoch + 1 }
+  const next = placedAfterLoss(before.value, deps.hostId, (id) => deps.view.get(hostKind, id) !== undefined)
   const stopped = {
     schema: 1 as const,
     state: 'stopped' as const,
@@ -145,5 +161,6 @@ async function takeOver(deps: Deps, host: Rec<HostRecord>, vm: VmRecord): Promis
   }
   const checks: Check[] = [unchanged(before), status ? unchanged(status) : absent(statusKind, vm.id)]
   await commit(deps, checks, [put(placementKind, vm.id, next), put(statusKind, vm.id, stopped)])
-  deps.log(`"${vm.name}" was on ${host.value.name}, which is lost: it can be started here`)
+  const where = next.host === deps.hostId ? 'here' : `on ${deps.view.get(hostKind, next.host)?.value.name ?? next.host}`
+  deps.log(`"${vm.name}" was on ${host.value.name}, which is lost: it can be started ${where}`)
 }

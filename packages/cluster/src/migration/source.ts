@@ -405,6 +405,7 @@ class Source {
       this.#notes.push('post-copy broke and goes on over a new connection')
       try {
         if (this.#talk.lost.aborted) await this.#askOfLoss(signal)
+        else await this.#throwIfLost()
         this.#talk.send({ type: 'recover', job: this.#order.job })
         const limit = AbortSignal.any([signal, this.#talk.lost])
         const { address } = await this.#talk.next(['recover-at'], RUNNING_MS, limit)
@@ -438,8 +439,7 @@ class Source {
   /** Until the signal ends it. @throws WadahError `memory_lost` */
   async #hearOfLoss(signal: AbortSignal): Promise<never> {
     for (;;) {
-      // Where all had gone over before, its end over there is no end of the move.
-      if (this.#lostThere !== undefined && !(await this.#hasAllGone())) throw fail('memory_lost', this.#lostThere)
+      await this.#throwIfLost()
       try {
         await this.#talk.next([], LONGEST_MS, signal)
       } catch (error) {
@@ -469,9 +469,13 @@ class Source {
   /** @throws WadahError `memory_lost` when there is no QEMU over there that could still take the rest */
   async #askOfLoss(signal: AbortSignal): Promise<void> {
     const { state } = await this.#ask(signal)
-    if (!['undone', 'unknown'].includes(state) || (await this.#hasAllGone())) return
-    this.#lostThere ??= 'its new host has no QEMU of it any more'
-    throw fail('memory_lost', this.#lostThere)
+    if (['undone', 'unknown'].includes(state)) this.#lostThere ??= 'its new host has no QEMU of it any more'
+    await this.#throwIfLost()
+  }
+
+  /** Where all had gone over before, its end over there is no end of the move. */
+  async #throwIfLost(): Promise<void> {
+    if (this.#lostThere !== undefined && !(await this.#hasAllGone())) throw fail('memory_lost', this.#lostThere)
   }
 
   #isLoss(error: unknown): boolean {
@@ -486,10 +490,14 @@ class Source {
    */
   async #memoryLost(why: string, there = false): Promise<WadahError> {
     const { job, name } = this.#order
-    const lost = fail('memory_lost', `What was in the memory of "${name}" is lost: ${why}. Its disks are whole.`, {
-      effect: 'partial',
-      remedy: `wadah vm start ${name}`,
-    })
+    const lost = fail(
+      'memory_lost',
+      `What was in the memory of "${name}" is lost: ${why.replace(/\.$/, '')}. Its disks are whole.`,
+      {
+        effect: 'partial',
+        remedy: `wadah vm start ${name}`,
+      },
+    )
     await this.#leaving?.quit()
     if (there && this.#lostThere === undefined) await this.#tellLost(lost)
     else this.#talk.send({ type: 'abort', job, fault: lost.fault })

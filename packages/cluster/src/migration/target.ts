@@ -18,7 +18,10 @@ import { type Of, PeerAbort, Talk } from './talk.ts'
 
 export type MoveInPorts = {
   migration: Pick<Migration, 'arrive' | 'ask' | 'rejoinArriving' | 'wall_ms'>
-  /** The store says that this move is over, and that the VM stayed where it was: `go` will never be said. @throws when it can't be asked */
+  /**
+   * The store says that nobody carries this move out any more, or that the VM stayed where it was: nothing more will be heard of the source.
+   * @throws when it can't be asked
+   */
   isOver(job: string, vm: string): Promise<boolean>
   /** This host's address, where its QEMUs listen. */
   address(): string
@@ -199,7 +202,7 @@ export class MoveIn {
       // Running: all that matters is done or being done. Waiting: the source comes back, or QEMU ends with it (`gone`).
       // Post-copy that is not through: the source has what is missing.
       if (this.#state === 'committed') {
-        if ((await this.#arriving?.whole().catch(() => false)) !== false && talk === this.#talk) this.#done()
+        await this.#leftAlone(talk)
       } else if (this.#state === 'waiting') await this.#deserted(talk)
     }
   }
@@ -363,7 +366,24 @@ export class MoveIn {
 
   /** Found by a daemon that was started anew, and nobody has asked for it yet. */
   alone(): void {
-    void this.#deserted(this.#talk)
+    void (this.#state === 'waiting' ? this.#deserted(this.#talk) : this.#leftAlone(this.#talk))
+  }
+
+  /** It runs here, and its source is silent: the one that has the rest of a post-copy comes back, unless somebody has given its host up. */
+  async #leftAlone(talk: Talk): Promise<void> {
+    while (talk === this.#talk && !this.#isOver && !this.#stop.aborted) {
+      if (this.#state === 'committed') {
+        if ((await this.#arriving?.whole().catch(() => false)) !== false) {
+          if (talk === this.#talk) this.#done()
+          return
+        }
+        const over = await this.#ports.isOver(this.job, this.vm).catch(() => false)
+        if (talk !== this.#talk) return
+        if (over)
+          return this.#memoryLost(fail('memory_lost', 'Its source was given up before all of its memory was here.'))
+      }
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS).unref())
+    }
   }
 
   /** Ends the QEMU that waits; then, and only then, says so. */

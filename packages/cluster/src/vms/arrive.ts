@@ -3,7 +3,7 @@ import { fail } from '@wadah/api/fault'
 import type { MoveOffer } from '@wadah/ports/migration'
 import { put, type Rec, unchanged } from '@wadah/store/store'
 import { againOnConflict, caughtUp, commit, type Deps } from '../context.ts'
-import { claimKind, jobKind, type JobRecord } from '../jobs/record.ts'
+import { claimKind, hasEnded, jobKind, type JobRecord } from '../jobs/record.ts'
 import type { Arrivals, MoveInPorts } from '../migration/target.ts'
 import { hostKind, placementKind, vmKind } from '../records.ts'
 import { launchRequest } from '../resolve.ts'
@@ -75,6 +75,8 @@ export function arrivals(deps: Deps): MoveInPorts {
       deps.syncNetworks().catch((error: unknown) => deps.log(`networks: ${(error as Error).message}`))
     },
     isOver: async (job, vm) => {
+      const carried = (await deps.store.get(jobKind, job))?.value
+      if (!carried || hasEnded(carried)) return true
       const placement = (await deps.store.get(placementKind, vm))?.value
       return placement?.host !== deps.hostId && placement?.handover?.job !== job
     },

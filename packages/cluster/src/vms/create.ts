@@ -188,6 +188,7 @@ export async function planCreate(
     labels: body.labels ?? {},
     ...(body.protected ? { protected: true } : {}),
     ...(body.autostart ? { autostart: { ...AUTOSTART_DEFAULT, ...body.autostart } } : {}),
+    ...(body.restart ? { restart: body.restart } : {}),
     ...(body.snapshot_schedule ? { snapshot_schedule: body.snapshot_schedule } : {}),
     wanted: body.start ? 'running' : 'stopped',
     spec,

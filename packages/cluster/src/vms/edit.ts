@@ -229,6 +229,7 @@ export async function planEdit(
     spec,
     ...(body.protected === undefined ? {} : { protected: body.protected }),
     ...(body.autostart ? { autostart: { ...AUTOSTART_DEFAULT, ...vm.autostart, ...body.autostart } } : {}),
+    ...(body.restart ? { restart: body.restart } : {}),
   }
   writes.push(put(vmKind, vm.id, record))
   const nats =

@@ -306,8 +306,11 @@ export const startVm = defineJob<VmParams, Deps>(
       undo: async (ctx) => {
         const { deps, params: p } = ctx
         await deps.machine.clean(p.vm)
-        if (!(await deps.store.get(statusKind, p.vm))) return
-        ctx.commit([put(statusKind, p.vm, { schema: 1, state: 'stopped', since_ms: deps.clock.now_ms() })])
+        const status = (await deps.store.get(statusKind, p.vm))?.value
+        if (!status) return
+        const { restart } = status
+        const stopped = { schema: 1 as const, state: 'stopped' as const, since_ms: deps.clock.now_ms() }
+        ctx.commit([put(statusKind, p.vm, { ...stopped, ...(restart ? { restart } : {}) })])
       },
     }),
   ],

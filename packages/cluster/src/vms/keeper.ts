@@ -8,6 +8,8 @@ import { claimKind, jobKind } from '../jobs/record.ts'
 import { type StatusRecord, type VmRecord, isLive, placementKind, statusKind, vmKind } from '../records.ts'
 
 import type { ShutdownParams } from './jobs.ts'
+import { migrateVm } from './migrate.ts'
+import { restartAfter } from './restart.ts'
 
 const RETRY_MS = 1_000
 const CONFLICT_MS = 5
@@ -43,6 +45,7 @@ export function statusAfter(before: StatusRecord | undefined, seen: Observed, mo
     ...(kept?.booted === undefined ? {} : { booted: kept.booted }),
     ...(kept?.ready_ms === undefined ? {} : { ready_ms: kept.ready_ms }),
     ...(kept?.inside === undefined ? {} : { inside: kept.inside }),
+    ...(live && before?.restart ? { restart: before.restart } : {}),
     ...(live && seen.pid !== undefined ? { pid: seen.pid } : {}),
     ...(live && seen.accelerator !== undefined ? { accelerator: seen.accelerator } : {}),
     ...(live && seen.qemu_version !== undefined ? { qemu_version: seen.qemu_version } : {}),
@@ -53,7 +56,7 @@ export function statusAfter(before: StatusRecord | undefined, seen: Observed, mo
 /** For a VM that became this host's just now: nothing of it may be observed for a long time. */
 export async function recordNow(deps: Deps, vm: string): Promise<void> {
   const seen = await deps.machine.observe(vm)
-  await againOnConflict(ADOPT_TRIES, () => record(deps, seen, true))
+  await againOnConflict(ADOPT_TRIES, () => record(deps, seen, { moved: true }))
 }
 
 /** Runs until `signal` aborts. */
@@ -84,7 +87,7 @@ export async function keepStatuses(deps: Deps, signal: AbortSignal): Promise<voi
   }
 }
 
-async function record(deps: Deps, seen: Observed, moved = false): Promise<void> {
+async function record(deps: Deps, seen: Observed, { moved = false, restarts = true } = {}): Promise<void> {
   const [vm, status, placement] = await Promise.all([
     deps.store.get(vmKind, seen.vm),
     deps.store.get(statusKind, seen.vm),
@@ -99,6 +102,10 @@ async function record(deps: Deps, seen: Observed, moved = false): Promise<void> 
     with_host ? { ...seen, reason: 'it was shut down with the host' } : seen,
     moved,
   )
+  if (next && !seen.by_guest && vm.value.wanted === 'running' && hasFailed(deps, seen.vm, status.value, next)) {
+    const ran_ms = seen.at_ms - (status.value.started_ms ?? seen.at_ms)
+    if (restarts) next.restart = restartAfter(status.value.restart, ran_ms, deps.clock.now_ms())
+  }
   const writes: Write[] = next ? [put(statusKind, seen.vm, next)] : []
   if (by_guest && vm.value.wanted !== 'stopped') {
     writes.push(put(vmKind, seen.vm, { ...vm.value, wanted: 'stopped' } satisfies VmRecord))
@@ -109,6 +116,13 @@ async function record(deps: Deps, seen: Observed, moved = false): Promise<void> 
   await commit(deps, checks, writes)
 }
 
+/** It ran, and does not any more, and no job is at work on it that would have ended it. A move ends nothing of what stays this host's. */
+function hasFailed(deps: Deps, id: string, before: StatusRecord, after: StatusRecord): boolean {
+  if (!isLive(before.state) || after.state !== 'stopped') return false
+  const claims = [`vm/${id}`, `vm/${id}/stop`].map((key) => deps.view.get(claimKind, key)?.value)
+  return claims.every((claim) => claim === undefined || claim.name === migrateVm.name)
+}
+
 /** The host is going down, and it comes back with it: its guest's power-off is not what is wanted of it. */
 async function goesDownWithHost(deps: Deps, vm: string): Promise<boolean> {
   const claim = await deps.store.get(claimKind, `vm/${vm}`)
@@ -117,24 +131,31 @@ async function goesDownWithHost(deps: Deps, vm: string): Promise<boolean> {
 }
 
 /** After a start of the daemon: what is recorded against what is there. VMs are adopted, and what is gone is said to be gone. */
-export async function adoptAll(deps: Deps, ended = 'it ended while wadahd was not running'): Promise<void> {
+export async function adoptAll(deps: Deps, o: { ended?: string; restarts?: boolean } = {}): Promise<void> {
+  const { ended = 'it ended while wadahd was not running', restarts = false } = o
   const all = deps.view.list(placementKind).filter(({ value }) => value.host === deps.hostId)
   const next = all.values()
   await Promise.all(
     Array.from({ length: ADOPT_AT_ONCE }, async () => {
       for (const { id } of next) {
         const status = deps.view.get(statusKind, id)?.value
-        if (status?.state !== 'absent') await adoptOne(deps, id, status, ended)
+        if (status?.state !== 'absent') await adoptOne(deps, id, status, ended, restarts)
       }
     }),
   )
 }
 
 /** One VM in trouble keeps no other, and not the daemon, from its work. Of what can't be looked at nothing is ended or removed. */
-async function adoptOne(deps: Deps, id: string, status: StatusRecord | undefined, ended: string): Promise<void> {
+async function adoptOne(
+  deps: Deps,
+  id: string,
+  status: StatusRecord | undefined,
+  ended: string,
+  restarts: boolean,
+): Promise<void> {
   for (let i = 1; ; i++) {
     try {
-      return await adopt(deps, id, status, ended)
+      return await adopt(deps, id, status, ended, restarts)
     } catch (error) {
       const why = (error as Error).message
       deps.log(`adopting ${id}: ${why}`)
@@ -150,7 +171,13 @@ async function adoptOne(deps: Deps, id: string, status: StatusRecord | undefined
   }
 }
 
-async function adopt(deps: Deps, id: string, status: StatusRecord | undefined, why: string): Promise<void> {
+async function adopt(
+  deps: Deps,
+  id: string,
+  status: StatusRecord | undefined,
+  why: string,
+  restarts: boolean,
+): Promise<void> {
   const running = await deps.machine.attach(id)
   const seen = await deps.machine.observe(id)
   if (running) return
@@ -158,7 +185,16 @@ async function adopt(deps: Deps, id: string, status: StatusRecord | undefined, w
   const kept = status?.state === 'stopped' ? status.reason : why
   const ended = status === undefined || kept === undefined ? seen : { ...seen, reason: kept }
   // The keeper of statuses may write at the same moment.
-  await againOnConflict(ADOPT_TRIES, () => record(deps, ended))
+  await againOnConflict(ADOPT_TRIES, () => record(deps, ended, { restarts }))
+  if (!restarts) await againOnConflict(ADOPT_TRIES, () => forgetRestart(deps, id))
+}
+
+/** The machine, or the store, is not the one in which it was to be started again: what starts then is said by others. */
+async function forgetRestart(deps: Deps, id: string): Promise<void> {
+  const status = await deps.store.get(statusKind, id)
+  if (status?.value.state !== 'stopped' || !status.value.restart) return
+  const { restart: _, ...rest } = status.value
+  await commit(deps, [unchanged(status)], [put(statusKind, id, rest)])
 }
 
 /**

@@ -1,9 +1,10 @@
 /** Records → the VM as the API shows it. Pure. */
 import { canAll } from '@wadah/api/can'
 import type { Scope } from '@wadah/api/schema/access'
-import { AUTOSTART_DEFAULT, type Vm, type VmSpec } from '@wadah/api/schema/vm'
+import { AUTOSTART_DEFAULT, RESTART_DEFAULT, type Vm, type VmSpec } from '@wadah/api/schema/vm'
 import type { Rec } from '@wadah/store/store'
 import { isLive, type PlacementRecord, type StatusRecord, type VmRecord } from '../records.ts'
+import { isWaiting } from './restart.ts'
 
 export type VmParts = {
   vm: Rec<VmRecord>
@@ -83,6 +84,7 @@ export function viewVm(
     labels: value.labels,
     protected: value.protected ?? false,
     autostart: { ...AUTOSTART_DEFAULT, ...value.autostart },
+    restart: value.restart ?? RESTART_DEFAULT,
     ...(value.snapshot_schedule ? { snapshot_schedule: value.snapshot_schedule } : {}),
     wanted: value.wanted,
     spec,
@@ -98,6 +100,7 @@ export function viewVm(
       ...(live && s.qemu_version !== undefined ? { qemu_version: s.qemu_version } : {}),
       ...(live && s.ready_ms !== undefined ? { ready_ms: s.ready_ms } : {}),
       ...(live && s.agent !== undefined ? { agent: s.agent } : {}),
+      ...(isWaiting(value, s) ? { restart_at: iso(s.restart.at_ms), restart_try: s.restart.tries } : {}),
       pending_restart: live ? pendingRestart(spec, s.booted) : [],
     },
     addresses: spec.nics.flatMap((n): Vm['addresses'] => {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { lossOf } from '../../src/members/lost.ts'
+import { lossOf, placedAfterLoss } from '../../src/members/lost.ts'
 
 type Rows = Record<string, Record<string, object>>
 const view = (rows: Rows) => ({
@@ -52,4 +52,15 @@ test('what a lost host had: VMs whose disks others reach are free, what lay on i
   expect(names(found.gone)).toEqual(['local', 'stands-on-it', 'torn'])
   expect(names(found.volumes)).toEqual(['b', 'base', 'on-base', 'spare'])
   expect(names(found.images)).toEqual(['debian', 'tiny'])
+})
+
+test('a VM that was on its way, sealed, is where it went: a QEMU of it may live there; any other is here', () => {
+  const placed = { schema: 1 as const, host: 'lost', epoch: 4 }
+  const handover = { to: 'target', epoch: 5, job: 'job-a', sealed: true }
+  const is = (before: typeof placed & { handover?: typeof handover }) =>
+    placedAfterLoss(before, 'here', (id) => id === 'target')
+  expect(is({ ...placed, handover })).toEqual({ schema: 1, host: 'target', epoch: 5 })
+  expect(is({ ...placed, handover: { ...handover, sealed: false } })).toEqual({ schema: 1, host: 'here', epoch: 5 })
+  expect(is({ ...placed, handover: { ...handover, to: 'removed' } })).toEqual({ schema: 1, host: 'here', epoch: 5 })
+  expect(is(placed)).toEqual({ schema: 1, host: 'here', epoch: 5 })
 })

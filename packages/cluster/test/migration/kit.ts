@@ -23,6 +23,8 @@ export class World {
   lost = false
   /** Post-copy goes on and on: neither end says anything of itself. */
   follows = false
+  /** The source's QEMU has noticed that the connection is gone. */
+  paused = false
   /** Throws at the call of this name, once. */
   fails: string | undefined
   readonly calls: string[] = []
@@ -58,6 +60,7 @@ export class World {
       follow: async (signal) => {
         this.check('follow')
         while (this.follows) {
+          if (this.paused) return 'paused'
           signal.throwIfAborted()
           await new Promise((resolve) => setTimeout(resolve, 1))
         }
@@ -149,9 +152,10 @@ export class World {
     limits: { max_stall_ms: 300 },
     tls: true,
   }
-  /** The target's QEMU ends, and the source's does not notice. */
-  killTarget(): void {
+  /** The target's QEMU ends; usually the source's does not notice. */
+  killTarget(noticed = false): void {
     this.lost = true
+    this.paused = noticed
     this.target = 'none'
     this.gone.resolve({ reason: 'killed' })
   }

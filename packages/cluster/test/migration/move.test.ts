@@ -299,6 +299,26 @@ describe('a target that was started anew', () => {
     await settled()
     expect(w.placement).toMatchObject({ host: 'b', epoch: 2 })
   })
+  test('in a post-copy whose source is silent: it waits for the rest, until its host was given up', async () => {
+    const w = new World()
+    Object.assign(w, { source: 'gone', target: 'running', lost: true })
+    const ask = async () => ({
+      is: 'there' as const,
+      status: 'running',
+      migration: w.target === 'none' ? 'none' : 'postcopy-paused',
+      epoch: 2,
+    })
+    let over = false
+    w.arrivals = w.daemon({ migration: { ...w.b, ask }, isOver: async () => over })
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    await w.arrivals.recover(found)
+    await vi.advanceTimersByTimeAsync(60_000)
+    expect(w).toMatchObject({ target: 'running', placement: { host: 'b', epoch: 2 } })
+    over = true
+    await vi.advanceTimersByTimeAsync(5_000)
+    vi.useRealTimers()
+    expect(w).toMatchObject({ target: 'none', placement: { host: 'b', epoch: 2 } })
+  })
   test('and finds one that waits: undone once the store says that the move is over, not before', async () => {
     const w = new World()
     w.target = 'waiting'
@@ -385,6 +405,16 @@ describe("post-copy whose target's QEMU is killed while RAM follows: the source'
     await settled()
     expect(w).toMatchObject(ended)
     expect(w.calls).not.toContain('undo')
+  })
+  test('also where the QEMU of the source does notice, at the same moment', async () => {
+    for (const first of [true, false]) {
+      const { w, moving } = await following()
+      if (first) w.paused = true
+      else setTimeout(() => (w.paused = true), 2)
+      w.killTarget(first)
+      await expect(moving).rejects.toMatchObject(lost)
+      expect(w).toMatchObject(ended)
+    }
   })
   test('when the stream breaks and it asks', async () => {
     const { w, stream, moving } = await following()

@@ -64,6 +64,30 @@ describe('a move that breaks', () => {
     expect(m.placement).toMatchObject({ host: b, epoch: 2, sealed: false })
   })
 
+  test('the connection breaks while RAM follows (post-copy): it goes on over a new one, whole', async () => {
+    const { a, b } = kit
+    if (!(await kit.allowPostcopy())) return
+    const m = await begin()
+    const following = Promise.withResolvers<void>()
+    const ports = { phase: (phase: MovePhase) => void (phase === 'follow' && following.resolve()) }
+    const moving = move(kit, m.request, a, b, { mode: 'postcopy', limits: SLOW }, { ...m, ports })
+    moving.catch(() => {})
+    await following.promise
+    const source = a.running(m.vm)
+    const seen: string[] = []
+    source?.subscribe((e) => void (e.event === 'MIGRATION' && seen.push((e.data as { status: string }).status)))
+    // QEMU's own word for a connection that is given up.
+    await source?.execute('migrate-pause')
+    const { report } = await moving
+    expect(report.notes.join()).toContain('goes on over a new connection')
+    expect(seen.filter((s) => s.startsWith('postcopy'))).toEqual(
+      expect.arrayContaining(['postcopy-paused', 'postcopy-recover', 'postcopy-active']),
+    )
+    expect(m.placement).toMatchObject({ host: b, epoch: 2, sealed: false })
+    expect(await kit.sh(b, m.vm, 'md5sum </fill/kept')).toBe(m.sum)
+    expect(await a.migration.ask(m.vm)).toEqual({ is: 'gone' })
+  })
+
   test('it is cancelled', async () => {
     const m = await begin()
     const cancel = new AbortController()

@@ -48,6 +48,7 @@ export const create: Register = (group, cli) => {
     .option('--autostart', t('opt.autostart'))
     .option('--start-order <n>', t('opt.start_order'))
     .option('--start-delay <time>', t('opt.start_delay'))
+    .option('--restart <when>', t('opt.restart'))
     .option('-f, --file <file>', t('opt.create.file'))
     .option('--start', t('opt.start'))
     .option('--instant', t('opt.instant'))

@@ -20,6 +20,7 @@ export const edit: Register = (group, cli) => {
     .option('--no-autostart', t('opt.no_autostart'))
     .option('--start-order <n>', t('opt.start_order'))
     .option('--start-delay <time>', t('opt.start_delay'))
+    .option('--restart <when>', t('opt.restart'))
     .option('--cpus <n>', t('opt.cpus'))
     .option('--memory <size>', t('opt.memory'))
     .option('--balloon <size>', t('opt.edit.balloon'))

@@ -1,0 +1,108 @@
+/**
+ * What becomes of a VM whose QEMU ended though nobody asked for it: by its policy it is started again, later from time to time. Pure, and
+ * the loop that goes by it.
+ */
+import { WadahError, toFault } from '@wadah/api/fault'
+import { RESTART_DEFAULT } from '@wadah/api/schema/vm'
+import { put, unchanged } from '@wadah/store/store'
+import { commit, type Deps } from '../context.ts'
+import { systemCaller } from '../host/children.ts'
+import { claimKind, hasEnded, jobKind } from '../jobs/record.ts'
+import type { JobEngine } from '../jobs/engine.ts'
+import { type StatusRecord, type VmRecord, placementKind, statusKind, vmKind } from '../records.ts'
+import type { Vms } from './service.ts'
+
+const FIRST_MS = 2_000
+const MOST_MS = 5 * 60_000
+/** One that ran for so long begins anew with the shortest wait. */
+const CALM_MS = 10 * 60_000
+const LOOK_MS = 1_000
+const START_MS = 300_000
+
+export type Restart = NonNullable<StatusRecord['restart']>
+
+/** When it is started again: 2 s, 4 s, … 5 min after its end. `ran_ms`: 0 where it did not even start. */
+export function restartAfter(before: Restart | undefined, ran_ms: number, now_ms: number): Restart {
+  const tries = ran_ms >= CALM_MS ? 0 : (before?.tries ?? 0)
+  return { tries: tries + 1, at_ms: now_ms + Math.min(MOST_MS, FIRST_MS * 2 ** Math.min(tries, 20)) }
+}
+
+/** Whether it is to be started again by itself, now or later. */
+export const isWaiting = (
+  vm: Pick<VmRecord, 'wanted' | 'restart'>,
+  status: StatusRecord,
+): status is StatusRecord & { restart: Restart } =>
+  status.restart !== undefined &&
+  status.state === 'stopped' &&
+  vm.wanted === 'running' &&
+  (vm.restart ?? RESTART_DEFAULT) === 'on_failure'
+
+/** The clock may have been set back: what lies further away than any wait is due. */
+export const isDue = ({ at_ms }: Restart, now_ms: number): boolean => now_ms >= at_ms || at_ms - now_ms > MOST_MS
+
+/** Looks each second, until it is told to stop. One start of each VM at a time. */
+export function keepRestarting(deps: Deps, engine: JobEngine<Deps>, vms: Pick<Vms, 'start'>): () => void {
+  const { view, clock } = deps
+  const busy = new Set<string>()
+  let cancel: (() => void) | undefined
+  let stopped = false
+  const again = () => {
+    if (!stopped) cancel = clock.timer(look, LOOK_MS)
+  }
+  const look = () => {
+    for (const { id, value: status } of view.list(statusKind)) {
+      if (status.restart === undefined || status.state !== 'stopped' || busy.has(id)) continue
+      const vm = view.get(vmKind, id)?.value
+      const placement = view.get(placementKind, id)?.value
+      if (!vm || placement?.host !== deps.hostId || placement.handover?.sealed || view.get(claimKind, `vm/${id}`))
+        continue
+      if (!isWaiting(vm, status) || !isDue(status.restart, clock.now_ms())) continue
+      busy.add(id)
+      void restart(deps, engine, vms, vm, status)
+        .catch((error: unknown) => deps.log(`"${vm.name}" is not started again yet: ${(error as Error).message}`))
+        .finally(() => busy.delete(id))
+    }
+    again()
+  }
+  again()
+  return () => {
+    stopped = true
+    cancel?.()
+  }
+}
+
+async function restart(
+  deps: Deps,
+  engine: JobEngine<Deps>,
+  vms: Pick<Vms, 'start'>,
+  vm: VmRecord,
+  status: StatusRecord & { restart: Restart },
+): Promise<void> {
+  const why = await tryStart(deps, engine, vms, vm, status)
+  if (why === undefined) return
+  deps.log(`"${vm.name}" could not be started again: ${why}`)
+  const now = await deps.store.get(statusKind, vm.id)
+  if (now?.value.state !== 'stopped' || now.value.restart?.at_ms !== status.restart.at_ms) return
+  const next = restartAfter(now.value.restart, 0, deps.clock.now_ms())
+  await commit(deps, [unchanged(now)], [put(statusKind, vm.id, { ...now.value, restart: next })])
+}
+
+/** Why it does not run; undefined where it does, or somebody else is at work on it. */
+async function tryStart(
+  deps: Deps,
+  engine: JobEngine<Deps>,
+  vms: Pick<Vms, 'start'>,
+  vm: VmRecord,
+  { reason, restart: { tries } }: StatusRecord & { restart: Restart },
+): Promise<string | undefined> {
+  try {
+    const { id } = await vms.start(systemCaller(), vm.id)
+    deps.log(`"${vm.name}" is started again (try ${tries}): ${reason ?? 'its QEMU ended'}`)
+    await engine.wait(id, { timeout_ms: START_MS })
+    const ended = (await deps.store.get(jobKind, id))?.value
+    return ended && hasEnded(ended) && ended.state !== 'done' ? (ended.fault?.detail ?? 'it was cancelled') : undefined
+  } catch (error) {
+    if (!(error instanceof WadahError)) throw error
+    return ['busy', 'conflict', 'wrong_state'].includes(error.fault.code) ? undefined : toFault(error).detail
+  }
+}
