@@ -29,7 +29,9 @@ export const show: Register = (group, cli) => {
         [t('col.step'), t('col.state'), t('col.took')],
         j.steps.map((s) => [s.name, s.state, took(s.started_at, s.ended_at)]),
       )
-      if (j.fault) for (const line of ['', ...faultLines(j.fault as Fault, t)]) out.line(line)
+      // What holds it up, while it goes on.
+      const said = j.fault ?? j.attention?.fault
+      if (said) for (const line of ['', ...faultLines(said as Fault, t)]) out.line(line)
     })
 }
 
