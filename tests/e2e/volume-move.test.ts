@@ -1,6 +1,7 @@
-/** A disk goes from one pool to another while its VM writes to it, by the CLI; and the daemon is killed at any moment of it. */
+/** A disk goes from one pool to another while its VM writes to it, by the CLI; and the daemon is killed at each step of it. */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { endpoints } from '@wadah/api/endpoints/all'
@@ -54,8 +55,11 @@ const poolName = async () => {
 }
 
 let sum: string
+let points: string
 beforeAll(async () => {
   purgeDead()
+  points = mkdtempSync(join(tmpdir(), 'wadah-points-'))
+  process.env['WADAH_PAUSE_POINTS'] = points
   d = new Daemon()
   await d.start()
   await d.tiny()
@@ -69,7 +73,9 @@ beforeAll(async () => {
   await sh(WRITER)
 }, 240_000)
 afterAll(async () => {
+  delete process.env['WADAH_PAUSE_POINTS']
   await d.purge()
+  rmSync(points, { recursive: true, force: true })
   for (const path of mounts) {
     spawnSync('umount', ['-l', path])
     rmSync(path, { recursive: true, force: true })
@@ -105,45 +111,59 @@ test('into a pool that is too small: refused or undone, with the numbers; the gu
   expect(await sh(SUM)).toBe(sum)
 }, 60_000)
 
-test('the daemon is killed at one moment after the other: the next one finishes or undoes it', async () => {
-  const seen = new Set<string>()
-  for (let i = 0; i < 6; i++) {
-    const { id, name } = await disk()
-    const from = (await poolName()) ?? ''
-    const to = from === 'slow' ? 'fast' : 'slow'
-    const job = await d.api.call(volumes.move, { params: { volume: name }, body: { pool: to } })
-    await new Promise((resolve) => setTimeout(resolve, i * 60))
-    await d.kill('SIGKILL')
-    await d.start()
-    const ended = await d.ended(await d.api.call(jobs.get, { params: { job: job.id } }))
-    seen.add(ended.state)
-    const at = ended.state === 'done' ? to : from
-    expect(await poolName()).toBe(at)
-    const there = files()
-    expect([there[at], there[at === 'slow' ? 'fast' : 'slow']]).toEqual([[`volumes/${id}.qcow2`], []])
-    await until('it to run', async () => (await d.vm('writer')).status.state === 'running')
-    await d.booted('writer')
-    expect(await sh(SUM)).toBe(sum)
-    await noGap()
-  }
-  expect(seen).toContain('done')
-}, 240_000)
-
-test('QEMU is killed while the daemon is away: what its disk is by then is what it starts from', async () => {
+/** Held there, the daemon is killed, and QEMU with it where that is said; then the next one takes over. */
+async function killAt(point: string, qemuToo: boolean): Promise<{ ended: string; from: string; to: string }> {
   const { name } = await disk()
-  const to = (await poolName()) === 'slow' ? 'fast' : 'slow'
+  const from = (await poolName()) ?? ''
+  const to = from === 'slow' ? 'fast' : 'slow'
   const { pid } = (await d.vm('writer')).status
+  writeFileSync(join(points, `${point}.stop`), '')
   const job = await d.api.call(volumes.move, { params: { volume: name }, body: { pool: to } })
-  await new Promise((resolve) => setTimeout(resolve, 150))
-  await d.kill('SIGKILL')
-  if (pid !== undefined) process.kill(pid, 'SIGKILL')
+  await until(`the daemon to be at ${point}`, () => existsSync(join(points, `${point}.here`)))
+  // The guest writes on meanwhile, also to what the record does not say yet.
+  const last = Number(await sh('cat /last'))
+  await until('the guest to write on', async () => Number(await sh('cat /last')) > last)
+  if (qemuToo) {
+    // What it is told is on the disk, must be.
+    await sh(`echo killed at ${point} | dd of=/dev/vda bs=512 seek=60000 conv=notrunc,sync,fsync 2>/dev/null`)
+    await d.kill('SIGKILL')
+    if (pid !== undefined) process.kill(pid, 'SIGKILL')
+  } else await d.kill('SIGKILL')
+  for (const file of readdirSync(points)) rmSync(join(points, file))
   await d.start()
-  await d.ended(await d.api.call(jobs.get, { params: { job: job.id } }))
-  await until('its end to be known', async () => (await d.vm('writer')).status.state === 'stopped')
-  const { id } = await disk()
-  const at = (await poolName()) ?? ''
-  expect(files()).toEqual({ slow: [], fast: [], small: [], [at]: [`volumes/${id}.qcow2`] })
-  await d.done(await d.api.call(vms.start, { params: { vm: 'writer' } }))
-  await d.booted('writer')
-  expect(await sh(SUM)).toBe(sum)
-}, 120_000)
+  const { state } = await d.ended(await d.api.call(jobs.get, { params: { job: job.id } }))
+  return { ended: state, from, to }
+}
+
+test.each([
+  ['volume-copy', false, 'done'],
+  ['volume-switch', false, 'done'],
+  ['volume-switched', false, 'done'],
+  ['volume-drop', false, 'done'],
+  ['volume-copy', true, 'failed'],
+  ['volume-switch', true, 'failed'],
+  ['volume-switched', true, 'done'],
+] as const)(
+  'killed at %s, QEMU too: %s',
+  async (point, qemuToo, wanted) => {
+    const { ended, from, to } = await killAt(point, qemuToo)
+    expect(ended).toBe(wanted)
+    const at = wanted === 'done' ? to : from
+    const { id } = await disk()
+    expect(await poolName()).toBe(at)
+    expect(files()).toEqual({ slow: [], fast: [], small: [], [at]: [`volumes/${id}.qcow2`] })
+    if (qemuToo) {
+      await until('its end to be known', async () => (await d.vm('writer')).status.state === 'stopped')
+      await d.done(await d.api.call(vms.start, { params: { vm: 'writer' } }))
+      await d.booted('writer')
+      expect(await sh('dd if=/dev/vda bs=512 skip=60000 count=1 2>/dev/null | head -n 1')).toBe(`killed at ${point}`)
+      await sh(WRITER)
+    } else {
+      await until('it to run', async () => (await d.vm('writer')).status.state === 'running')
+      await d.booted('writer')
+      await noGap()
+    }
+    expect(await sh(SUM)).toBe(sum)
+  },
+  120_000,
+)

@@ -40,20 +40,29 @@ const STATES: Record<VmAction, readonly VmState[]> = {
 /** Jobs during which an action is still possible. */
 const BESIDE: Partial<Record<VmAction, readonly string[]>> = {
   // A QEMU that hangs can always be ended, whatever waits for it.
-  stop: ['vm.start', 'vm.shutdown', 'snapshot.create', 'snapshot.revert', 'snapshot.delete', 'snapshot.tidy'],
+  stop: [
+    'vm.start',
+    'vm.shutdown',
+    'volume.move',
+    'snapshot.create',
+    'snapshot.revert',
+    'snapshot.delete',
+    'snapshot.tidy',
+  ],
   console: [
     'vm.start',
     'vm.shutdown',
     'vm.create',
     'vm.stop',
     'vm.migrate',
+    'volume.move',
     'snapshot.create',
     'snapshot.revert',
     'snapshot.delete',
     'snapshot.tidy',
   ],
-  exec: ['vm.start', 'vm.create', 'snapshot.delete', 'snapshot.tidy'],
-  reset: ['vm.shutdown'],
+  exec: ['vm.start', 'vm.create', 'volume.move', 'snapshot.delete', 'snapshot.tidy'],
+  reset: ['vm.shutdown', 'volume.move'],
 }
 
 /** The next command to type; never one that would be refused too. */

@@ -50,6 +50,7 @@ describe('while a job is at work', () => {
     ['vm.delete', 'stopped', []],
     ['snapshot.create', 'running', ['console', 'stop']],
     ['snapshot.delete', 'running', ['console', 'exec', 'stop']],
+    ['volume.move', 'running', ['console', 'exec', 'reset', 'stop']],
     ['something.new', 'running', []],
   ] as const)('%s, %s', (kind, state, actions) => {
     expect(possible(ctx(state, job(kind)))).toEqual(actions)

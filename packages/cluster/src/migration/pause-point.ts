@@ -1,5 +1,5 @@
 /**
- * Places in a move at which a test may hold the daemon, to kill or cut something at exactly that moment (tests/faults/moves). Off unless the
+ * Places in a move, of a VM or of a disk under it, at which a test may hold the daemon, to kill or cut something at exactly that moment (tests/faults/moves, tests/e2e/volume-move.test.ts). Off unless the
  * daemon was started with WADAH_PAUSE_POINTS=FOLDER: then one costs nothing but a comparison. With it, a daemon that comes to the point NAME and
  * finds FOLDER/NAME.stop writes FOLDER/NAME.here and stands there until the first is removed.
  */

@@ -8,6 +8,7 @@ import type { DiskCopy } from '@wadah/ports/disk-moves'
 import { put, unchanged } from '@wadah/store/store'
 import { caughtUp, type Deps, forward } from '../context.ts'
 import { defineJob, pivot, step } from '../jobs/define.ts'
+import { pausePoint } from '../migration/pause-point.ts'
 import { snapshotKind, type VmRecord, type VolumeRecord, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { ChangeParams } from './transfer-jobs.ts'
@@ -100,6 +101,7 @@ export const moveVolumeLive = defineJob<MoveLiveParams, Deps>(
     step('copy', {
       do: async (ctx) => {
         const { deps, params: p, signal } = ctx
+        await pausePoint('volume-copy')
         await deps.machine.diskMoves.copy(copyOf(deps, p, await stored(deps, p)), {
           signal,
           log: ctx.log,
@@ -113,8 +115,10 @@ export const moveVolumeLive = defineJob<MoveLiveParams, Deps>(
     pivot<MoveLiveParams, Deps, { stall_ms?: number }>('switch', {
       do: async (ctx) => {
         const { deps, params: p } = ctx
+        await pausePoint('volume-switch')
         const before = await forward(() => stored(deps, p))
         const switched = await deps.machine.diskMoves.switch(copyOf(deps, p, before))
+        await pausePoint('volume-switched')
         const { moving_to: _, base: _b, ...alone } = before
         ctx.commit([put(volumeKind, p.volume, { ...alone, ...p.to })])
         return switched
@@ -124,6 +128,7 @@ export const moveVolumeLive = defineJob<MoveLiveParams, Deps>(
     step('drop', {
       do: async ({ deps, params: p }) =>
         forward(async () => {
+          await pausePoint('volume-drop')
           const { from, ...move } = copyOf(deps, p, await stored(deps, p))
           await deps.machine.diskMoves.settle({ ...move, from })
           await deps.machine.volumes.delete(from.pool, from.volume)

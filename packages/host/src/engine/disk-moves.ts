@@ -11,7 +11,7 @@ import type { VolumeWork } from '@wadah/ports/volumes'
 import type { HostVolumes } from '../storage/volumes.ts'
 import { dismiss, endJob, jobOf, until } from './block-job.ts'
 import type { RunningVm } from './running-vm.ts'
-import { closeNodes, headOf, nodes, openLayer } from './snapshot/layers.ts'
+import { closeNodes, headNodes, headOf, nodes, openLayer } from './snapshot/layers.ts'
 import { activate } from './snapshot/snapshots.ts'
 
 export type DiskMovesOptions = {
@@ -49,10 +49,10 @@ export class HostDiskMoves implements DiskMoves {
     return (await this.#o.running(running.vm)) === undefined
   }
 
-  /** Whether the guest's disk is that file. */
-  async #writesTo(running: RunningVm, move: DiskCopy, place: DiskPlace): Promise<boolean> {
-    const [head, all] = [await headOf(running, move.disk), await nodes(running)]
-    return all.find((n) => n.name === head)?.path === this.#path(place)
+  /** Whether the guest's disk is that file; of one that it let go of meanwhile no file is. */
+  async #writesTo(running: RunningVm, { disk }: DiskCopy, place: DiskPlace): Promise<boolean> {
+    const [heads, all] = [await headNodes(running), await nodes(running)]
+    return all.some((n) => n.name === heads.get(disk) && n.path === this.#path(place))
   }
 
   async copy(move: DiskCopy, work: VolumeWork): Promise<void> {
