@@ -11,8 +11,6 @@ const missing = whyNoGluster()
 const show = (i: number, vm: string) => json<Vm>(i, 'vm', 'show', vm)
 const sh = async (vm: string, script: string) =>
   (await ok(at(1, 'vm', 'exec', vm, '--', '/bin/sh', '-c', script))).trim()
-/** A busy machine may need more than the one try of a command. */
-const answers = async (vm: string) => (await at(1, 'vm', 'exec', vm, '--', '/bin/true')).code === 0
 const SUM = 'echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M count=8 2>/dev/null | md5sum'
 const sees = async (i: number) => (await inView(i, 'ls', `${SHARED}/wadah/volumes`)).trim().split('\n').filter(Boolean)
 
@@ -62,6 +60,7 @@ describe.skipIf(missing !== undefined)(
     test('a VM is made on it, and moves while it runs: its disk stays where it is', async () => {
       const more = ['--network', 'lan', '--host', `${LAB}1`, '--disk', '64M', '--pool', 'common']
       await ok(at(1, 'vm', 'create', 'mover', '--image', 'tiny', ...more, '--start'))
+      await until('the agent', async () => (await show(1, 'mover')).status.agent === 'connected')
       const sum = await sh('mover', `dd if=/dev/urandom of=/dev/vda bs=1M count=8 conv=fsync 2>/dev/null; ${SUM}`)
       const before = await sees(1)
       expect(before).toHaveLength(1)
