@@ -10,6 +10,8 @@ export type CanContext = {
     paused_by?: PausedBy | undefined
     agent?: 'unknown' | 'connected' | 'absent' | undefined
     protected?: boolean | undefined
+    /** It is stopped, and will be started again by its policy. */
+    restarting?: boolean | undefined
   }
   scope: Scope
   /** The job that is at work on the VM. */
@@ -102,7 +104,9 @@ export function can(action: VmAction, { vm, scope, job }: CanContext): Verdict {
       }),
     )
   }
-  if (!STATES[action].includes(vm.state)) {
+  // Ends the waiting: it is not wanted any more.
+  const waits = action === 'stop' && vm.restarting === true
+  if (!waits && !STATES[action].includes(vm.state)) {
     const state = vm.state === 'paused' && vm.paused_by ? `paused (by ${vm.paused_by})` : vm.state
     const needed = STATES[action].filter((s) => s === 'running' || s === 'stopped' || s === 'paused')
     return no(

@@ -116,6 +116,39 @@ describe('in the room', () => {
     await later()
     expect(vm().status.state).toBe('stopped')
   })
+  test('`stop` ends the waiting; what is not wanted any more is not started', async () => {
+    await create({ name: 'one' })
+    crash()
+    await is({ restart_try: 1 })
+    expect(r.vms.get(caller, 'one').actions?.stop).toEqual({ ok: true })
+    await r.done(r.vms.stop(caller, 'one'))
+    expect(vm()).toMatchObject({ wanted: 'stopped', status: { state: 'stopped' } })
+    expect('restart_at' in vm().status).toBe(false)
+    skew_ms += 600_000
+    await later()
+    expect(vm().status.state).toBe('stopped')
+  })
+  test('a store that was put back places here what ran elsewhere since: it is not started by itself', async () => {
+    await create({ name: 'one' })
+    await r.end()
+    // This host let it go, or ran it with another epoch.
+    r.world.epoch = 7
+    r.world.running.clear()
+    r.world.seen = []
+    r = await room(r, clock)
+    await is({ state: 'stopped' })
+    expect('restart_at' in vm().status).toBe(false)
+  })
+  test('none is started again while, and after, its host goes down', async () => {
+    await create({ name: 'one' })
+    crash()
+    await is({ restart_try: 1 })
+    await r.host.stopGuests(caller, {})
+    await vi.waitFor(() => expect('restart_at' in vm().status).toBe(false), { timeout: 3_000 })
+    skew_ms += 600_000
+    await later()
+    expect(vm()).toMatchObject({ wanted: 'running', status: { state: 'stopped' } })
+  })
   test('a daemon that was started anew goes on with it, and finds what ended meanwhile; a machine that was started anew does not', async () => {
     await create({ name: 'one' })
     const again = async (boot: string) => {

@@ -204,6 +204,8 @@ export interface Machine {
   observations(signal: AbortSignal): AsyncIterable<Observed>
   /** VMs this machine has a directory for. */
   known(): Promise<string[]>
+  /** Of the QEMU that this machine started last, until its end was tidied up: the epoch it was started with. */
+  lastEpoch(vm: string): Promise<number | undefined>
 
   plan(request: LaunchRequest): Promise<BootPlan>
   /** Directory, seed, taps, cgroup; idempotent. */

@@ -11,7 +11,7 @@ import { hasEnded, jobKind } from '../jobs/record.ts'
 import { snapshotNow } from '../members/scheduling.ts'
 import { hostName } from '../members/where.ts'
 import { type HostRecord, hostKind, placementKind, poolKind, vmKind } from '../records.ts'
-import { powerClaim } from './jobs.ts'
+import { powerClaim } from './power-claim.ts'
 
 export type DrainParams = { host: string; name: string; at_once: number } & MoveWishes
 type Ctx = StepContext<DrainParams, Deps>

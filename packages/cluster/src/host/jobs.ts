@@ -6,14 +6,13 @@ import { type StepContext, defineJob, step } from '../jobs/define.ts'
 import { isLive, placementKind, statusKind, vmKind } from '../records.ts'
 import type { Children } from './children.ts'
 import { type Ordered, graceOf, orderedOf, startGroups, stopGroups } from './order.ts'
+import { powerClaim, STOP_GUESTS } from './power-claim.ts'
+import { forgetRestarts } from '../vms/restart.ts'
 
 export type AutostartParams = { host: string; boot: string; vms: Ordered[] }
 export type StopGuestsParams = { host: string; each_s: number; total_s: number }
 type Failed = { vm: string; why: string }
 export type PowerResult = { done: string[]; failed: Failed[] }
-
-/** One at a time: who shuts the guests down cancels the starts first. */
-export const powerClaim = (host: string): string => `host/${host}/power`
 
 function hostParams<P extends { host: string }>(value: unknown): P {
   if (typeof (value as P)?.host !== 'string') throw fail('invalid', 'The job has no host.')
@@ -77,6 +76,7 @@ async function stopGuests(ctx: StepContext<StopGuestsParams, Deps>): Promise<Pow
   const { deps, params: p, signal, clock } = ctx
   const result: PowerResult = { done: [], failed: [] }
   const end_ms = clock.monotonic_ms() + p.total_s * 1000
+  await forgetRestarts(deps)
   const groups = stopGroups(live(deps))
   for (const [i, group] of groups.entries()) {
     const grace = graceOf({
@@ -106,7 +106,7 @@ async function stopGuests(ctx: StepContext<StopGuestsParams, Deps>): Promise<Pow
 }
 
 export const stopGuestsJob = defineJob<StopGuestsParams, Deps>(
-  'host.stop-guests',
+  STOP_GUESTS,
   1,
   hostParams<StopGuestsParams>,
   [step('stop', { do: stopGuests })],

@@ -9,8 +9,9 @@ import { type HostRecord, hostKind, placementKind, vmKind } from '../records.ts'
 import type { Caller } from '../services.ts'
 import { submit } from '../submit.ts'
 import { systemCaller } from './children.ts'
-import { autostartJob, powerClaim, stopGuestsJob } from './jobs.ts'
+import { autostartJob, stopGuestsJob } from './jobs.ts'
 import { orderedOf, rebooted } from './order.ts'
+import { powerClaim } from './power-claim.ts'
 
 const CANCEL_MS = 30_000
 const EACH_S = 120

@@ -26,6 +26,7 @@ import {
 } from '../records.ts'
 import { chainOf } from '../resolve.ts'
 import { volumeGone } from '../storage/gone.ts'
+import { afterLoss, type MoveLiveParams, moveVolumeLive } from '../storage/move-live.ts'
 import { dropWrites } from '../vms/drop.ts'
 import { aliveKind } from './records.ts'
 
@@ -124,7 +125,13 @@ async function endJobs(deps: Deps, host: Rec<HostRecord>): Promise<void> {
     const ended = { ...rec.value, state: 'failed' as const, fault: { ...why, effect: 'unknown' as const } }
     // Whoever carries it out after all can commit nothing any more.
     const executor = { host: deps.hostId, fence: rec.value.executor.fence + 1 }
+    const moving = deps.view.list(volumeKind).filter((v) => v.value.moving_to?.job === id)
+    const settled: Write[] = []
+    if (rec.value.name === moveVolumeLive.name)
+      for (const v of moving)
+        settled.push(put(volumeKind, v.id, await afterLoss(deps, v.value, rec.value.params as MoveLiveParams)))
     const writes = [
+      ...settled,
       put(jobKind, id, { ...ended, executor, ended_ms: deps.clock.now_ms() }),
       ...rec.value.claims.map((key) => del(claimKind, key)),
     ]

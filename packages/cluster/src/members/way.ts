@@ -15,6 +15,8 @@ export const CLOCK_MS = 30_000
 const ASK_MS = 3_000
 /** Many packets of the largest kind, there and back. */
 const LARGE_BYTES = 64 * 1024
+/** Of large ones that vanish while small ones are answered, before the way is blamed for it. */
+const LARGE_TRIES = 2
 
 /** Milliseconds of this host's clock: when it was asked, and what the other one said. */
 type Answer = { now_ms: number; pad?: string }
@@ -51,10 +53,22 @@ export async function lookAtWay(deps: Pick<Deps, 'askHost' | 'clock'>, host: str
     return { silent: (error as Error).message }
   }
   const pad = 'x'.repeat(LARGE_BYTES)
-  try {
-    if ((await ask({ pad })).pad !== pad) way.large = 'it came back changed'
-  } catch (error) {
-    way.large = (error as Error).message
+  for (let i = 0; i < LARGE_TRIES; i++) {
+    try {
+      if ((await ask({ pad })).pad === pad) {
+        delete way.large
+        return way
+      }
+      way.large = 'it came back changed'
+    } catch (error) {
+      way.large = (error as Error).message
+    }
+    // A host that stands still for a moment answers small ones no sooner.
+    const silent = await ask({}).then(
+      () => undefined,
+      (error: unknown) => (error as Error).message,
+    )
+    if (silent !== undefined) return { silent }
   }
   return way
 }

@@ -373,14 +373,14 @@ export class MoveIn {
   async #leftAlone(talk: Talk): Promise<void> {
     while (talk === this.#talk && !this.#isOver && !this.#stop.aborted) {
       if (this.#state === 'committed') {
-        if ((await this.#arriving?.whole().catch(() => false)) !== false) {
-          if (talk === this.#talk) this.#done()
-          return
-        }
-        const over = await this.#ports.isOver(this.job, this.vm).catch(() => false)
+        // A monitor that does not answer says nothing about it.
+        const whole = this.#arriving ? await this.#arriving.whole().catch(() => undefined) : true
         if (talk !== this.#talk) return
-        if (over)
-          return this.#memoryLost(fail('memory_lost', 'Its source was given up before all of its memory was here.'))
+        if (whole === true) return this.#done()
+        const over = whole === false && (await this.#ports.isOver(this.job, this.vm).catch(() => false))
+        if (talk !== this.#talk) return
+        // The last of it may have come meanwhile.
+        if (over) return this.#finished()
       }
       await new Promise((resolve) => setTimeout(resolve, LOOK_MS).unref())
     }

@@ -5,6 +5,7 @@
 import { human } from '@wadah/api/admit'
 import { fail } from '@wadah/api/fault'
 import type { DiskCopy } from '@wadah/ports/disk-moves'
+import type { PoolDefinition } from '@wadah/ports/volumes'
 import { put, unchanged } from '@wadah/store/store'
 import { caughtUp, type Deps, forward } from '../context.ts'
 import { defineJob, pivot, step } from '../jobs/define.ts'
@@ -14,6 +15,7 @@ import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { ChangeParams } from './transfer-jobs.ts'
 
 export type MoveLiveParams = ChangeParams & { vm: string; uid: number; disk: string }
+type FileOf = { id: string; format: 'qcow2' | 'raw' }
 
 /** @throws WadahError `wrong_state` for a disk that can't go while its VM runs */
 export function diskToMove(deps: Pick<Deps, 'view'>, vm: VmRecord, volume: VolumeRecord): string {
@@ -48,6 +50,28 @@ function copyOf(deps: Deps, p: MoveLiveParams, record: VolumeRecord): DiskCopy {
     from: { pool: poolDefinition(poolOf(deps, p.from.pool)), volume },
     to: { pool: poolDefinition(poolOf(deps, p.to.pool)), volume: whole },
   }
+}
+
+/**
+ * The host that carried it out is gone for good, and its QEMU with it: the names of the files say how far it was. What lay in pools of that
+ * host alone is lost with them.
+ * @returns the record as it is from now on
+ */
+export async function afterLoss(deps: Deps, volume: VolumeRecord, p: MoveLiveParams): Promise<VolumeRecord> {
+  const { moving_to: _, ...stays } = volume
+  const [from, to] = [poolOf(deps, p.from.pool), poolOf(deps, p.to.pool)]
+  if (to.host !== undefined) return stays
+  const [here, there] = [from, to].map((pool) => poolDefinition(pool)) as [PoolDefinition, PoolDefinition]
+  const [before, after] = [p.from, p.to].map(({ format }) => ({ id: volume.id, format })) as [FileOf, FileOf]
+  const { volumes } = deps.machine
+  const isAside =
+    from.host === undefined && !(await volumes.exists(here, before)) && (await volumes.exists(there, after))
+  if (!isAside) {
+    await volumes.delete(there, after)
+    return stays
+  }
+  const { base: _b, ...alone } = stays
+  return { ...alone, ...p.to }
 }
 
 export const moveVolumeLive = defineJob<MoveLiveParams, Deps>(

@@ -120,6 +120,17 @@ export const changeVolume = defineJob<ChangeParams, Deps>(
   1,
   (value) => value as ChangeParams,
   [
+    // What a move under a running guest left half-way, whose host or store was lost meanwhile, looks like a copy that is whole.
+    step('clear', {
+      do: async ({ deps, params: p }) => {
+        const now = (await deps.store.get(volumeKind, p.volume))?.value
+        if (!now) throw fail('gone', 'The volume is not there any more.')
+        const isThere = now.pool === p.to.pool && now.format === p.to.format
+        const stale = { id: p.volume, format: p.to.format }
+        if (!isThere) await deps.machine.volumes.delete(poolDefinition(poolOf(deps, p.to.pool)), stale)
+      },
+      weight: 0.1,
+    }),
     step('copy', {
       do: async (ctx) => {
         const { deps, params: p, signal } = ctx

@@ -8,6 +8,7 @@ import type { Target } from '../jobs/define.ts'
 import { claimKind } from '../jobs/record.ts'
 import { type VmRecord, statusKind } from '../records.ts'
 import type { Caller } from '../services.ts'
+import { isWaiting } from './restart.ts'
 
 /** The job that is at work on a VM. */
 export function jobOn(deps: Pick<Deps, 'view'>, vm: string): { id: string; kind: string } | undefined {
@@ -28,6 +29,7 @@ export function allow(deps: Pick<Deps, 'view' | 'machine'>, caller: Caller, vm: 
       paused_by: status?.paused_by,
       agent: status?.agent,
       protected: vm.value.protected,
+      restarting: status !== undefined && isWaiting(vm.value, status),
     },
     scope: caller.subject.scope,
     job: jobOn(deps, vm.id),

@@ -9,6 +9,7 @@ import { type StatusRecord, type VmRecord, isLive, placementKind, statusKind, vm
 
 import type { ShutdownParams } from './jobs.ts'
 import { migrateVm } from './migrate.ts'
+import { moveVolumeLive } from '../storage/move-live.ts'
 import { restartAfter } from './restart.ts'
 
 const RETRY_MS = 1_000
@@ -102,9 +103,15 @@ async function record(deps: Deps, seen: Observed, { moved = false, restarts = tr
     with_host ? { ...seen, reason: 'it was shut down with the host' } : seen,
     moved,
   )
-  if (next && !seen.by_guest && vm.value.wanted === 'running' && hasFailed(deps, seen.vm, status.value, next)) {
+  if (
+    next &&
+    restarts &&
+    !seen.by_guest &&
+    vm.value.wanted === 'running' &&
+    (await hasFailed(deps, seen.vm, status.value, next))
+  ) {
     const ran_ms = seen.at_ms - (status.value.started_ms ?? seen.at_ms)
-    if (restarts) next.restart = restartAfter(status.value.restart, ran_ms, deps.clock.now_ms())
+    next.restart = restartAfter(status.value.restart, ran_ms, deps.clock.now_ms())
   }
   const writes: Write[] = next ? [put(statusKind, seen.vm, next)] : []
   if (by_guest && vm.value.wanted !== 'stopped') {
@@ -116,11 +123,21 @@ async function record(deps: Deps, seen: Observed, { moved = false, restarts = tr
   await commit(deps, checks, writes)
 }
 
-/** It ran, and does not any more, and no job is at work on it that would have ended it. A move ends nothing of what stays this host's. */
-function hasFailed(deps: Deps, id: string, before: StatusRecord, after: StatusRecord): boolean {
+/** Jobs at work on a VM that end no QEMU of what stays this host's. */
+const ENDS_NOTHING = new Set<string>([
+  migrateVm.name,
+  moveVolumeLive.name,
+  'snapshot.create',
+  'snapshot.delete',
+  'snapshot.tidy',
+])
+
+/** It ran, and does not any more, and no job is at work on it that would have ended it. */
+async function hasFailed(deps: Deps, id: string, before: StatusRecord, after: StatusRecord): Promise<boolean> {
   if (!isLive(before.state) || after.state !== 'stopped') return false
-  const claims = [`vm/${id}`, `vm/${id}/stop`].map((key) => deps.view.get(claimKind, key)?.value)
-  return claims.every((claim) => claim === undefined || claim.name === migrateVm.name)
+  // Not by the view, which may lag behind a stop that has just been asked for.
+  const claims = await Promise.all([`vm/${id}`, `vm/${id}/stop`].map((key) => deps.store.get(claimKind, key)))
+  return claims.every((claim) => claim === undefined || ENDS_NOTHING.has(claim.value.name))
 }
 
 /** The host is going down, and it comes back with it: its guest's power-off is not what is wanted of it. */
@@ -178,6 +195,9 @@ async function adopt(
   why: string,
   restarts: boolean,
 ): Promise<void> {
+  // A store that was put back may place here what ran elsewhere since: only what this host itself ran last is its own to start again.
+  const ran = await deps.machine.lastEpoch(id)
+  const mine = restarts && ran !== undefined && ran === deps.view.get(placementKind, id)?.value.epoch
   const running = await deps.machine.attach(id)
   const seen = await deps.machine.observe(id)
   if (running) return
@@ -185,7 +205,7 @@ async function adopt(
   const kept = status?.state === 'stopped' ? status.reason : why
   const ended = status === undefined || kept === undefined ? seen : { ...seen, reason: kept }
   // The keeper of statuses may write at the same moment.
-  await againOnConflict(ADOPT_TRIES, () => record(deps, ended, { restarts }))
+  await againOnConflict(ADOPT_TRIES, () => record(deps, ended, { restarts: mine }))
   if (!restarts) await againOnConflict(ADOPT_TRIES, () => forgetRestart(deps, id))
 }
 

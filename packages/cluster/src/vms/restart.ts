@@ -4,9 +4,10 @@
  */
 import { WadahError, toFault } from '@wadah/api/fault'
 import { RESTART_DEFAULT } from '@wadah/api/schema/vm'
-import { put, unchanged } from '@wadah/store/store'
-import { commit, type Deps } from '../context.ts'
+import { put, type Rec, unchanged } from '@wadah/store/store'
+import { againOnConflict, commit, type Deps } from '../context.ts'
 import { systemCaller } from '../host/children.ts'
+import { powerClaim, STOP_GUESTS } from '../host/power-claim.ts'
 import { claimKind, hasEnded, jobKind } from '../jobs/record.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { type StatusRecord, type VmRecord, placementKind, statusKind, vmKind } from '../records.ts'
@@ -41,7 +42,7 @@ export const isWaiting = (
 export const isDue = ({ at_ms }: Restart, now_ms: number): boolean => now_ms >= at_ms || at_ms - now_ms > MOST_MS
 
 /** Looks each second, until it is told to stop. One start of each VM at a time. */
-export function keepRestarting(deps: Deps, engine: JobEngine<Deps>, vms: Pick<Vms, 'start'>): () => void {
+export function keepRestarting(deps: Deps, engine: JobEngine<Deps>, vms: Pick<Vms, 'startAgain'>): () => void {
   const { view, clock } = deps
   const busy = new Set<string>()
   let cancel: (() => void) | undefined
@@ -50,6 +51,8 @@ export function keepRestarting(deps: Deps, engine: JobEngine<Deps>, vms: Pick<Vm
     if (!stopped) cancel = clock.timer(look, LOOK_MS)
   }
   const look = () => {
+    // Guests are being shut down with the host.
+    if (view.get(claimKind, powerClaim(deps.hostId))?.value.name === STOP_GUESTS) return again()
     for (const { id, value: status } of view.list(statusKind)) {
       if (status.restart === undefined || status.state !== 'stopped' || busy.has(id)) continue
       const vm = view.get(vmKind, id)?.value
@@ -74,29 +77,50 @@ export function keepRestarting(deps: Deps, engine: JobEngine<Deps>, vms: Pick<Vm
 async function restart(
   deps: Deps,
   engine: JobEngine<Deps>,
-  vms: Pick<Vms, 'start'>,
+  vms: Pick<Vms, 'startAgain'>,
   vm: VmRecord,
   status: StatusRecord & { restart: Restart },
 ): Promise<void> {
   const why = await tryStart(deps, engine, vms, vm, status)
-  if (why === undefined) return
-  deps.log(`"${vm.name}" could not be started again: ${why}`)
   const now = await deps.store.get(statusKind, vm.id)
+  if (why === undefined) return endedAtOnce(deps, vm.id, now, status.restart)
+  deps.log(`"${vm.name}" could not be started again: ${why}`)
   if (now?.value.state !== 'stopped' || now.value.restart?.at_ms !== status.restart.at_ms) return
   const next = restartAfter(now.value.restart, 0, deps.clock.now_ms())
   await commit(deps, [unchanged(now)], [put(statusKind, vm.id, { ...now.value, restart: next })])
+}
+
+/** It ran, and ended before the job of its start was over: nobody took that for an end of its own. */
+async function endedAtOnce(deps: Deps, id: string, now: Rec<StatusRecord> | undefined, before: Restart): Promise<void> {
+  const vm = (await deps.store.get(vmKind, id))?.value
+  if (now?.value.state !== 'stopped' || now.value.restart || vm?.wanted !== 'running') return
+  const next = restartAfter(before, 0, deps.clock.now_ms())
+  await commit(deps, [unchanged(now)], [put(statusKind, id, { ...now.value, restart: next })])
+}
+
+/** The host goes down: none of its VMs is started by itself any more. What comes up with it says `autostart`. */
+export async function forgetRestarts(deps: Deps): Promise<void> {
+  for (const { id, value } of deps.view.list(placementKind)) {
+    if (value.host !== deps.hostId) continue
+    await againOnConflict(5, async () => {
+      const now = await deps.store.get(statusKind, id)
+      if (now?.value.state !== 'stopped' || !now.value.restart) return
+      const { restart: _, ...rest } = now.value
+      await commit(deps, [unchanged(now)], [put(statusKind, id, rest)])
+    })
+  }
 }
 
 /** Why it does not run; undefined where it does, or somebody else is at work on it. */
 async function tryStart(
   deps: Deps,
   engine: JobEngine<Deps>,
-  vms: Pick<Vms, 'start'>,
+  vms: Pick<Vms, 'startAgain'>,
   vm: VmRecord,
   { reason, restart: { tries } }: StatusRecord & { restart: Restart },
 ): Promise<string | undefined> {
   try {
-    const { id } = await vms.start(systemCaller(), vm.id)
+    const { id } = await vms.startAgain(systemCaller(), vm.id)
     deps.log(`"${vm.name}" is started again (try ${tries}): ${reason ?? 'its QEMU ended'}`)
     await engine.wait(id, { timeout_ms: START_MS })
     const ended = (await deps.store.get(jobKind, id))?.value

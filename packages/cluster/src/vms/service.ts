@@ -172,6 +172,16 @@ export class Vms implements VmService {
     return this.#lifecycle(caller, vm, startVm, { vm: vm.id, name: vm.value.name }, 'running')
   }
 
+  /** By its policy: only as long as nobody has changed what is wanted of it. */
+  async startAgain(caller: Caller, ref: string): Promise<Job> {
+    const vm = this.#find(caller, ref)
+    this.#allow(caller, vm, 'start')
+    this.#refuseWhileCopied(vm)
+    if (vm.value.wanted !== 'running') throw fail('wrong_state', `"${vm.value.name}" is not wanted to run any more.`)
+    const params = { vm: vm.id, name: vm.value.name }
+    return submit(this.#deps, this.#engine, caller, startVm, params, vmTarget(vm.value), { checks: [unchanged(vm)] })
+  }
+
   /** Whoever copies a disk reads it for a while after the job was asked for. */
   #refuseWhileCopied(vm: Rec<VmRecord>): void {
     for (const { name, volume } of vm.value.spec.disks) {

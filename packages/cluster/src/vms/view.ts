@@ -117,6 +117,7 @@ export function viewVm(
               paused_by: s.paused_by,
               agent: s.agent,
               protected: value.protected,
+              restarting: isWaiting(value, s),
             },
             scope: detail.scope,
             job: detail.job,

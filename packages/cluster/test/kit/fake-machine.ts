@@ -68,6 +68,8 @@ export class FakeWorld {
   /** A pool's folder is being removed until this is resolved. */
   closing: Promise<void> | undefined
   boot = 'boot-1'
+  /** What VMs were started with here. */
+  epoch = 1
   /** VMs whose adoption goes wrong. */
   odd = new Set<string>()
 
@@ -156,6 +158,7 @@ export function fakeMachine(w: FakeWorld): Machine {
       }
     },
     known: async () => [...w.folders],
+    lastEpoch: async (vm: string) => (w.folders.has(vm) ? w.epoch : undefined),
     plan: async (request: LaunchRequest) => {
       if (w.planFails) throw fail('host_lacks', 'no firmware')
       requests.set(request.vm, request)

@@ -50,6 +50,19 @@ test('where large packets vanish it is said, and no move begins', async () => {
   await expect(checkWay(hole, B)).rejects.toMatchObject({ fault: { code: 'unavailable', effect: 'none' } })
 })
 
+test('a host that stands still for a moment at the large question is asked again', async () => {
+  for (const lost of [1, 2]) {
+    const host = other(0)
+    let large = 0
+    const askHost = async <T>(to: string, path: string, body: unknown): Promise<T> => {
+      if (JSON.stringify(body).length > 1_400 && ++large <= lost) throw new Error('it did not answer in time')
+      return await host.askHost<T>(to, path, body)
+    }
+    const way = await lookAtWay({ ...host, askHost }, 'host-b')
+    expect(way.large === undefined).toBe(lost === 1)
+  }
+})
+
 test('a host that does not answer at all is not said to have a small MTU', async () => {
   const gone = other(0, 5, 0)
   const way: Way = await lookAtWay(gone, 'host-b')

@@ -231,6 +231,10 @@ export class HostMachine implements Machine {
     return VmDirectory.list(this.#o.dataDir)
   }
 
+  async lastEpoch(vm: string): Promise<number | undefined> {
+    return (await new VmDirectory(this.#o.dataDir, vm).readLive())?.epoch
+  }
+
   running(vm: string): RunningVm | undefined {
     const running = this.#running.get(vm)
     return running && !running.isGone ? running : undefined
