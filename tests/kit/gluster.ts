@@ -30,18 +30,13 @@ export async function startGluster(): Promise<void> {
     glusterd --pid-file=${folder}/glusterd.pid --log-file=${folder}/log/glusterd.log
     until gluster --mode=script pool list >/dev/null 2>&1; do sleep 0.2; done
     gluster --mode=script volume create disks ${address()}:${folder}/brick force
+    # As Gluster's own group "virt" for disks of VMs, and more: its clients hold no content that another may have changed.
+    for cache in quick-read read-ahead io-cache stat-prefetch open-behind write-behind; do
+      gluster --mode=script volume set disks performance.$cache off
+    done
     gluster --mode=script volume start disks`
   const inside = ['unshare', '--mount', '--propagation', 'private', '--', 'sh', '-c', script]
   await ok(run('nsenter', [`--net=${namespace(1)}`, '--', 'timeout', '60', ...inside]))
-}
-
-/** On by default. Off, as in Gluster's own group "virt" for disks of VMs and more, its clients hold no content that another may have changed. */
-export async function setCaches(value: 'on' | 'off'): Promise<void> {
-  const pid = readFileSync(`${folder}/glusterd.pid`, 'utf8').trim()
-  for (const cache of ['quick-read', 'read-ahead', 'io-cache', 'stat-prefetch', 'open-behind', 'write-behind']) {
-    const words = ['gluster', '--mode=script', 'volume', 'set', 'disks', `performance.${cache}`, value]
-    await ok(run('nsenter', [`--net=${namespace(1)}`, `--mount=/proc/${pid}/ns/mnt`, '--', ...words]))
-  }
 }
 
 /**

@@ -16,8 +16,6 @@ export type VolumeWork = { signal: AbortSignal; progress?: Progress; log?: (line
 /** Marks in a pool's own folder, and the locks that QEMU takes: to find out whether several hosts mean the same pool. */
 export interface SharedPools {
   mark(pool: PoolDefinition, name: string, text: string): Promise<void>
-  /** The same file with other text of the same length, as a guest writes its disk: no new name by which another host would see it. */
-  rewrite(pool: PoolDefinition, name: string, text: string): Promise<void>
   read(pool: PoolDefinition, name: string): Promise<string | undefined>
   unmark(pool: PoolDefinition, name: string): Promise<void>
   /** Holds a lock on a mark until the returned function is called, for a minute at most. */

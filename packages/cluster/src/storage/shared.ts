@@ -5,23 +5,19 @@ import type { Deps } from '../context.ts'
 import { aliveKind } from '../members/records.ts'
 import { hostKind } from '../records.ts'
 
-/** What a host is asked about a pool. `mark`: the text that it must find there; `again`: in files that both have read before. */
-export type PoolQuestion = { pool: PoolDefinition; mark: string; name: string; again?: true }
+/** What a host is asked about a pool. `mark`: the text that it must find there. */
+export type PoolQuestion = { pool: PoolDefinition; mark: string; name: string }
 export type PoolAnswer = { found: boolean; free: boolean }
 export const POOL_PATH = '/peer/v1/pool'
 
 const ASK_MS = 30_000
-const CACHES =
-  'switch the caches of its clients off (GlusterFS: gluster volume set VOLUME group virt; NFS: without nocto and with actimeo=0)'
 
 /** The other side: reads what the first wrote, writes an answer that the first reads, and tries its lock. */
 export async function answerPool(deps: Deps, body: unknown): Promise<PoolAnswer> {
-  const { pool, mark, name, again } = body as PoolQuestion
+  const { pool, mark, name } = body as PoolQuestion
   const { shared } = deps.machine.volumes
   if ((await shared.read(pool, name)) !== mark) return { found: false, free: true }
-  const to = answerOf(name, deps.hostId)
-  if (again) await shared.rewrite(pool, to, mark)
-  else await shared.mark(pool, to, mark)
+  await shared.mark(pool, answerOf(name, deps.hostId), mark)
   return { found: true, free: await shared.isFree(pool, name) }
 }
 
@@ -45,10 +41,9 @@ export async function checkShared(deps: Deps, pool: PoolDefinition): Promise<str
     )
   await shared.mark(pool, name, mark)
   try {
-    const ask = async (host: string, text = mark) => {
+    const ask = async (host: string) => {
       if (!deps.askHost) throw fail('internal', 'no way to other hosts')
-      const question: PoolQuestion = { pool, mark: text, name, ...(text === mark ? {} : { again: true }) }
-      return deps.askHost<PoolAnswer>(host, POOL_PATH, question, ASK_MS)
+      return deps.askHost<PoolAnswer>(host, POOL_PATH, { pool, mark, name } satisfies PoolQuestion, ASK_MS)
     }
     const release = await shared.hold(pool, name)
     try {
@@ -72,20 +67,6 @@ export async function checkShared(deps: Deps, pool: PoolDefinition): Promise<str
       }
     } finally {
       await release()
-    }
-    // Both sides have read these files; now they are written anew in place. A VM that comes back must not read what its disk held before.
-    for (const { id, value: host } of others) {
-      const text = Buffer.from(deps.randomBytes(16)).toString('hex')
-      await shared.rewrite(pool, name, text)
-      const there = (await ask(id, text)).found
-      const here = there && (await shared.read(pool, answerOf(name, id))) === text
-      if (!here)
-        throw fail(
-          'wrong_state',
-          `What ${there ? host.name : 'this host'} writes in ${pool.path}, ${there ? 'this host' : host.name} does not read at once: it reads from a cache of its own. A VM that moves would find an older disk.`,
-          { field: '/path', remedy: CACHES },
-        )
-      await shared.rewrite(pool, name, mark)
     }
     for (const { id, value: host } of others)
       if (!(await ask(id)).free)

@@ -152,14 +152,19 @@ async function move(ctx: Ctx): Promise<VmMove> {
   }
   const { moves } = deps
   if (!moves) throw fail('internal', 'no way to other hosts')
+  let furthest = 0
   const ports = (link: MoveOutPorts['link']): MoveOutPorts => ({
     migration,
     link,
     relink: (s) => moves.open(p.to, s).catch(() => undefined),
     seal: () => changeHandover(ctx, (x) => x.handover && { ...x, handover: { ...x.handover, sealed: true } }),
     unseal: () => changeHandover(ctx, (x) => x.handover && { ...x, handover: { ...x.handover, sealed: false } }),
-    progress: ({ sent_bytes, total_bytes, remaining_bytes }) =>
-      ctx.progress({ done: Math.max(0, total_bytes - remaining_bytes), total: Math.max(total_bytes, sent_bytes, 1) }),
+    progress: ({ sent_bytes, total_bytes, remaining_bytes }) => {
+      const total = Math.max(total_bytes, sent_bytes, 1)
+      // RAM comes after the disks, and what the guest writes anew is left once more: nobody is told that it goes backwards.
+      furthest = Math.max(furthest, (total_bytes - remaining_bytes) / total)
+      ctx.progress({ done: Math.round(furthest * total), total })
+    },
     phase: (phase) => ctx.log(phase),
     log: ctx.log,
   })

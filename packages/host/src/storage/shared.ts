@@ -1,6 +1,6 @@
 /**
- * Whether a folder is really the same one on several hosts, whether what one has written the others read at once, and whether locks taken
- * on one are seen on another: QEMU guards disks by them (`file.locking`), and there are file systems on which they only seem to work.
+ * Whether a folder is really the same one on several hosts, and whether locks taken on one are seen on another: QEMU guards disks by
+ * them (`file.locking`), and there are file systems on which they only seem to work.
  */
 import { randomBytes } from 'node:crypto'
 import { spawn } from 'node:child_process'
@@ -38,12 +38,6 @@ export function sharedPools(allowedDirs: readonly string[], uid: number): Shared
       }
       await rename(beside, to)
       await syncDir(folders(pool).root)
-    },
-
-    async rewrite(pool, name, text) {
-      await using handle = await open(file(pool, name), constants.O_WRONLY | constants.O_NOFOLLOW)
-      await handle.write(text, 0)
-      await handle.sync()
     },
 
     async read(pool, name) {
