@@ -9,6 +9,7 @@ import type { VmMove } from '@wadah/api/schema/migration'
 import { at, LAB, lab, ok, purgeDeadLabs, SHARED, WADAH } from '../tests/kit/lab.ts'
 import type { Bench } from './kit.ts'
 import { absolute, compare, type Row } from './report.ts'
+import { median } from './stats.ts'
 
 const VM = 'mover'
 const CEILING_MS = 300
@@ -177,9 +178,7 @@ async function byModes(rounds: number) {
     ] as const) {
       const of = (mode: string) => raw[`${load} ${mode} ${what}`] ?? []
       const fixed = MODES.filter((mode) => mode !== 'auto' && of(mode).length > 0)
-      const middle = (mode: string) =>
-        of(mode).toSorted((a, b) => a - b)[of(mode).length >> 1] ?? Number.POSITIVE_INFINITY
-      const best = fixed.toSorted((a, b) => middle(a) - middle(b))[0]
+      const best = fixed.toSorted((a, b) => median(of(a)) - median(of(b)))[0]
       if (best === undefined) continue
       const name = what === 'gap' ? 'longest gap seen' : 'whole job'
       rows.push(compare(`${load}: ${name}, auto`, of('auto'), { what: `best fixed: ${best}`, samples: of(best) }, most))

@@ -62,30 +62,27 @@ export class GivenEtcd {
     rmSync(this.dir, { recursive: true, force: true })
   }
 
+  #newKey(name: string): string[] {
+    const curve = 'ec_paramgen_curve:prime256v1'
+    return ['-newkey', 'ec', '-pkeyopt', curve, '-nodes', '-keyout', this.file(`${name}.key`)]
+  }
+
   async #authority(name: string): Promise<void> {
-    const key = [
-      '-newkey',
-      'ec',
-      '-pkeyopt',
-      'ec_paramgen_curve:prime256v1',
-      '-nodes',
-      '-keyout',
-      this.file(`${name}.key`),
-    ]
-    await this.#openssl('req', '-x509', ...key, '-out', this.file(`${name}.crt`), '-days', '2', '-subj', `/CN=${name}`)
+    await this.#openssl(
+      'req',
+      '-x509',
+      ...this.#newKey(name),
+      '-out',
+      this.file(`${name}.crt`),
+      '-days',
+      '2',
+      '-subj',
+      `/CN=${name}`,
+    )
   }
 
   async #signed(name: string, extension: string): Promise<void> {
-    const key = [
-      '-newkey',
-      'ec',
-      '-pkeyopt',
-      'ec_paramgen_curve:prime256v1',
-      '-nodes',
-      '-keyout',
-      this.file(`${name}.key`),
-    ]
-    await this.#openssl('req', ...key, '-out', this.file(`${name}.csr`), '-subj', `/CN=${name}`)
+    await this.#openssl('req', ...this.#newKey(name), '-out', this.file(`${name}.csr`), '-subj', `/CN=${name}`)
     writeFileSync(this.file(`${name}.ext`), extension)
     const by = ['-CA', this.file('ca.crt'), '-CAkey', this.file('ca.key'), '-CAcreateserial', '-days', '2']
     const what = ['-in', this.file(`${name}.csr`), '-extfile', this.file(`${name}.ext`)]

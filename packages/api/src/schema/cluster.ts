@@ -2,7 +2,7 @@
 import Type from 'typebox'
 import { IdSchema, NameSchema } from '../ids.ts'
 import { Closed } from './common.ts'
-import { MoveModeSchema } from './migration.ts'
+import { MaxStallSchema, MoveModeSchema } from './migration.ts'
 
 export const ClusterHostSchema = Type.Object(
   {
@@ -85,14 +85,7 @@ export const HostRefSchema = Type.Union([NameSchema, IdSchema, Type.String({ min
 
 const wishes = {
   mode: Type.Optional(MoveModeSchema),
-  max_stall_ms: Type.Optional(
-    Type.Integer({
-      minimum: 1,
-      maximum: 60_000,
-      default: 300,
-      description: 'how long each guest may stand still; never raised by itself',
-    }),
-  ),
+  max_stall_ms: MaxStallSchema('how long each guest may stand still; never raised by itself'),
 }
 /** Of every move of a drain. */
 export const MoveWishesSchema = Closed(wishes, { title: 'MoveWishes' })

@@ -8,6 +8,10 @@ export const MoveModeSchema = Type.Enum(MOVE_MODES, {
     'precopy: all RAM first, then the switch. postcopy: the guest goes at once and fetches its RAM. hybrid: some rounds of the first, then the second. auto: the first, and the second only where it would not come to an end',
 })
 
+/** The ceiling, ms. */
+export const MaxStallSchema = (description: string) =>
+  Type.Optional(Type.Integer({ minimum: 1, maximum: 60_000, default: 300, description }))
+
 export const VmMigrateSchema = Closed(
   {
     to: Type.Optional(
@@ -26,14 +30,7 @@ export const VmMigrateSchema = Closed(
       }),
     ),
     mode: Type.Optional(MoveModeSchema),
-    max_stall_ms: Type.Optional(
-      Type.Integer({
-        minimum: 1,
-        maximum: 60_000,
-        default: 300,
-        description: 'how long the guest may stand still; never raised by itself',
-      }),
-    ),
+    max_stall_ms: MaxStallSchema('how long the guest may stand still; never raised by itself'),
     bandwidth_mib_per_s: Type.Optional(Type.Integer({ minimum: 1, maximum: 100_000 })),
     plain: Type.Optional(
       Type.Boolean({

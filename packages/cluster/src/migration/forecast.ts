@@ -1,5 +1,6 @@
 /** What a move will cost, before it is begun, and how it came out. Pure. */
 import type { MoveForecast, MoveLimits, MoveMode, MoveReport } from '@wadah/ports/migration'
+import { mayGoPostcopy } from './resolve.ts'
 
 export type ForecastInput = {
   ram_bytes: number
@@ -63,8 +64,7 @@ export function forecast(input: ForecastInput): MoveForecast {
     left = next
   }
   const fits = ms(left) <= room
-  const post = mode === 'hybrid' || (mode === 'auto' && limits.may_postcopy === true)
-  if (fits || post)
+  if (fits || mayGoPostcopy({ mode, limits }))
     return done({
       how: mode === 'hybrid' || !fits ? 'postcopy' : 'precopy',
       converges: true,

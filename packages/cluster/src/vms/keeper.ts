@@ -10,7 +10,7 @@ import { type StatusRecord, type VmRecord, isLive, placementKind, statusKind, vm
 import type { ShutdownParams } from './jobs.ts'
 import { migrateVm } from './migrate.ts'
 import { moveVolumeLive } from '../storage/move-live.ts'
-import { restartAfter } from './restart.ts'
+import { forgetRestart, restartAfter } from './restart.ts'
 
 const RETRY_MS = 1_000
 const CONFLICT_MS = 5
@@ -206,15 +206,8 @@ async function adopt(
   const ended = status === undefined || kept === undefined ? seen : { ...seen, reason: kept }
   // The keeper of statuses may write at the same moment.
   await againOnConflict(ADOPT_TRIES, () => record(deps, ended, { restarts: mine }))
-  if (!restarts) await againOnConflict(ADOPT_TRIES, () => forgetRestart(deps, id))
-}
-
-/** The machine, or the store, is not the one in which it was to be started again: what starts then is said by others. */
-async function forgetRestart(deps: Deps, id: string): Promise<void> {
-  const status = await deps.store.get(statusKind, id)
-  if (status?.value.state !== 'stopped' || !status.value.restart) return
-  const { restart: _, ...rest } = status.value
-  await commit(deps, [unchanged(status)], [put(statusKind, id, rest)])
+  // The machine, or the store, is not the one in which it was to be started again.
+  if (!restarts) await forgetRestart(deps, id)
 }
 
 /**

@@ -19,6 +19,7 @@ const MOST_MS = 5 * 60_000
 const CALM_MS = 10 * 60_000
 const LOOK_MS = 1_000
 const START_MS = 300_000
+const FORGET_TRIES = 5
 
 export type Restart = NonNullable<StatusRecord['restart']>
 
@@ -98,17 +99,20 @@ async function endedAtOnce(deps: Deps, id: string, now: Rec<StatusRecord> | unde
   await commit(deps, [unchanged(now)], [put(statusKind, id, { ...now.value, restart: next })])
 }
 
+/** What starts it from now on is said by others. */
+export async function forgetRestart(deps: Deps, id: string): Promise<void> {
+  await againOnConflict(FORGET_TRIES, async () => {
+    const now = await deps.store.get(statusKind, id)
+    if (now?.value.state !== 'stopped' || !now.value.restart) return
+    const { restart: _, ...rest } = now.value
+    await commit(deps, [unchanged(now)], [put(statusKind, id, rest)])
+  })
+}
+
 /** The host goes down: none of its VMs is started by itself any more. What comes up with it says `autostart`. */
 export async function forgetRestarts(deps: Deps): Promise<void> {
-  for (const { id, value } of deps.view.list(placementKind)) {
-    if (value.host !== deps.hostId) continue
-    await againOnConflict(5, async () => {
-      const now = await deps.store.get(statusKind, id)
-      if (now?.value.state !== 'stopped' || !now.value.restart) return
-      const { restart: _, ...rest } = now.value
-      await commit(deps, [unchanged(now)], [put(statusKind, id, rest)])
-    })
-  }
+  for (const { id, value } of deps.view.list(placementKind))
+    if (value.host === deps.hostId) await forgetRestart(deps, id)
 }
 
 /** Why it does not run; undefined where it does, or somebody else is at work on it. */

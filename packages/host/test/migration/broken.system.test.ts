@@ -23,6 +23,16 @@ describe('a move that breaks', () => {
     const progress = Promise.withResolvers<void>()
     return { ...made, sum, placement, copies: progress.promise, ports: { progress: () => progress.resolve() } }
   }
+  /** A post-copy under way whose guest runs at the target, while RAM follows. */
+  async function following() {
+    const m = await begin()
+    const follows = Promise.withResolvers<void>()
+    const ports = { phase: (phase: MovePhase) => void (phase === 'follow' && follows.resolve()) }
+    const moving = move(kit, m.request, kit.a, kit.b, { mode: 'postcopy', limits: SLOW }, { ...m, ports })
+    moving.catch(() => {})
+    await follows.promise
+    return { m, moving }
+  }
   async function stayed({ vm, sum, placement }: { vm: string; sum: string; placement: Placement }) {
     const { a, b } = kit
     expect(placement).toMatchObject({ host: a, epoch: 1, sealed: false })
@@ -50,12 +60,7 @@ describe('a move that breaks', () => {
   test("the target's QEMU is killed while RAM follows (post-copy): the source's half ends too, and it is said what is lost", async () => {
     const { a, b } = kit
     if (!(await kit.allowPostcopy())) return
-    const m = await begin()
-    const following = Promise.withResolvers<void>()
-    const ports = { phase: (phase: MovePhase) => void (phase === 'follow' && following.resolve()) }
-    const moving = move(kit, m.request, a, b, { mode: 'postcopy', limits: SLOW }, { ...m, ports })
-    moving.catch(() => {})
-    await following.promise
+    const { m, moving } = await following()
     process.kill(b.running(m.vm)?.pid ?? 0, 'SIGKILL')
     await expect(moving).rejects.toMatchObject({ fault: { code: 'memory_lost', effect: 'partial' } })
     expect(await a.migration.ask(m.vm)).toEqual({ is: 'gone' })
@@ -67,12 +72,7 @@ describe('a move that breaks', () => {
   test('the connection breaks while RAM follows (post-copy): it goes on over a new one, whole', async () => {
     const { a, b } = kit
     if (!(await kit.allowPostcopy())) return
-    const m = await begin()
-    const following = Promise.withResolvers<void>()
-    const ports = { phase: (phase: MovePhase) => void (phase === 'follow' && following.resolve()) }
-    const moving = move(kit, m.request, a, b, { mode: 'postcopy', limits: SLOW }, { ...m, ports })
-    moving.catch(() => {})
-    await following.promise
+    const { m, moving } = await following()
     const source = a.running(m.vm)
     const seen: string[] = []
     source?.subscribe((e) => void (e.event === 'MIGRATION' && seen.push((e.data as { status: string }).status)))
