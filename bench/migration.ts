@@ -2,7 +2,7 @@
  * A move of one guest, ours and bare QEMU driven by plain QMP, plain and over TLS, and between two libvirtds where libvirt is installed: by
  * turns, on one machine.
  */
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { type Bench, ROOT } from './kit.ts'
 import { absolute, compare, type Row } from './report.ts'
@@ -16,8 +16,11 @@ const LONGEST_MS = 1_800_000
 type Raw = Record<string, number[]>
 type Measured = { raw: Raw; capabilities: string[]; downtime_limit_ms: number }
 
+let child: ChildProcess | undefined
+
 export const migration: Bench = {
   name: 'migration',
+  abandon: () => void child?.kill('SIGTERM'),
   async run(_daemon, { quick }) {
     const idle = await measure(quick ? 4 : 20, 0)
     const writing = await measure(quick ? 3 : 10, WRITING_MIB)
@@ -28,6 +31,7 @@ export const migration: Bench = {
       notes: [
         `A guest of ${MEMORY_MIB} MiB, ${FILL_MIB} MiB of them filled with what is no zeros; loopback; all hosts on this machine.`,
         `Ours and bare: ${capabilities.join(', ')}; downtime-limit ${downtime_limit_ms} (one pass, for TCG), no limit of bandwidth. libvirt: its defaults, plain.`,
+        'Of the guests that write, one writes at a time: the one that moves. `hybrid`: ours where post-copy is allowed.',
         'Whole move: from the first word to the end of the old QEMU, the start of the new one included; of libvirt: `virsh migrate --live`.',
         'Stall: from the last STOP of the old QEMU to the RESUME of the new one, as the two stamp them.',
       ],
@@ -52,25 +56,37 @@ function rowsOf(raw: Raw, load: string, of_libvirt: number): Row[] {
       3,
     ),
   ])
+  if (of('hybrid plain stall').length > 0)
+    rows.push(
+      compare(`${load}, plain: stall by hybrid`, of('hybrid plain stall'), bare('plain stall')),
+      compare(`${load}, plain: whole move by hybrid`, of('hybrid plain total'), bare('plain total')),
+    )
   if (of('libvirt plain total').length === 0) return rows
   const libvirt = (name: string) => ({ what: 'libvirt', samples: of(`libvirt plain ${name}`) })
   return [
     ...rows,
     compare(`${load}, plain: whole move`, of('ours plain total'), libvirt('total'), 1 / 3),
     compare(`${load}, plain: stall`, of('ours plain stall'), libvirt('stall'), of_libvirt),
+    ...(of('hybrid plain stall').length > 0
+      ? [
+          compare(`${load}, plain: stall by hybrid`, of('hybrid plain stall'), libvirt('stall'), of_libvirt),
+          compare(`${load}, plain: whole move by hybrid`, of('hybrid plain total'), libvirt('total'), 1 / 3),
+        ]
+      : []),
   ]
 }
 
 /** The machines live in a process of their own: a benchmark comes no closer to the rooms. */
 async function measure(rounds: number, writing_mib: number): Promise<Measured> {
   const script = join(ROOT, 'packages/host/test/migration/measure/run.ts')
-  const words = [script, ...[rounds, MEMORY_MIB, FILL_MIB, writing_mib].map(String), 'precopy']
-  const child = spawn(process.execPath, words, { stdio: ['ignore', 'pipe', 'inherit'], timeout: LONGEST_MS })
+  const words = [script, ...[rounds, MEMORY_MIB, FILL_MIB, writing_mib].map(String)]
+  const measuring = spawn(process.execPath, words, { stdio: ['ignore', 'pipe', 'inherit'], timeout: LONGEST_MS })
+  child = measuring
   let said = ''
-  child.stdout.setEncoding('utf8').on('data', (text: string) => (said += text))
+  measuring.stdout.setEncoding('utf8').on('data', (text: string) => (said += text))
   const code = await new Promise<number | null>((resolve, reject) => {
-    child.once('error', reject)
-    child.once('close', resolve)
+    measuring.once('error', reject)
+    measuring.once('close', resolve)
   })
   const line = said.trim().split('\n').at(-1) ?? ''
   if (code !== 0 || !line.startsWith('{')) throw new Error(`${script} ended with ${code}: ${said.slice(-2_000)}`)

@@ -15,7 +15,7 @@ import { instant } from './instant.ts'
 import { list } from './list.ts'
 import { many } from './many.ts'
 import { migration } from './migration.ts'
-import { moves } from './moves.ts'
+import { modes, moves } from './moves.ts'
 import { keep, machine } from './report.ts'
 import { scheduler } from './scheduler.ts'
 import { snapshot } from './snapshot.ts'
@@ -33,6 +33,7 @@ const BENCHES: Bench[] = [
   instant,
   migration,
   moves,
+  modes,
   scheduler,
 ]
 const { values } = parseArgs({

@@ -2,14 +2,23 @@
  * Everything that `make test` runs, one after the other: format, lint, rooms, types, unit, system and end-to-end
  * tests, and in the end a look whether anything was left behind on the machine. Prints one line that counts all tests.
  */
-import { spawnSync } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { traces } from './traces.ts'
 
-type Summary = { numPassedTests: number; numFailedTests: number; numPendingTests: number; success: boolean }
+type Summary = {
+  numPassedTests: number
+  numFailedTests: number
+  numPendingTests: number
+  success: boolean
+  testResults: { name: string; startTime: number; endTime: number }[]
+}
+/** Files that take longer are named, so that whoever waits knows for what. */
+const LONG_MS = 60_000
 
 /** How long what was ended at last may take to go. */
 const GRACE_MS = 10_000
@@ -20,10 +29,25 @@ let passed = 0
 let failed = 0
 let skipped = 0
 
+let running: ChildProcess | undefined
+/** Who ends this ends what it runs. */
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  process.once(signal, () => {
+    running?.kill(signal)
+    process.exit(130)
+  })
+
+async function run(program: string, argv: string[]): Promise<{ status: number | null; signal: string | null }> {
+  running = spawn(program, argv, { stdio: ['ignore', 'inherit', 'inherit'], env })
+  // A program that is not there has no exit code either.
+  const [status, signal] = (await once(running, 'exit').catch(() => [null, null])) as [number | null, string | null]
+  return { status, signal }
+}
+
 /** A check that counts as one test. */
-function check(name: string, program: string, argv: string[]): void {
+async function check(name: string, program: string, argv: string[]): Promise<void> {
   console.log(`\n── ${name}`)
-  const { status } = spawnSync(program, argv, { stdio: ['ignore', 'inherit', 'inherit'], env })
+  const { status } = await run(program, argv)
   if (status === 0) passed++
   else {
     failed++
@@ -31,29 +55,27 @@ function check(name: string, program: string, argv: string[]): void {
   }
 }
 
-function tests(project: string): void {
+async function tests(project: string): Promise<void> {
   console.log(`\n── ${project} tests`)
   const dir = mkdtempSync(join(tmpdir(), 'wadah-test-'))
   const file = join(dir, 'result.json')
   try {
-    const { status, signal } = spawnSync(
-      'vitest',
-      [
-        'run',
-        '--project',
-        project,
-        '--passWithNoTests',
-        '--reporter=default',
-        '--reporter=json',
-        `--outputFile.json=${file}`,
-      ],
-      { stdio: ['ignore', 'inherit', 'inherit'], env },
-    )
+    const { status, signal } = await run('vitest', [
+      'run',
+      '--project',
+      project,
+      '--passWithNoTests',
+      '--reporter=default',
+      '--reporter=json',
+      `--outputFile.json=${file}`,
+    ])
     if (!existsSync(file)) throw new Error(`Vitest ended without a result (${signal ?? `exit code ${status}`})`)
     const summary = JSON.parse(readFileSync(file, 'utf8')) as Summary
     passed += summary.numPassedTests
     failed += summary.numFailedTests
     skipped += summary.numPendingTests
+    for (const { name, startTime, endTime } of summary.testResults)
+      if (endTime - startTime > LONG_MS) console.log(`${Math.round((endTime - startTime) / 1000)} s ${name}`)
     // A file that could not be loaded has no failed test to count.
     if (status !== 0 && summary.numFailedTests === 0) failed++
   } catch (error) {
@@ -66,11 +88,11 @@ function tests(project: string): void {
 
 const before = traces()
 const began = Date.now()
-check('format', 'biome', ['format', '.'])
-check('lint', 'oxlint', ['--type-aware', '--deny-warnings'])
-check('rooms', 'node', ['scripts/check-rooms.ts'])
-check('types of the tests', 'tsc', ['-p', 'tsconfig.tests.json'])
-for (const project of ['unit', 'system', 'e2e']) tests(project)
+await check('format', 'biome', ['format', '.'])
+await check('lint', 'oxlint', ['--type-aware', '--deny-warnings'])
+await check('rooms', 'node', ['scripts/check-rooms.ts'])
+await check('types of the tests', 'tsc', ['-p', 'tsconfig.tests.json'])
+for (const project of ['unit', 'system', 'e2e']) await tests(project)
 
 let left: string[]
 for (const end = Date.now() + GRACE_MS; ; await delay(500)) {

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { Job } from '@wadah/api/schema/job'
 import { Daemon, purgeDead, until } from '../kit/daemon.ts'
+import { chosen, some } from '../kit/sample.ts'
 
 const { vms } = endpoints
 let d: Daemon
@@ -80,16 +81,29 @@ function readStat(pid: number): string {
   }
 }
 
+describe('what a landing runs of them', () => {
+  test('is as many as were asked for, in their order, others by another seed, and all in the end', () => {
+    const cases = [1, 2, 3, 4, 5, 6, 7, 8]
+    const by = (seed: number) => chosen(String(seed), cases, 3)
+    for (const seed of [1, 2, 3]) expect(by(seed)).toEqual(cases.filter((c) => by(seed).includes(c)))
+    expect(by(1)).toHaveLength(3)
+    expect(by(1)).toEqual(by(1))
+    const seeds = Array.from({ length: 40 }, (_, i) => i)
+    expect(new Set(seeds.flatMap(by)).size).toBe(cases.length)
+    expect(chosen('a', cases, 99)).toEqual(cases)
+  })
+})
+
 describe('kill -9 of the daemon', () => {
   const delays = [0, 4, 9, 16, 30, 60, 110, 180, 260]
-  test.each(delays)('%d ms into a create with disk and start', async (delay) => {
+  test.each(some('create', delays, 4))('%d ms into a create with disk and start', async (delay) => {
     const name = `c${randomBytes(3).toString('hex')}`
     await crash(delay, () =>
       d.api.call(vms.create, { body: { name, image: 'tiny', start: true, nics: [{}], disks: [{ size_mib: 32 }] } }),
     )
   })
 
-  test.each([0, 5, 15, 40])('%d ms into a full clone', async (delay) => {
+  test.each(some('clone', [0, 5, 15, 40], 2))('%d ms into a full clone', async (delay) => {
     const name = `v${randomBytes(3).toString('hex')}`
     await d.done(await d.api.call(endpoints.volumes.create, { body: { name, size_mib: 256 } }))
     await crash(delay, () =>
@@ -97,13 +111,13 @@ describe('kill -9 of the daemon', () => {
     )
   })
 
-  test.each([0, 6, 20, 70])('%d ms into a delete of a running VM', async (delay) => {
+  test.each(some('delete', [0, 6, 20, 70], 2))('%d ms into a delete of a running VM', async (delay) => {
     const name = `d${randomBytes(3).toString('hex')}`
     await d.create({ name, start: true, disks: [{ size_mib: 32 }] })
     await crash(delay, () => d.api.call(vms.delete, { params: { vm: name }, query: { force: true } }))
   })
 
-  test.each([5, 100, 400])('%d ms into an image build', async (delay) => {
+  test.each(some('build', [5, 100, 400], 2))('%d ms into an image build', async (delay) => {
     const name = `i${randomBytes(3).toString('hex')}`
     await crash(delay, () => d.api.call(endpoints.images.build, { body: { recipe: 'tiny', name } }))
   })
@@ -132,7 +146,7 @@ describe('kill -9 of the daemon in the middle of', () => {
     await d.booted(name)
   })
 
-  test.each([0, 10, 25, 45, 70, 110, 160, 240])(
+  test.each(some('snapshot', [0, 10, 25, 45, 70, 110, 160, 240], 3))(
     '%d ms into a snapshot with RAM: whole or not at all',
     async (delay) => {
       const { pid } = (await d.vm(name)).status
@@ -148,18 +162,21 @@ describe('kill -9 of the daemon in the middle of', () => {
     },
   )
 
-  test.each([0, 15, 40, 80, 150])('%d ms into deleting one under the running guest', async (delay) => {
-    await d.done(await d.api.call(snapshots.create, { params, body: { name: 's' } }))
-    await sh(`${line(`d${delay}`)}; dd if=/dev/urandom of=/dev/vda bs=1M seek=1 count=16 conv=fsync 2>/dev/null`)
-    const sum = await sh('md5sum /dev/vda')
-    await crash(delay, () => d.api.call(snapshots.delete, { params: { vm: name, snapshot: 's' } }))
-    // Killed before it was asked for, it is still there; else gone, and never in between.
-    await clear()
-    expect((await d.vm(name)).status).toMatchObject({ state: 'running', pending_restart: [] })
-    expect(await sh('echo 3 > /proc/sys/vm/drop_caches; md5sum /dev/vda')).toBe(sum)
-  })
+  test.each(some('snapshot delete', [0, 15, 40, 80, 150], 3))(
+    '%d ms into deleting one under the running guest',
+    async (delay) => {
+      await d.done(await d.api.call(snapshots.create, { params, body: { name: 's' } }))
+      await sh(`${line(`d${delay}`)}; dd if=/dev/urandom of=/dev/vda bs=1M seek=1 count=16 conv=fsync 2>/dev/null`)
+      const sum = await sh('md5sum /dev/vda')
+      await crash(delay, () => d.api.call(snapshots.delete, { params: { vm: name, snapshot: 's' } }))
+      // Killed before it was asked for, it is still there; else gone, and never in between.
+      await clear()
+      expect((await d.vm(name)).status).toMatchObject({ state: 'running', pending_restart: [] })
+      expect(await sh('echo 3 > /proc/sys/vm/drop_caches; md5sum /dev/vda')).toBe(sum)
+    },
+  )
 
-  test.each([0, 20, 60, 150, 300])('%d ms into a revert to RAM', async (delay) => {
+  test.each(some('revert', [0, 20, 60, 150, 300], 3))('%d ms into a revert to RAM', async (delay) => {
     await sh(`${line(`r${delay}`)}; echo here > /mark`)
     await d.done(await d.api.call(snapshots.create, { params, body: { name: 's', ram: true } }))
     await sh(`${line('after')}; echo gone > /mark`)
@@ -177,7 +194,7 @@ describe('kill -9 of the daemon in the middle of', () => {
   const { images } = endpoints
   const params = { image: 'tiny' }
 
-  test.each([0, 60, 400, 2000, 4500])(
+  test.each(some('warm', [0, 60, 400, 2000, 4500], 2))(
     '%d ms into warming an image: warm, or not, and nothing left over',
     async (delay) => {
       await crash(delay, () => d.api.call(images.warm, { params, body: {} }))
@@ -187,7 +204,7 @@ describe('kill -9 of the daemon in the middle of', () => {
     },
   )
 
-  test.each([0, 30, 80, 150, 250, 400, 700, 1200])(
+  test.each(some('instant', [0, 30, 80, 150, 250, 400, 700, 1200], 4))(
     '%d ms into an instant clone: itself, or not at all',
     async (delay) => {
       if (!(await d.api.call(images.get, { params })).warm)

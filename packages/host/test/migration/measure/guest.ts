@@ -30,3 +30,10 @@ export class Standstill {
 /** In the guest: so much RAM holds what is no zeros. */
 export const filled = (mib: number) =>
   `mkdir -p /fill; mount -t tmpfs none /fill; dd if=/dev/urandom of=/fill/kept bs=1M count=${mib} 2>/dev/null`
+
+const ON = '/fill/on'
+/** So much RAM is written over and over, while it may: of several guests on one machine only the one that is measured works. */
+export const writer = (mib: number) =>
+  `for i in $(seq ${Math.ceil(mib / 8)}); do dd if=/fill/kept bs=1M count=8; done 2>/dev/null | dd of=/fill/hot bs=1M count=${mib} iflag=fullblock 2>/dev/null
+(while :; do if [ -e ${ON} ]; then dd if=/fill/hot of=/fill/hot bs=1M count=${mib} conv=notrunc; else usleep 20000; fi; done) >/dev/null 2>&1 &`
+export const writes = (on: boolean) => (on ? `touch ${ON}` : `rm -f ${ON}`)

@@ -1,20 +1,23 @@
 /**
- * node run.ts ROUNDS MEMORY_MIB FILL_MIB WRITING_MIB MODE — moves of one guest by turns: ours and bare QEMU, plain and over TLS, and libvirt
- * where it is installed. Prints one JSON. For bench/migration.ts, which may not come closer to these rooms than a process.
+ * node run.ts ROUNDS MEMORY_MIB FILL_MIB WRITING_MIB — moves of one guest by turns: ours and bare QEMU, plain and over TLS, libvirt where it is
+ * installed, and ours by `hybrid` (plain) of a guest that writes. Prints one JSON. For bench/migration.ts, which may not come closer to these
+ * rooms than a process.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { MoveMode } from '@wadah/ports/migration'
 import type { HostMachine } from '../../../src/engine/machine.ts'
-import { move, pairKit, type PairKit, writing } from '../kit.ts'
+import { move, pairKit, type PairKit } from '../kit.ts'
 import { bareGuest, CAPABILITIES } from './bare.ts'
-import { filled, type Guest } from './guest.ts'
+import { filled, type Guest, writer, writes } from './guest.ts'
 import { hasLibvirt, libvirtGuest } from './libvirt.ts'
 
 const [rounds = 5, memory_mib = 512, fill = 64, busy = 0] = process.argv.slice(2, 6).map(Number)
-const mode = (process.argv[6] ?? 'precopy') as MoveMode
+/** Until a guest that begins to write writes as fast as it can, ms. */
+const WARM_MS = 300
 /** One pass, as ours under TCG. */
 const DOWNTIME_LIMIT_MS = 0
 
-async function ourGuest(kit: PairKit): Promise<Guest> {
+async function ourGuest(kit: PairKit, mode: MoveMode): Promise<Guest> {
   const { request, vm } = await kit.start(kit.a, await kit.request({ memory_mib }))
   let at: { request: typeof request; from: HostMachine; to: HostMachine } = { request, from: kit.a, to: kit.b }
   return {
@@ -38,23 +41,28 @@ async function ourGuest(kit: PairKit): Promise<Guest> {
   }
 }
 
+let stopped = false
+process.once('SIGTERM', () => (stopped = true))
 const kit = await pairKit()
 const raw: Record<string, number[]> = {}
 const guests: [string, Guest, boolean[]][] = []
 try {
-  if (mode !== 'precopy' && !(await kit.allowPostcopy())) throw new Error('post-copy can not be allowed here')
-  guests.push(['ours', await ourGuest(kit), [false, true]])
+  guests.push(['ours', await ourGuest(kit, 'precopy'), [false, true]])
+  if (busy > 0 && (await kit.allowPostcopy())) guests.push(['hybrid', await ourGuest(kit, 'hybrid'), [false]])
   guests.push(['bare', await bareGuest(kit, memory_mib, DOWNTIME_LIMIT_MS), [false, true]])
   if (hasLibvirt()) guests.push(['libvirt', await libvirtGuest(kit, memory_mib), [false]])
   for (const [, guest] of guests) {
     await guest.sh(filled(fill))
-    if (busy > 0) await guest.sh(writing(busy))
+    if (busy > 0) await guest.sh(writer(busy))
   }
   for (let i = 0; i <= rounds; i++)
     for (const secure of [false, true])
       for (const [name, guest, kinds] of i % 2 === 0 ? guests : guests.toReversed()) {
         if (!kinds.includes(secure)) continue
+        if (stopped) throw new Error('ended before it was through')
+        if (busy > 0) await guest.sh(writes(true)).then(() => sleep(WARM_MS))
         const found = await guest.move(secure)
+        if (busy > 0) await guest.sh(writes(false))
         process.stderr.write(
           `${name} ${secure ? 'tls' : 'plain'} ${found.total.toFixed(0)} ms, ${found.stall.toFixed(1)} ms\n`,
         )
