@@ -1,10 +1,10 @@
 /**
- * Everything that `make test` runs, one after the other: format, lint, rooms, types, unit, system and end-to-end
- * tests, and in the end a look whether anything was left behind on the machine. Prints one line that counts all tests.
+ * Everything that `make test` runs: format, lint, rooms, types, unit, system and end-to-end tests one after the other, those of whole labs beside
+ * the last; and in the end a look whether anything was left behind on the machine. Prints one line that counts all tests.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -29,19 +29,31 @@ let passed = 0
 let failed = 0
 let skipped = 0
 
-let running: ChildProcess | undefined
+const running = new Set<ChildProcess>()
 /** Who ends this ends what it runs. */
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
   process.once(signal, () => {
-    running?.kill(signal)
+    for (const child of running) child.kill(signal)
     process.exit(130)
   })
 
-async function run(program: string, argv: string[]): Promise<{ status: number | null; signal: string | null }> {
-  running = spawn(program, argv, { stdio: ['ignore', 'inherit', 'inherit'], env })
-  // A program that is not there has no exit code either.
-  const [status, signal] = (await once(running, 'exit').catch(() => [null, null])) as [number | null, string | null]
-  return { status, signal }
+/** `out`: where it writes; a file descriptor. */
+async function run(
+  program: string,
+  argv: string[],
+  out: number | 'inherit' = 'inherit',
+): Promise<{ status: number | null; signal: string | null }> {
+  const child = spawn(program, argv, { stdio: ['ignore', out, out], env })
+  running.add(child)
+  try {
+    const [status, signal] = (await once(child, 'exit')) as [number | null, string | null]
+    return { status, signal }
+  } catch {
+    // A program that is not there has no exit code either.
+    return { status: null, signal: null }
+  } finally {
+    running.delete(child)
+  }
 }
 
 /** A check that counts as one test. */
@@ -55,20 +67,28 @@ async function check(name: string, program: string, argv: string[]): Promise<voi
   }
 }
 
-async function tests(project: string): Promise<void> {
-  console.log(`\n── ${project} tests`)
+/** `beside`: another project runs meanwhile; what this one says comes when it is through. */
+async function tests(project: string, beside = false): Promise<void> {
+  if (!beside) console.log(`\n── ${project} tests`)
   const dir = mkdtempSync(join(tmpdir(), 'wadah-test-'))
   const file = join(dir, 'result.json')
+  const log = join(dir, 'log')
+  const out = beside ? openSync(log, 'w') : 'inherit'
   try {
-    const { status, signal } = await run('vitest', [
-      'run',
-      '--project',
-      project,
-      '--passWithNoTests',
-      '--reporter=default',
-      '--reporter=json',
-      `--outputFile.json=${file}`,
-    ])
+    const { status, signal } = await run(
+      'vitest',
+      [
+        'run',
+        '--project',
+        project,
+        '--passWithNoTests',
+        '--reporter=default',
+        '--reporter=json',
+        `--outputFile.json=${file}`,
+      ],
+      out,
+    )
+    if (beside) console.log(`\n── ${project} tests\n${readFileSync(log, 'utf8')}`)
     if (!existsSync(file)) throw new Error(`Vitest ended without a result (${signal ?? `exit code ${status}`})`)
     const summary = JSON.parse(readFileSync(file, 'utf8')) as Summary
     passed += summary.numPassedTests
@@ -92,7 +112,9 @@ await check('format', 'biome', ['format', '.'])
 await check('lint', 'oxlint', ['--type-aware', '--deny-warnings'])
 await check('rooms', 'node', ['scripts/check-rooms.ts'])
 await check('types of the tests', 'tsc', ['-p', 'tsconfig.tests.json'])
-for (const project of ['unit', 'system', 'e2e']) await tests(project)
+for (const project of ['unit', 'system']) await tests(project)
+// Both wait more than they work.
+await Promise.all([tests('e2e'), tests('labs', true)])
 
 let left: string[]
 for (const end = Date.now() + GRACE_MS; ; await delay(500)) {
