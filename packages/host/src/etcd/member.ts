@@ -8,7 +8,15 @@ import { basename, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fail } from '@wadah/api/fault'
 import { hostPort } from '@wadah/api/host-port'
-import { type Process, processes, signalProcess, waitGone } from '../engine/process.ts'
+import {
+  isAlive,
+  type Process,
+  type ProcessId,
+  processes,
+  signalProcess,
+  startOf,
+  waitGone,
+} from '../engine/process.ts'
 import { missingProgram } from '../system/run.ts'
 
 export type MemberPlan = {
@@ -75,9 +83,9 @@ export async function findMember(directory: string, uid: number | null): Promise
 }
 
 /** Makes it run; one that runs already is left alone. @throws WadahError `host_lacks`, `tool_failed` */
-export async function ensureMember(p: MemberPlan, signal: AbortSignal): Promise<{ pid: number; started: boolean }> {
+export async function ensureMember(p: MemberPlan, signal: AbortSignal): Promise<ProcessId & { started: boolean }> {
   const there = await findMember(p.directory, p.uid)
-  if (there) return { pid: there.pid, started: false }
+  if (there) return { pid: there.pid, start: there.start, started: false }
   signal.throwIfAborted()
   const data = join(p.directory, 'data')
   await mkdir(data, { recursive: true, mode: 0o700 })
@@ -104,7 +112,9 @@ export async function ensureMember(p: MemberPlan, signal: AbortSignal): Promise<
     )
   })
   child.unref()
-  return { pid: child.pid as number, started: true }
+  const pid = child.pid as number
+  // One that has ended already is no process of any time.
+  return { pid, start: startOf(pid) ?? '', started: true }
 }
 
 /** Ends it in order; one that does not go is killed: what it acknowledged is on its disk. */
@@ -144,10 +154,14 @@ export async function superviseMember(
   signal: AbortSignal,
 ): Promise<void> {
   let pause_ms = 1_000
+  // Looking for it among all processes is dear where there are many.
+  let known: ProcessId | undefined
   while (!signal.aborted) {
     const wanted = plan()
     try {
-      const done = wanted && (await ensureMember(wanted, signal))
+      const isThere = wanted !== undefined && known !== undefined && isAlive(known)
+      const done = wanted && !isThere ? await ensureMember(wanted, signal) : undefined
+      if (!isThere) known = done
       if (done?.started) log(`etcd was started (pid ${done.pid})`)
       pause_ms = done?.started ? Math.min(pause_ms * 2, 30_000) : 1_000
     } catch (error) {

@@ -4,8 +4,16 @@ import { lstatSync, statSync } from 'node:fs'
 import { chmod, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, expect, test } from 'vitest'
-import { ensureMember, findMember, type MemberPlan, removeMember, stopMember } from '../../src/etcd/member.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import {
+  ensureMember,
+  findMember,
+  type MemberPlan,
+  removeMember,
+  stopMember,
+  superviseMember,
+} from '../../src/etcd/member.ts'
 
 const UID = 23_457
 const root = process.getuid?.() === 0
@@ -79,4 +87,17 @@ test.runIf(root)('the data become those of its user, but what links in them lead
     expect([path, lstatSync(join(directory, path)).uid]).toEqual([path, UID])
   for (const path of ['outside', 'outside/deep', 'outside/secret'])
     expect([path, statSync(join(directory, path)).uid]).toEqual([path, 0])
+})
+
+test.runIf(root)('one that runs is left alone for as long as it does, and started anew when it has ended', async () => {
+  await pretend(UID)
+  const over = new AbortController()
+  const said: string[] = []
+  const done = superviseMember(plan, (line) => said.push(line), over.signal)
+  await sleep(2_500)
+  expect(said).toEqual([])
+  children[0]?.kill('SIGKILL')
+  await vi.waitFor(() => expect(said[0]).toMatch(/^etcd was started/), 20_000)
+  over.abort()
+  await done
 })
