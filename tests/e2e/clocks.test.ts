@@ -19,15 +19,15 @@ beforeAll(async () => {
   purgeDeadLabs()
   const made = JSON.parse(await lab('up', '--hosts', '2', '--apart', '--json')) as { hosts: { address: string }[] }
   address.push(...made.hosts.map((h) => h.address))
-}, 240_000)
+  await ok(at(1, 'image', 'build', 'tiny'))
+  await ok(at(1, 'network', 'create', 'lan', '--kind', 'bridge', '--bridge', 'lan0'))
+}, 480_000)
 afterAll(async () => {
   await lab('down')
   dropClocks()
-}, 120_000)
+}, 240_000)
 
 test('a host with such a clock may not join, nor one that is in another decade; both are told that it is the clock', async () => {
-  await ok(at(1, 'image', 'build', 'tiny'))
-  await ok(at(1, 'network', 'create', 'lan', '--kind', 'bridge', '--bridge', 'lan0'))
   await ok(on(1, ['cluster', 'init', '--address', address[1] as string]))
   const { token } = await json<{ token: string }>(1, 'cluster', 'token')
   const join = (wadahd?: string) =>
@@ -47,7 +47,7 @@ test('a host with such a clock may not join, nor one that is in another decade; 
   expect((await cluster(1)).hosts).toHaveLength(1)
   await ok(restartAs(2))
   await ok(join())
-}, 240_000)
+}, 480_000)
 
 test('one that is in the cluster is named by every host, with how far it is off', async () => {
   const wadahd = clockOff(OFF_S)
@@ -73,7 +73,7 @@ test('one that is in the cluster is named by every host, with how far it is off'
       remedy: expect.stringContaining('chrony'),
     })
   }
-}, 120_000)
+}, 240_000)
 
 test('its VMs run on, its lease holds, and moves there and back tell how long the guest really stood still', async () => {
   await ok(
@@ -81,6 +81,7 @@ test('its VMs run on, its lease holds, and moves there and back tell how long th
   )
   const clockOf = async (vm: string) =>
     Number((await ok(at(1, 'vm', 'exec', vm, '--', '/bin/sh', '-c', 'cut -d. -f1 /proc/uptime'))).trim())
+  await until('the guest to answer', async () => (await at(1, 'vm', 'exec', 'mover', '--', '/bin/true')).code === 0)
   const stalls: number[] = []
   for (const to of [2, 1, 2]) {
     const before = await clockOf('mover')
@@ -102,4 +103,4 @@ test('its VMs run on, its lease holds, and moves there and back tell how long th
   await ok(restartAs(2, clockOff(OFF_S)))
   await until('both to be up', async () => (await cluster(1)).hosts.every((h) => h.state === 'up'))
   expect(await show(1, 'mover')).toMatchObject({ status: { state: 'running', pid }, placement: { epoch: 4 } })
-}, 300_000)
+}, 480_000)

@@ -36,15 +36,15 @@ beforeAll(async () => {
   three = await buildRelease(next(3), 2)
   const made = JSON.parse(await lab('up', '--hosts', '2', '--apart', '--json')) as { hosts: { address: string }[] }
   address.push(...made.hosts.map((h) => h.address))
-}, 240_000)
+  await ok(at(1, 'image', 'build', 'tiny'))
+  await ok(at(1, 'network', 'create', 'lan', '--kind', 'bridge', '--bridge', 'lan0'))
+}, 480_000)
 afterAll(async () => {
   await lab('down')
   dropReleases()
 }, 120_000)
 
 test('a host two releases on is refused, and is as it was; one of the next release joins', async () => {
-  await ok(at(1, 'image', 'build', 'tiny'))
-  await ok(at(1, 'network', 'create', 'lan', '--kind', 'bridge', '--bridge', 'lan0'))
   await ok(on(1, ['cluster', 'init', '--address', address[1] as string]))
   const { token } = await json<{ token: string }>(1, 'cluster', 'token')
   const join = (wadahd: string) =>
@@ -67,7 +67,7 @@ test('a host two releases on is refused, and is as it was; one of the next relea
   expect(hosts.map((h) => h.version)).toEqual([VERSION, next(1)])
   expect(level).toBe(1)
   expect((await at(1, 'cluster', 'show')).err).toContain(`${VERSION}, ${next(1)}`)
-}, 240_000)
+}, 480_000)
 
 test('they work together: VMs are made through either, move there and back, and a drain takes them along', async () => {
   await ok(
@@ -82,14 +82,14 @@ test('they work together: VMs are made through either, move there and back, and 
   const epoch = (await show(2, 'mover')).placement.epoch
   expect(epoch).toBe(4)
   expect((await ok(at(1, 'vm', 'exec', 'mover', '--', '/bin/sh', '-c', 'echo I am here'))).trim()).toBe('I am here')
-  await ok(at(2, 'host', 'drain', HOST[2] as string, '--max-stall-ms', '5000'))
+  await ok(at(2, 'host', 'drain', HOST[2] as string, '--max-stall-ms', '5000', '-y'))
   expect((await cluster(1)).hosts.map((h) => [h.name, h.vms])).toEqual([
     [HOST[1], 3],
     [HOST[2], 0],
   ])
   await ok(at(1, 'host', 'undrain', HOST[2] as string))
   expect((await show(1, 'mover')).status.state).toBe('running')
-}, 300_000)
+}, 480_000)
 
 test('upgraded in turn: VMs run on, the records are the same, and the last one raises the level', async () => {
   await ok(
@@ -110,7 +110,7 @@ test('upgraded in turn: VMs run on, the records are the same, and the last one r
   expect(existsSync(`/proc/${pid}`)).toBe(true)
   await ok(restartAs(1, after))
   expect(lasting(await show(1, 'stays'))).toEqual(now.items.map(lasting).find((v) => v.name === 'stays'))
-}, 240_000)
+}, 480_000)
 
 test('a host that is upgraded too far does not serve, says why, and touches nothing that runs', async () => {
   const vm = await show(1, 'mover')
@@ -131,4 +131,4 @@ test('a host that is upgraded too far does not serve, says why, and touches noth
   expect((await cluster(3 - i)).hosts[i - 1]?.version).toBe(next(1))
   await ok(restartAs(i, after))
   expect(lasting(await show(3 - i, 'mover'))).toEqual(lasting(vm))
-}, 240_000)
+}, 480_000)

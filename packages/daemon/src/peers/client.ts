@@ -19,6 +19,8 @@ export function stageOf(request: ClientRequest): { explain: (cause: Error) => Er
   let [connected, secured] = [false, false]
   request.once('socket', (socket) => {
     secured = !socket.connecting
+    // One that is used again has been through both; listeners would only gather on it.
+    if (secured) return
     socket.once('connect', () => (connected = true))
     socket.once('secureConnect', () => (secured = true))
   })

@@ -127,6 +127,17 @@ test.each([
   expect(opened.status).toBe(401)
 })
 
+test('a connection that is used again gathers nothing', async () => {
+  const { port } = await serve()
+  const warned: string[] = []
+  const warn = (warning: Error) => void warned.push(warning.message)
+  process.on('warning', warn)
+  onTestFinished(() => void process.off('warning', warn))
+  const asks = client(() => b, port)
+  for (let i = 0; i < 15; i++) await asks.ask(A, '/peer/v1/echo', { i })
+  expect(warned).toEqual([])
+})
+
 test('who answers at the address must have the certificate of that very host', async () => {
   const { port } = await serve()
   await expect(client(() => b, port, C).ask(C, '/peer/v1/echo', {})).rejects.toMatchObject({
