@@ -87,7 +87,7 @@ test('they work together: VMs are made through either, move there and back, and 
     [HOST[1], 3],
     [HOST[2], 0],
   ])
-  await ok(at(1, 'host', 'undrain', HOST[2] as string))
+  await ok(at(1, 'host', 'undrain', HOST[2] as string, '--max-stall-ms', '5000'))
   expect((await show(1, 'mover')).status.state).toBe('running')
 }, 480_000)
 
