@@ -11,9 +11,14 @@ export const WADAH = join(ROOT, 'bin/wadah')
 export const SHARED = `/srv/wadah-lab-${LAB}`
 export type Ran = { code: number; out: string; err: string }
 
-export function run(file: string, args: readonly string[], input = ''): Promise<Ran> {
+export function run(
+  file: string,
+  args: readonly string[],
+  input = '',
+  more: Record<string, string> = {},
+): Promise<Ran> {
   return new Promise((resolve) => {
-    const env = { ...process.env, WADAH_LAB_CACHE: CACHE, NO_COLOR: '1' }
+    const env = { ...process.env, WADAH_LAB_CACHE: CACHE, NO_COLOR: '1', ...more }
     const child = execFile(file, args, { env, timeout: 240_000, maxBuffer: 2 ** 24 }, (error, out, err) =>
       resolve({ code: error ? Number(error.code ?? 1) : 0, out, err }),
     )
@@ -32,9 +37,21 @@ export const lab = (...args: string[]) => ok(run(WADAH, ['lab', ...args, '--lab'
 export const at = (i: number, ...args: string[]) =>
   run(WADAH, ['--socket', `/run/wadah-${LAB}${i}/wadahd.sock`, ...args])
 export const json = async <T>(i: number, ...args: string[]) => JSON.parse(await ok(at(i, '--json', ...args))) as T
-/** By the administrator of that host, who sees its network. */
-export const on = (i: number, args: string[], input?: string) =>
-  run('nsenter', [`--net=/run/netns/w${LAB}${i}`, '--', WADAH, ...args, '--instance', `${LAB}${i}`], input)
+/** By the administrator of that host, who sees its network. `wadahd`: the program of its daemon, where it is another one. */
+export const on = (i: number, args: string[], input?: string, wadahd?: string) =>
+  run(
+    'nsenter',
+    [`--net=/run/netns/w${LAB}${i}`, '--', WADAH, ...args, '--instance', `${LAB}${i}`],
+    input,
+    wadahd === undefined ? {} : { WADAH_DAEMON: wadahd },
+  )
+
+/** Ends the daemon of that host in order, and starts this program in its place; its VMs and its member of etcd run on. */
+export async function restartAs(i: number, wadahd?: string): Promise<Ran> {
+  await ok(on(i, ['down']))
+  const more: Record<string, string> = wadahd === undefined ? {} : { WADAH_DAEMON: wadahd }
+  return await run(WADAH, ['lab', 'start', `${LAB}${i}`, '--lab', LAB], '', more)
+}
 
 /** Takes away labs of tests that are no more. */
 export function purgeDeadLabs(): void {

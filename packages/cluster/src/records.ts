@@ -206,7 +206,11 @@ export type HostRecord = {
   drained?: { vm: string; to: string; pool?: string }[]
   /** It runs a member of etcd, or is to. */
   member?: boolean
+  /** In a cluster: what it last started with, whether it runs now or not. */
+  build?: Build
 }
+/** A wadahd: its version, and the levels of the cluster's records at which it can work. */
+export type Build = { version: string; oldest: number; newest: number }
 /** Of one host: peers, etcd's clients, etcd's members among each other. */
 export type HostPorts = { peer: number; etcd_client: number; etcd_peer: number }
 export const hostKind: Kind<HostRecord> = { name: 'host' }

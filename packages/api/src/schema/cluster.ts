@@ -17,7 +17,10 @@ export const ClusterHostSchema = Type.Object(
     member: Type.Boolean({ description: 'it keeps a copy of the store (a member of etcd)' }),
     vms: Type.Integer({ description: 'VMs placed here' }),
     running: Type.Integer(),
-    version: Type.Optional(Type.String({ description: 'of wadahd' })),
+    version: Type.Optional(Type.String({ description: 'of wadahd, as it last started' })),
+    clock_off_ms: Type.Optional(
+      Type.Integer({ description: 'its clock − that of `this_host`, where it is more than 30 s off' }),
+    ),
     qemu_version: Type.Optional(Type.String()),
     accelerator: Type.Optional(Type.Enum(['kvm', 'tcg'] as const)),
     cpu_model: Type.Optional(Type.String()),
@@ -33,7 +36,7 @@ export type ClusterHost = Type.Static<typeof ClusterHostSchema>
 export const ClusterSchema = Type.Object(
   {
     id: Type.Optional(Type.String({ description: 'absent: this host is alone' })),
-    level: Type.Integer({ description: 'what hosts may write; raised when all can read it' }),
+    level: Type.Integer({ description: 'what hosts may write; raised by itself once all of them can' }),
     this_host: IdSchema,
     hosts: Type.Array(ClusterHostSchema),
     store: Type.Object({

@@ -29,6 +29,13 @@ export const cluster = {
   'cluster.alone': 'This host is alone. To make a cluster of it: wadah cluster init --address ADDRESS',
   'cluster.store': 'store',
   'cluster.member': 'copy on',
+  'cluster.level': 'level of records',
+  'cluster.mixed':
+    'Hosts have wadahd {list}: two releases are for the time of an upgrade; what is new is written once all have the newer',
+  'cluster.clock_ahead':
+    'The clock of {host} is {span} ahead of that of {here}: let both follow a time server (timedatectl set-ntp true, or apt-get install chrony)',
+  'cluster.clock_behind':
+    'The clock of {host} is {span} behind that of {here}: let both follow a time server (timedatectl set-ntp true, or apt-get install chrony)',
   'cluster.endpoint': 'address',
   'opt.cluster.lost': 'it is off for ever: its VMs may be started elsewhere',
   'opt.cluster.drop': 'with --lost: what lay on its disks only is forgotten',

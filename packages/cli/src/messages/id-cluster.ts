@@ -33,6 +33,13 @@ export const cluster: Record<keyof typeof en, string> = {
   'cluster.alone': 'Host ini sendirian. Untuk menjadikannya klaster: wadah cluster init --address ALAMAT',
   'cluster.store': 'penyimpan',
   'cluster.member': 'salinan di',
+  'cluster.level': 'tingkat catatan',
+  'cluster.mixed':
+    'Host memakai wadahd {list}: dua rilis hanya untuk masa peningkatan; yang baru ditulis setelah semua memakai yang lebih baru',
+  'cluster.clock_ahead':
+    'Jam {host} {span} lebih cepat daripada jam {here}: biarkan keduanya mengikuti server waktu (timedatectl set-ntp true, atau apt-get install chrony)',
+  'cluster.clock_behind':
+    'Jam {host} {span} lebih lambat daripada jam {here}: biarkan keduanya mengikuti server waktu (timedatectl set-ntp true, atau apt-get install chrony)',
   'cluster.endpoint': 'alamat',
   'opt.cluster.lost': 'host itu mati selamanya: VM-nya boleh dijalankan di tempat lain',
   'opt.cluster.drop': 'bersama --lost: yang hanya ada di disk-nya dilupakan',

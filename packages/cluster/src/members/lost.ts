@@ -148,10 +148,10 @@ export function placedAfterLoss(
   here: string,
   isHost: (id: string) => boolean,
 ): PlacementRecord {
-  const { handover } = before
+  const { handover, ...rest } = before
   return handover?.sealed && isHost(handover.to)
-    ? { schema: 1, host: handover.to, epoch: handover.epoch }
-    : { schema: 1, host: here, epoch: before.epoch + 1 }
+    ? { ...rest, host: handover.to, epoch: handover.epoch }
+    : { ...rest, host: here, epoch: before.epoch + 1 }
 }
 
 /** It is placed here, and may be started or moved on. What it ran as can commit nothing: its epoch is an older one. */

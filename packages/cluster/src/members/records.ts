@@ -5,7 +5,7 @@ export type ClusterRecord = {
   schema: 1
   id: string
   created_at: string
-  /** What hosts may write: raised when every one of them can read it. */
+  /** What hosts may write: raised by itself when every one of them can (members/versions.ts). */
   level: number
   /** The store went back in time; ids of the hosts that have not said yet what runs on them. `id`: of this one recovery. */
   recovery?: { id: string; at: string; waiting: string[] }
@@ -54,5 +54,7 @@ export type FactsRecord = {
 }
 export const factsKind: Kind<FactsRecord> = { name: 'host/facts' }
 
-/** What this release writes; a host that can't read the cluster's level must not join it. */
+/** The newest level that this release can write; a cluster that begins has it. */
 export const LEVEL = 1
+/** The oldest one at which it can still work: that of the release before, as long as hosts are upgraded one after the other. */
+export const OLDEST_LEVEL = 1

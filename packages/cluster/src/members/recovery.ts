@@ -41,7 +41,9 @@ export function placementFor(
   before: PlacementRecord | undefined,
   here: { host: string; epoch: number },
 ): PlacementRecord | undefined {
-  return before && before.epoch >= here.epoch ? undefined : { schema: 1, ...here }
+  if (before && before.epoch >= here.epoch) return undefined
+  const { handover: _, ...rest }: PlacementRecord = before ?? { schema: 1, ...here }
+  return { ...rest, ...here }
 }
 
 /** Says what runs here, when the cluster waits for it. Done twice is done once. */

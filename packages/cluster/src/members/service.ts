@@ -35,6 +35,7 @@ import {
 import type { Caller, ClusterService } from '../services.ts'
 import { forgetStates } from '../networks/states.ts'
 import { forgetFacts } from './alive.ts'
+import { clocksOff } from './way.ts'
 import { giveUp } from './lost.ts'
 import { aliveKind, CLUSTER, clusterKind, factsKind, type JoinTokenRecord, joinTokenKind, LEVEL } from './records.ts'
 
@@ -69,15 +70,22 @@ export class Clusters implements ClusterService {
   async get(): Promise<Cluster> {
     const { view, hostId } = this.#deps
     const cluster = view.get(clusterKind, CLUSTER)?.value
+    const [off, store] = await Promise.all([
+      clocksOff(this.#deps),
+      this.#membership?.stores() ?? { kind: 'sqlite' as const, members: [] },
+    ])
     return {
       ...(cluster ? { id: cluster.id } : {}),
       level: cluster?.level ?? LEVEL,
       this_host: hostId,
       hosts: view
         .list(hostKind)
-        .map((h) => this.#show(h))
+        .map((h) => {
+          const clock_off_ms = off.get(h.id)
+          return { ...this.#show(h), ...(clock_off_ms === undefined ? {} : { clock_off_ms }) }
+        })
         .toSorted((a, b) => a.name.localeCompare(b.name)),
-      store: this.#membership ? await this.#membership.stores() : { kind: 'sqlite', members: [] },
+      store,
     }
   }
 
@@ -229,7 +237,7 @@ export class Clusters implements ClusterService {
       promised_memory_mib: promised,
       ...(facts
         ? {
-            version: facts.version,
+            version: h.build?.version ?? facts.version,
             qemu_version: facts.qemu_version,
             accelerator: facts.accelerator,
             cpu_model: facts.cpu_model,

@@ -13,6 +13,10 @@ export const WAY_PATH = '/peer/v1/way'
 /** A clock that is further off makes certificates and times in records wrong; a host that joins is refused with it. */
 export const CLOCK_MS = 30_000
 const ASK_MS = 3_000
+/** For a list that people look at: a host that hangs is known by other signs. */
+const GLANCE_MS = 1_000
+export const CLOCK_REMEDY =
+  'let both hosts follow a time server: timedatectl set-ntp true (systemd-timesyncd), or apt-get install chrony; at once: date -s …'
 /** Many packets of the largest kind, there and back. */
 const LARGE_BYTES = 64 * 1024
 /** Of large ones that vanish while small ones are answered, before the way is blamed for it. */
@@ -35,20 +39,33 @@ export function answerWay(deps: Pick<Deps, 'clock'>, body: unknown): Answer {
   return { now_ms: deps.clock.now_ms(), ...(typeof pad === 'string' ? { pad: pad.slice(0, LARGE_BYTES) } : {}) }
 }
 
-export async function lookAtWay(deps: Pick<Deps, 'askHost' | 'clock'>, host: string): Promise<Way> {
-  const ask = async (body: object): Promise<Answer> => {
+type Asks = Pick<Deps, 'askHost' | 'clock'>
+type Ask = (body: object) => Promise<Answer>
+
+const asker = (deps: Asks, host: string, timeout_ms: number): Ask => {
+  return async (body) => {
     if (!deps.askHost) throw new Error('this host is alone')
-    return await deps.askHost<Answer>(host, WAY_PATH, body, ASK_MS)
+    return await deps.askHost<Answer>(host, WAY_PATH, body, timeout_ms)
   }
+}
+
+/** Theirs − ours, from small packets. */
+async function lookAtClock({ clock }: Asks, ask: Ask): Promise<Way['clock']> {
+  // The first one may have to make a connection.
+  await ask({})
+  const [t1_ms, m1] = [clock.now_ms(), clock.monotonic_ms()]
+  const { now_ms } = await ask({})
+  const t4_ms = t1_ms + clock.monotonic_ms() - m1
+  const { offset_ms, round_trip_ms } = offsetOf({ t1_ms, t2_ms: now_ms, t3_ms: now_ms, t4_ms })
+  return Number.isFinite(offset_ms) ? { offset_ms, error_ms: round_trip_ms / 2 } : undefined
+}
+
+export async function lookAtWay(deps: Asks, host: string): Promise<Way> {
+  const ask = asker(deps, host, ASK_MS)
   const way: Way = {}
   try {
-    // The first one may have to make a connection.
-    await ask({})
-    const [t1_ms, m1] = [deps.clock.now_ms(), deps.clock.monotonic_ms()]
-    const { now_ms } = await ask({})
-    const t4_ms = t1_ms + deps.clock.monotonic_ms() - m1
-    const { offset_ms, round_trip_ms } = offsetOf({ t1_ms, t2_ms: now_ms, t3_ms: now_ms, t4_ms })
-    if (Number.isFinite(offset_ms)) way.clock = { offset_ms, error_ms: round_trip_ms / 2 }
+    const clock = await lookAtClock(deps, ask)
+    if (clock) way.clock = clock
   } catch (error) {
     return { silent: (error as Error).message }
   }
@@ -81,23 +98,52 @@ export function judgeWay(name: string, way: Way): { detail: string; remedy: stri
       detail: `Small packets reach ${name}, large ones vanish on the way: the MTU somewhere between is smaller than here, and nobody says so (${way.large}).`,
       remedy: `ping -M do -s 1472 ADDRESS-OF-${name}; give all of the way one MTU, or let ICMP "fragmentation needed" through`,
     }
-  const { offset_ms = 0, error_ms = 0 } = way.clock ?? {}
-  if (Math.abs(offset_ms) - error_ms <= CLOCK_MS) return undefined
-  const off = `${Math.round(Math.abs(offset_ms) / 1000)} s ${offset_ms > 0 ? 'ahead' : 'behind'}`
-  return {
-    detail: `The clock of ${name} is ${off} of this host's.`,
-    remedy: 'let both hosts follow a time server: timedatectl set-ntp true; or: date -s …',
-  }
+  const off_ms = beyond(way.clock)
+  return off_ms === undefined ? undefined : judgeClock(name, off_ms)
+}
+
+/** Pure: by how much a clock is off, where that is more than it may be and than was measured wrong. */
+function beyond(clock: Way['clock']): number | undefined {
+  if (!clock || Math.abs(clock.offset_ms) - clock.error_ms <= CLOCK_MS) return undefined
+  return clock.offset_ms
+}
+
+/** Pure: of a clock that is off by so much, theirs − ours. */
+export function judgeClock(name: string, off_ms: number, ours = "this host's"): { detail: string; remedy: string } {
+  const off = `${spanOf(off_ms)} ${off_ms > 0 ? 'ahead of' : 'behind'}`
+  return { detail: `The clock of ${name} is ${off} ${ours}.`, remedy: CLOCK_REMEDY }
+}
+
+/** `45 s`, `5 min`, `3 h`, `12 days`. */
+function spanOf(ms: number): string {
+  const s = Math.abs(ms) / 1000
+  if (s < 120) return `${Math.round(s)} s`
+  if (s < 7_200) return `${Math.round(s / 60)} min`
+  return s < 172_800 ? `${Math.round(s / 3_600)} h` : `${Math.round(s / 86_400)} days`
+}
+
+const othersThere = ({ view, hostId }: Pick<Deps, 'view' | 'hostId'>) =>
+  view.list(hostKind).filter((h) => h.id !== hostId && view.get(aliveKind, h.id) !== undefined)
+
+/** Of the other hosts those whose clock is further off than it may be, and by how much (theirs − ours). Of one that is silent nothing is said. */
+export async function clocksOff(
+  deps: Pick<Deps, 'askHost' | 'clock' | 'view' | 'hostId'>,
+): Promise<Map<string, number>> {
+  if (!deps.askHost) return new Map()
+  const found = await Promise.all(
+    othersThere(deps).map(async ({ id }) => {
+      const off_ms = beyond(await lookAtClock(deps, asker(deps, id, GLANCE_MS)).catch(() => undefined))
+      return off_ms === undefined ? [] : [[id, Math.round(off_ms)] as const]
+    }),
+  )
+  return new Map(found.flat())
 }
 
 /** Of each other host that gives signs of life. */
 export async function wayItems(deps: Deps): Promise<CheckItem[]> {
-  const others = deps.view
-    .list(hostKind)
-    .filter((h) => h.id !== deps.hostId && deps.view.get(aliveKind, h.id) !== undefined)
   if (!deps.askHost) return []
   return await Promise.all(
-    others.map(async ({ id, value }): Promise<CheckItem> => {
+    othersThere(deps).map(async ({ id, value }): Promise<CheckItem> => {
       const way = await lookAtWay(deps, id)
       const wrong = judgeWay(value.name, way)
       const name = `way to ${value.name}`
@@ -110,10 +156,7 @@ export async function wayItems(deps: Deps): Promise<CheckItem[]> {
 }
 
 /** Before a move begins: it would hang for minutes in the middle. @throws WadahError `unavailable`, effect none */
-export async function checkWay(
-  deps: Pick<Deps, 'askHost' | 'clock'>,
-  to: Pick<HostRecord, 'id' | 'name'>,
-): Promise<void> {
+export async function checkWay(deps: Asks, to: Pick<HostRecord, 'id' | 'name'>): Promise<void> {
   const way = await lookAtWay(deps, to.id)
   // Of one that does not answer at all the next question says why; a clock that is off disturbs no move.
   const wrong = way.large === undefined ? undefined : judgeWay(to.name, way)

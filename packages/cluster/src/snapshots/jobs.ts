@@ -310,6 +310,7 @@ async function switchBack(ctx: Ctx<RevertParams>): Promise<void> {
     }
     writes.push(put(volumeKind, head, upper))
     return {
+      ...(now ?? then),
       name: disk,
       volume: head,
       limits: now?.limits ?? then?.limits ?? {},

@@ -57,7 +57,8 @@ export function arrivals(deps: Deps): MoveInPorts {
       await againOnConflict(TRIES, async () => {
         const placement = await deps.store.get(placementKind, vm)
         if (!placement) throw fail('gone', 'The VM is not there any more.')
-        const { host, epoch: now, handover } = placement.value
+        const { handover, ...rest } = placement.value
+        const { host, epoch: now } = rest
         if (host === deps.hostId && now === epoch) return
         if (handover?.job !== job || handover.to !== deps.hostId)
           throw fail('not_owner', `The placement of ${vm} says another host by now.`, { effect: 'unknown' })
@@ -67,7 +68,7 @@ export function arrivals(deps: Deps): MoveInPorts {
         await commit(
           deps,
           [unchanged(placement), ...disks.checks],
-          [put(placementKind, vm, { schema: 1, host: deps.hostId, epoch }), ...disks.writes],
+          [put(placementKind, vm, { ...rest, host: deps.hostId, epoch }), ...disks.writes],
         )
       })
       // Its state is this host's to write from now on.

@@ -29,6 +29,7 @@ import {
   writeCertificates,
   writeIdentity,
 } from './identity.ts'
+import { BUILD } from '../version.ts'
 import { workerUrl } from '../worker-url.ts'
 import { checkAddress } from './address.ts'
 import { checkGiven, dropPrefix, type GivenOptions, readGiven, takePrefix } from './given.ts'
@@ -94,7 +95,14 @@ export async function initCluster(config: DaemonConfig, o: ClusterOptions): Prom
       await to.txn(
         [],
         [
-          put(hostKind, host.id, { ...host, ...boot, address, ports, member: !given } satisfies HostRecord),
+          put(hostKind, host.id, {
+            ...host,
+            ...boot,
+            address,
+            ports,
+            member: !given,
+            build: BUILD,
+          } satisfies HostRecord),
           put(clusterKind, CLUSTER, {
             schema: 1,
             id: cluster,

@@ -7,13 +7,13 @@ import type { IncomingMessage } from 'node:http'
 import { fail, toFault, WadahError } from '@wadah/api/fault'
 import { readToken } from '@wadah/cluster/members/service'
 import type { Raw } from '@wadah/cluster/members/settle'
-import { type HostPorts, type HostRecord, hostKind } from '@wadah/cluster/records'
+import { type Build, type HostPorts, type HostRecord, hostKind } from '@wadah/cluster/records'
 import { removeMember } from '@wadah/host/etcd/member'
 import { everything } from '@wadah/store/copy'
 import type { DaemonConfig } from '../config.ts'
-import { peerFault, textOf } from '../peers/client.ts'
+import { outOfTimeFault, peerFault, textOf } from '../peers/client.ts'
 import { AUTHORITY_PATH, JOIN_PATH, JOIN_SECRET_HEADER } from '../peers/listen.ts'
-import { VERSION } from '../version.ts'
+import { BUILD } from '../version.ts'
 import { checkAddress } from './address.ts'
 import {
   type Certificates,
@@ -35,6 +35,8 @@ export type JoinRequest = {
   version: 1
   host: HostRecord & { address: string; ports: HostPorts }
   wadah: string
+  /** Levels of the cluster's records at which it can work; absent: the first only. */
+  levels?: Pick<Build, 'oldest' | 'newest'>
   now_ms: number
   uids: { base: number; count: number }
   records: Raw[]
@@ -86,7 +88,8 @@ export async function joinCluster(
     const answer = await ask(token, {
       version: 1,
       host,
-      wadah: VERSION,
+      wadah: BUILD.version,
+      levels: { oldest: BUILD.oldest, newest: BUILD.newest },
       now_ms: Date.now(),
       uids: { base: config.uid_base, count: config.uid_count },
       records,
@@ -152,9 +155,8 @@ export async function ask(token: Token, request: JoinRequest): Promise<JoinAnswe
 
 /** Known by its authority's fingerprint, which the token carries: looked at before anything of ours is sent. */
 async function post(address: string, token: Token, text: string): Promise<JoinAnswer> {
-  const { authority } = (await call(address, AUTHORITY_PATH, { rejectUnauthorized: false }, LOOK_MS)) as {
-    authority?: unknown
-  }
+  const { said, date } = await call(address, AUTHORITY_PATH, { rejectUnauthorized: false }, LOOK_MS)
+  const { authority } = said as { authority?: unknown }
   const foreign = fail('unauthenticated', `${address} is not of the cluster that the token is for.`, {
     remedy: 'on a host of the cluster: wadah cluster token',
   })
@@ -165,7 +167,8 @@ async function post(address: string, token: Token, text: string): Promise<JoinAn
     // Any of its hosts will do: their names are their ids, which the token does not carry.
     checkServerIdentity: () => undefined,
   }
-  const answer = (await call(address, JOIN_PATH, tls, JOIN_MS, { secret: token.s, text })) as Partial<JoinAnswer>
+  const sent = await call(address, JOIN_PATH, tls, JOIN_MS, { secret: token.s, text, date })
+  const answer = sent.said as Partial<JoinAnswer>
   const { certificates: c, cluster, endpoints, etcd, changes } = answer
   if (pinned(c?.hosts_ca, token.f) === undefined) throw foreign
   if (!c || typeof cluster !== 'string' || cluster === '' || !Array.isArray(endpoints) || endpoints.length === 0)
@@ -194,10 +197,13 @@ async function call(
   path: string,
   tls: https.RequestOptions,
   timeout_ms: number,
-  body?: { secret: string; text: string },
-): Promise<unknown> {
-  const unreachable = (cause: unknown) =>
-    cause instanceof WadahError ? cause : fail('unreachable', `${address}: ${(cause as Error).message}`, { cause })
+  body?: { secret: string; text: string; date: string | undefined },
+): Promise<{ said: unknown; date: string | undefined }> {
+  const unreachable = (cause: unknown) => {
+    if (cause instanceof WadahError) return cause
+    const untimely = outOfTimeFault(address, cause, body?.date)
+    return untimely ?? fail('unreachable', `${address}: ${(cause as Error).message}`, { cause })
+  }
   try {
     const request = https.request(new URL(`https://${address}${path}`), {
       ...tls,
@@ -227,7 +233,7 @@ async function call(
     // Of one that was refused nothing of ours was sent; the connection must not wait for it.
     if (!request.writableEnded) request.destroy()
     if (response.statusCode !== 200) throw peerFault(text)
-    return JSON.parse(text) as unknown
+    return { said: JSON.parse(text) as unknown, date: response.headers.date }
   } catch (error) {
     throw unreachable(error)
   }

@@ -6,6 +6,7 @@
 import 'reflect-metadata'
 import { createPrivateKey, randomBytes, type webcrypto, X509Certificate } from 'node:crypto'
 import * as x509 from '@peculiar/x509'
+import { CLOCK_REMEDY } from '@wadah/cluster/members/way'
 import { DAY_MS, ISSUED_BY, isAddress, type Pair } from '../http/pair.ts'
 
 const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
@@ -76,6 +77,15 @@ export function nearsItsEnd(cert: string, names: readonly string[], now_ms: numb
   const [from, to] = [known.validFromDate.getTime(), known.validToDate.getTime()]
   const lacks = names.some((n) => (isAddress(n) ? known.checkIP(n) : known.checkHost(n)) === undefined)
   return lacks || to - now_ms < (to - from) / 3
+}
+
+/** Of a certificate of this host: what is wrong when it does not hold now, by this host's clock. */
+export function outOfTime(cert: string, now_ms: number): string | undefined {
+  const known = new X509Certificate(cert)
+  const [from, to] = [known.validFromDate, known.validToDate]
+  if (now_ms >= from.getTime() && now_ms <= to.getTime()) return undefined
+  const span = `${from.toISOString()} to ${to.toISOString()}`
+  return `by this host's clock it is ${new Date(now_ms).toISOString()}, and its certificates hold from ${span}: set the clock right (${CLOCK_REMEDY}) and it goes on; if it is right, take this host out and let it join anew`
 }
 
 export const endOf = (cert: string): Date => new X509Certificate(cert).validToDate

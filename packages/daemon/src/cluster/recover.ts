@@ -205,9 +205,11 @@ async function writeDown(store: EtcdStore, identity: Identity, recovery: string)
   ]
   for (const h of hosts) {
     const member = h.id === own.id && !identity.etcd
-    if (h.value.member === undefined && !member) continue
+    // Which release each runs by now it says itself, when it starts.
+    const { build, ...rest } = h.value
+    if (h.value.member === undefined && !member && !build) continue
     checks.push(unchanged(h))
-    writes.push(put(hostKind, h.id, { ...h.value, member }))
+    writes.push(put(hostKind, h.id, { ...rest, member }))
   }
   await store.txn(checks, writes, randomUUID(), { timeout_ms: MEMBER_UP_MS })
   return hosts.filter((h) => h.id !== own.id).map((h) => h.value.name)

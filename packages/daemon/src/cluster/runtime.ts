@@ -14,6 +14,7 @@ import {
   joinTokenKind,
 } from '@wadah/cluster/members/records'
 import { checkJoinSecret, type Membership } from '@wadah/cluster/members/service'
+import { enterBuild, nextLevel, raiseLevel } from '@wadah/cluster/members/versions'
 import { nextMember } from '@wadah/cluster/members/voters'
 import { type HostRecord, hostKind } from '@wadah/cluster/records'
 import { ensureMember, removeMember, superviseMember } from '@wadah/host/etcd/member'
@@ -31,7 +32,7 @@ import { admitHost, endToken } from '../peers/join-server.ts'
 import { imageFetcher, MOVE_PATH } from '../peers/streams.ts'
 import { streamLink } from '@wadah/cluster/migration/link'
 import { type PeerHandlers, PeerServer } from '../peers/listen.ts'
-import { VERSION } from '../version.ts'
+import { BUILD } from '../version.ts'
 import { workerUrl } from '../worker-url.ts'
 import {
   type Certificates,
@@ -44,7 +45,7 @@ import {
 } from './identity.ts'
 import type { Given } from './given.ts'
 import { certify, etcdUid, memberPlan, namesOf, openStore, storeTls, withGiven } from './parts.ts'
-import { endOf, fingerprintOf, nearsItsEnd } from './pki.ts'
+import { endOf, fingerprintOf, nearsItsEnd, outOfTime } from './pki.ts'
 
 /** After a whole site lost its power the others may take long to come back. */
 const STORE_MS = 24 * 3_600_000
@@ -113,6 +114,8 @@ export class ClusterRuntime {
     const first = plan()
     if (first) await ensureMember(first, ending.signal)
     const supervised = superviseMember(plan, log, ending.signal)
+    const untimely = outOfTime(certificates.host.cert, Date.now())
+    if (untimely !== undefined) log(untimely)
     const store = await openStore({ ...identity, certificates, data: config.data, timeout_ms: STORE_MS }, log)
     const of = (await store.get(clusterKind, CLUSTER))?.value.id
     if (of !== identity.cluster) {
@@ -131,6 +134,14 @@ export class ClusterRuntime {
         remedy: 'start wadahd again: this host is alone then, and may join anew (wadah cluster join)',
         effect: 'partial',
       })
+    }
+    try {
+      await enterBuild(store, identity.host, BUILD)
+    } catch (error) {
+      // Its member of etcd runs on, as VMs do: the others may need it for a majority.
+      ending.abort()
+      await store.close()
+      throw error
     }
     const recovery = (await store.get(clusterKind, CLUSTER))?.value.recovery?.id
     if (recovery !== undefined && recovery !== identity.recovery) {
@@ -186,7 +197,7 @@ export class ClusterRuntime {
         admitHost(
           {
             deps,
-            version: VERSION,
+            build: BUILD,
             authorities: () => this.#authorities(),
             endpoints: () => [...this.#endpoints()],
             given: () => this.#given(),
@@ -296,8 +307,10 @@ export class ClusterRuntime {
       .map((h) => h.id)
       .filter((id) => view.get(aliveKind, id))
       .toSorted()[0]
+    if (first !== hostId) return
+    await this.#raise(deps)
     // Who gave the etcd looks after it: its members, its history, its room.
-    if (first !== hostId || this.#identity.etcd) return
+    if (this.#identity.etcd) return
     await this.#appoint(deps)
     const now = systemClock.monotonic_ms()
     if (now - this.#lastUpkeep_ms < UPKEEP_MS) return
@@ -308,6 +321,14 @@ export class ClusterRuntime {
     for (const member of done.full)
       this.#log(`etcd's member ${member} is full, and stays so: the store has more than 2 GiB of records`)
     if (done.disarmed.length > 0) this.#log('the store was full; its history was dropped, and it takes writes again')
+  }
+
+  /** Hosts write what is new once the last of them has been upgraded. */
+  async #raise({ view }: Deps): Promise<void> {
+    const [cluster, hosts] = [view.get(clusterKind, CLUSTER), view.list(hostKind).map((h) => h.value)]
+    if (!cluster || nextLevel(cluster.value.level, hosts) === undefined) return
+    const level = await raiseLevel(this.store)
+    if (level !== undefined) this.#log(`every host can write records of level ${level}: the cluster does from now on`)
   }
 
   /** As many members as the number of hosts calls for; one after the other. */

@@ -20,6 +20,7 @@ import { Replies } from './idempotency.ts'
 import { ASSETS } from './pages/pages.ts'
 import { notFound, sendProblem } from './problems.ts'
 import { register, type RouteOptions } from './route.ts'
+import { bodyText } from './types.ts'
 import { accessRoutes } from './routes/access.ts'
 import { clusterRoutes } from './routes/cluster.ts'
 import { imageRoutes } from './routes/images.ts'
@@ -208,6 +209,7 @@ function addParsers(app: FastifyInstance): void {
       if (error !== null) return done(unreadable(error))
       // Told apart here from a body that was left out.
       if (value === null) return done(fail('invalid', 'the body: null is null; an object is needed', { field: '' }))
+      bodyText.set(request.raw, text as string)
       done(null, value)
     })
   })

@@ -18,5 +18,8 @@ declare module 'fastify' {
 /** Set on every connection that came over the UNIX socket. Whoever may open that file is trusted as root is. */
 export const overSocket = new WeakSet<object>()
 
+/** The JSON of a request as it came, before defaults were filled in. */
+export const bodyText = new WeakMap<object, string>()
+
 /** Connections of other hosts of the cluster, with the host's id: they pass on what was asked of them, and by whom. */
 export const overPeer = new WeakMap<object, string>()

@@ -3,6 +3,7 @@ import https, { type RequestOptions } from 'node:https'
 import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { FAULTS, fail, fault, type Fault, type FaultCode, WadahError } from '@wadah/api/fault'
+import { CLOCK_REMEDY } from '@wadah/cluster/members/way'
 import type { HostRecord } from '@wadah/cluster/records'
 import type { Certificates } from '../cluster/identity.ts'
 
@@ -18,6 +19,8 @@ export function stageOf(request: ClientRequest): { explain: (cause: Error) => Er
   let [connected, secured] = [false, false]
   request.once('socket', (socket) => {
     secured = !socket.connecting
+    // One that is used again has been through both; listeners would only gather on it.
+    if (secured) return
     socket.once('connect', () => (connected = true))
     socket.once('secureConnect', () => (secured = true))
   })
@@ -155,6 +158,8 @@ export class PeerClient {
 
   unreachable(host: string, cause: unknown): WadahError {
     if (cause instanceof WadahError) return cause
+    const untimely = outOfTimeFault(`The host ${this.nameOf(host)}`, cause)
+    if (untimely) return untimely
     return fail('unavailable', `The host ${this.nameOf(host)} does not answer: ${(cause as Error).message}.`, {
       remedy: 'wadah host list',
       retryable: true,
@@ -166,6 +171,22 @@ export class PeerClient {
   close(): void {
     this.#agent.destroy()
   }
+}
+
+const UNTIMELY = new Set(['CERT_NOT_YET_VALID', 'CERT_HAS_EXPIRED'])
+/** Whether a certificate was refused for the time alone. `error`: of a connection, or its code. */
+export const isUntimely = (error: unknown): boolean =>
+  UNTIMELY.has(String((error as { code?: unknown } | undefined)?.code ?? error))
+
+/** A certificate of theirs that does not hold by our clock. `date`: what they say it is. Nothing of ours was sent. */
+export function outOfTimeFault(who: string, cause: unknown, date?: string): WadahError | undefined {
+  if (!isUntimely(cause)) return undefined
+  const theirs = date === undefined ? '' : ` (${who} says: ${date})`
+  return fail(
+    'wrong_state',
+    `${who} shows a certificate that does not hold at this time: ${(cause as Error).message}. By this host's clock it is ${new Date().toUTCString()}${theirs}: one of the two clocks is wrong.`,
+    { remedy: CLOCK_REMEDY, effect: 'none', cause: cause as Error },
+  )
 }
 
 export async function textOf(stream: AsyncIterable<unknown>, most = ANSWER_BYTES): Promise<string> {
@@ -185,11 +206,13 @@ export function peerFault(text: string): WadahError {
   try {
     const f = JSON.parse(text) as Partial<Fault> | null
     const given = (v: unknown) => (typeof v === 'string' ? v : undefined)
-    if (f && typeof f.detail === 'string' && Object.hasOwn(FAULTS, String(f.code))) {
+    if (f && typeof f.detail === 'string' && typeof f.code === 'string') {
       const effect = (['none', 'partial', 'unknown'] as const).find((e) => e === f.effect) ?? 'unknown'
       const retryable = f.retryable === true
       const more = { field: given(f.field), remedy: given(f.remedy), effect, retryable }
-      return new WadahError(fault(f.code as FaultCode, f.detail, more))
+      // One that only a newer release has is told in its own words all the same.
+      const code = Object.hasOwn(FAULTS, f.code) ? (f.code as FaultCode) : 'unavailable'
+      return new WadahError(fault(code, f.detail, more))
     }
   } catch {
     // Said below.

@@ -6,7 +6,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { BODY_LIMIT_BYTES, LOOKING } from '../http/limits.ts'
 import { limited } from '../http/streams.ts'
 import { passSubject, SUBJECT_HEADER } from '../http/passed.ts'
-import { overPeer } from '../http/types.ts'
+import { bodyText, overPeer } from '../http/types.ts'
 import type { PeerClient } from './client.ts'
 
 /** Hop by hop, or of the connection to the client (RFC 9110, 7.6.1). */
@@ -68,8 +68,9 @@ function send(
   const subject = request.identity?.subject
   if (subject) headers[SUBJECT_HEADER] = passSubject(subject)
   const upload = endpoint.accepts !== undefined
-  const body = upload || request.body === undefined || request.body === null ? undefined : JSON.stringify(request.body)
-  // One that was left out has become an empty object by now.
+  // As it came: what this release filled in an older one may not know. One that was left out has become an empty object by now.
+  const body =
+    upload || request.body === undefined || request.body === null ? undefined : (bodyText.get(request.raw) ?? '{}')
   if (body !== undefined) headers['content-type'] = 'application/json'
   // Said also when there is none: without it Node announces a body in pieces.
   const length = upload

@@ -1,6 +1,6 @@
 /** The other end of a join: the token is looked at, what collides is settled, then the host and its VMs are written. */
 import { fail } from '@wadah/api/fault'
-import { type Deps, commit } from '@wadah/cluster/context'
+import { type Deps, againOnConflict, commit } from '@wadah/cluster/context'
 import {
   aliveKind,
   type AuthoritiesRecord,
@@ -9,10 +9,11 @@ import {
   factsKind,
   joinTokenKind,
 } from '@wadah/cluster/members/records'
-import { CLOCK_MS } from '@wadah/cluster/members/way'
+import { judgeBuild, together } from '@wadah/cluster/members/versions'
+import { CLOCK_MS, judgeClock } from '@wadah/cluster/members/way'
 import { checkJoinToken } from '@wadah/cluster/members/service'
 import { copies, type Raw, settle } from '@wadah/cluster/members/settle'
-import { type HostRecord, hostKind, indexKind, type IndexRecord } from '@wadah/cluster/records'
+import { type Build, type HostRecord, hostKind, indexKind, type IndexRecord } from '@wadah/cluster/records'
 import { uidsFrom } from '@wadah/cluster/vms/allocate'
 import { batches, everything } from '@wadah/store/copy'
 import { absent, del, put, unchanged, type Write } from '@wadah/store/store'
@@ -20,11 +21,14 @@ import { canonical, unreachableFor } from '../cluster/address.ts'
 import { HOST_NAME, type JoinAnswer, type JoinRequest } from '../cluster/join.ts'
 import type { Given } from '../cluster/given.ts'
 import { certify, withGiven } from '../cluster/parts.ts'
-import { joinable } from './versions.ts'
+
+/** Of a host that does not say which levels it can work at. */
+const FIRST_LEVELS = { oldest: 1, newest: 1 }
+const TRIES = 5
 
 export type Joining = {
   deps: Deps
-  version: string
+  build: Build
   authorities: () => Promise<AuthoritiesRecord>
   endpoints: () => string[]
   /** The administrator's etcd, and what hosts show it. */
@@ -32,29 +36,30 @@ export type Joining = {
 }
 
 export async function admitHost(
-  { deps, version, authorities, endpoints, given }: Joining,
+  { deps, build, authorities, endpoints, given }: Joining,
   secret: string,
   body: unknown,
 ): Promise<JoinAnswer> {
-  const request = readRequest(body)
+  const request = readRequest(body, build.version)
   const { view, clock } = deps
   const { host } = request
   const now_ms = clock.now_ms()
   const token = checkJoinToken(view.list(joinTokenKind), secret, host.id, now_ms)
-  const wrong = joinable(version, request.wadah)
-  if (wrong !== undefined)
-    throw fail('wrong_state', `${host.name} has wadahd ${request.wadah}, the cluster ${version}: ${wrong}.`, {
-      remedy: 'upgrade the older ones first, one release after the other',
-    })
+  const theirs: Build = { version: request.wadah, ...(request.levels ?? FIRST_LEVELS) }
+  const refuseBuild = async () => {
+    const { cluster, hosts } = await together(deps.store)
+    const others = hosts.filter((h) => h.id !== host.id).map((h) => h.value)
+    const wrong = judgeBuild({ name: host.name, build: theirs }, others, cluster.value.level)
+    if (wrong) throw fail('wrong_state', wrong.detail, { remedy: `${wrong.remedy}; the token still holds` })
+    return cluster
+  }
+  await refuseBuild()
   const off_ms = request.now_ms - now_ms
-  if (Math.abs(off_ms) > CLOCK_MS)
-    throw fail(
-      'wrong_state',
-      `The clock of ${host.name} is ${Math.round(Math.abs(off_ms) / 1000)} s ${off_ms > 0 ? 'ahead' : 'behind'}.`,
-      {
-        remedy: 'let both hosts follow a time server: timedatectl set-ntp true; or: date -s …',
-      },
-    )
+  if (Math.abs(off_ms) > CLOCK_MS) {
+    const here = view.get(hostKind, deps.hostId)?.value.name ?? deps.hostId
+    const { detail, remedy } = judgeClock(host.name, off_ms, `that of ${here}`)
+    throw fail('wrong_state', detail, { remedy: `${remedy}. Then try again; the token still holds` })
+  }
   const twin = view.list(hostKind).find(({ value: h }) => h.id !== host.id && h.name === host.name)
   if (twin)
     throw fail(
@@ -115,9 +120,13 @@ export async function admitHost(
   const cluster = view.get(clusterKind, CLUSTER)?.value
   // What a host is in the cluster the cluster says: it brings its name, where it is, and the boot its VMs were started with.
   const { id, name, created_at, address, ports } = host
-  const record: HostRecord = { schema: 1, id, name, created_at, address, ports }
+  const record: HostRecord = { schema: 1, id, name, created_at, address, ports, build: theirs }
   if (host.boot) record.boot = { id: host.boot.id, store: deps.store.id }
-  await commit(deps, [], [put(hostKind, host.id, record)])
+  // Hosts of other releases may have started meanwhile, or the level may have been raised.
+  await againOnConflict(TRIES, async () => {
+    const now = await refuseBuild()
+    await commit(deps, [unchanged(now)], [put(hostKind, host.id, record), put(clusterKind, CLUSTER, now.value)])
+  })
   deps.log(`the host ${host.name} (${host.address}) has joined; ${settled.records.length} records came with it`)
   const made = await certify(await authorities(), { id: host.id, address: host.address }, now_ms)
   const etcd = given()
@@ -143,14 +152,16 @@ export async function endToken(deps: Deps, host: string): Promise<void> {
 
 const write = (r: Raw): Write => put({ name: r.kind }, r.id, r.value)
 
-function readRequest(body: unknown): JoinRequest {
+function readRequest(body: unknown, own: string): JoinRequest {
   const r = body as Partial<JoinRequest> | null
   const text = (v: unknown, most: number) => typeof v === 'string' && v.length > 0 && v.length <= most
   const port = (v: unknown) => Number.isInteger(v) && (v as number) > 0 && (v as number) < 65_536
+  const isLevel = (v: unknown) => Number.isInteger(v) && (v as number) > 0
   const h = r?.host
   const ok =
     r?.version === 1 &&
     text(r.wadah, 60) &&
+    (r.levels === undefined || (isLevel(r.levels?.oldest) && isLevel(r.levels.newest))) &&
     typeof r.now_ms === 'number' &&
     Number.isInteger(r.uids?.base) &&
     Number.isInteger(r.uids?.count) &&
@@ -171,6 +182,9 @@ function readRequest(body: unknown): JoinRequest {
     port(h.ports?.etcd_peer) &&
     Array.isArray(r.records) &&
     r.records.every((x) => text(x?.kind, 60) && text(x?.id, 400) && typeof x.value === 'object' && x.value !== null)
-  if (!ok) throw fail('malformed', 'This is no request to join that this release understands.')
+  if (!ok) {
+    const sender = text(r?.wadah, 60) ? `wadahd ${r?.wadah}` : 'no wadahd that says its version'
+    throw fail('malformed', `This is no request to join that wadahd ${own} understands; it is from ${sender}.`)
+  }
   return r as JoinRequest
 }

@@ -5,11 +5,12 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { fail, toFault, WadahError } from '@wadah/api/fault'
+import { CLOCK_REMEDY } from '@wadah/cluster/members/way'
 import type { Certificates } from '../cluster/identity.ts'
 import { answerRaw, problem } from '../http/problems.ts'
 import { Sources } from '../http/sources.ts'
 import { overPeer } from '../http/types.ts'
-import { textOf } from './client.ts'
+import { isUntimely, textOf } from './client.ts'
 
 export type PeerHandlers = {
   /** Without a certificate: whether any host may come with this secret. Said before more is read. @throws WadahError */
@@ -185,10 +186,7 @@ export class PeerServer {
           this.#joining -= 1
         }
       }
-      if (host === undefined)
-        throw fail('unauthenticated', 'Only hosts of this cluster come in here.', {
-          remedy: 'wadah cluster join TOKEN',
-        })
+      if (host === undefined) throw strange(socket)
       const asked = path.startsWith('/peer/') ? this.#handlers.asked[path] : undefined
       if (asked) return send(response, 200, await asked(await body(ASKED_BYTES, ASKED_BODY_MS), host))
       if (!path.startsWith('/v1/')) throw fail('not_found', `There is nothing at ${path.slice(0, 200)}.`)
@@ -204,7 +202,7 @@ export class PeerServer {
 
   async #upgrade(request: IncomingMessage, socket: Duplex): Promise<void> {
     const host = this.#peer(request.socket as TLSSocket)
-    if (host === undefined) throw fail('unauthenticated', 'Only hosts of this cluster come in here.')
+    if (host === undefined) throw strange(request.socket as TLSSocket)
     const { pathname, searchParams } = new URL(request.url ?? '/', 'https://peer')
     const opened = this.#handlers.opened[pathname]
     if (!opened) throw fail('not_found', `There is nothing at ${pathname.slice(0, 200)}.`)
@@ -230,6 +228,17 @@ async function bodyOf(request: IncomingMessage, most: number, time_ms: number): 
   } finally {
     clearTimeout(timer)
   }
+}
+
+/** Whoever shows no certificate of a host that is of the cluster now. */
+function strange(socket: TLSSocket): WadahError {
+  if (isUntimely(socket.authorizationError))
+    return fail(
+      'unauthenticated',
+      `The certificate of the host that asks does not hold at this time (here it is ${new Date().toUTCString()}): one of the two clocks is wrong.`,
+      { remedy: CLOCK_REMEDY },
+    )
+  return fail('unauthenticated', 'Only hosts of this cluster come in here.', { remedy: 'wadah cluster join TOKEN' })
 }
 
 /** Whether a host of that name is of the cluster now is another question. */

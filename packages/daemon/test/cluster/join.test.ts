@@ -5,7 +5,7 @@ import { beforeAll, expect, onTestFinished, test } from 'vitest'
 import type { Certificates } from '../../src/cluster/identity.ts'
 import { ask, type JoinRequest, pinned } from '../../src/cluster/join.ts'
 import { fingerprintOf } from '../../src/cluster/pki.ts'
-import { A, type Authorities, authorities, B, certificatesOf } from './kit.ts'
+import { A, type Authorities, authorities, B, certificatesOf, YEAR_MS } from './kit.ts'
 
 let by: Authorities
 let evil: Authorities
@@ -142,4 +142,21 @@ test('a host that does not reach the store leaves the decision to the next; nons
   expect(await ask(token('127.0.0.1:1', cut.address, good.address), REQUEST)).toMatchObject({ cluster: 'c' })
   const mad = await serve({ as: host, authority: by.hosts.cert, answer: () => ({ status: 500, body: '<html>' }) })
   await expect(ask(token(mad.address), REQUEST)).rejects.toMatchObject({ fault: { code: 'unreachable' } })
+})
+
+test.each([
+  ['has ended', -YEAR_MS],
+  ['holds only later', YEAR_MS],
+])('a certificate that %s by our clock is told as a clock, with what the other one says', async (_what, off_ms) => {
+  const untimely = await certificatesOf(by, A, '127.0.0.1', Date.now() + off_ms)
+  const { address, seen } = await serve({ as: untimely, authority: by.hosts.cert })
+  await expect(ask(token(address), REQUEST)).rejects.toMatchObject({
+    fault: {
+      code: 'wrong_state',
+      effect: 'none',
+      detail: expect.stringMatching(/By this host's clock it is .* says: .* one of the two clocks is wrong/),
+      remedy: expect.stringContaining('timedatectl set-ntp true'),
+    },
+  })
+  expect(seen).toEqual([])
 })

@@ -13,8 +13,15 @@ export async function authorities() {
 }
 export type Authorities = Awaited<ReturnType<typeof authorities>>
 
-export const certificatesOf = (by: Authorities, host: string, address = '127.0.0.1'): Promise<Certificates> =>
-  certify(by, { id: host, address }, Date.now())
+/** `at_ms`: when they were made. */
+export const certificatesOf = (
+  by: Authorities,
+  host: string,
+  address = '127.0.0.1',
+  at_ms = Date.now(),
+): Promise<Certificates> => certify(by, { id: host, address }, at_ms)
+/** Certificates of so long ago, or of so far ahead, do not hold now. */
+export const YEAR_MS = 365 * 86_400_000
 
 export async function freePort(): Promise<number> {
   const server = createServer()

@@ -53,7 +53,8 @@ async function cluster(...more: Write[]) {
     put(clusterKind, CLUSTER, { schema: 1, id: 'c', created_at: '', level: 1 }),
     put(joinTokenKind, token.id, token as never),
   ]
-  await store.txn([], [...first, ...more], 'ground')
+  await store.txn([], first, 'ground')
+  if (more.length > 0) await store.txn([], more, 'more')
   const view = await CachedView.open(store, { clock: systemClock })
   onTestFinished(async () => {
     await view.close()
@@ -70,7 +71,7 @@ async function cluster(...more: Write[]) {
     admitHost(
       {
         deps,
-        version: '0.1.0',
+        build: { version: '0.1.0', oldest: 1, newest: 1 },
         authorities: async () => by,
         endpoints: () => ['192.0.2.1:7445'],
         given: () => given,
@@ -98,7 +99,7 @@ test('a host is let in as what it is, and is nothing that it says of itself beyo
   const { view, admit } = await cluster()
   const host = { ...hostOf(B, 2), member: true, maintenance: true, drained: [{ vm: 'x', to: 'y' }], evil: 1 }
   const answer = await admit(request({ host }))
-  expect(view.get(hostKind, B)?.value).toEqual(hostOf(B, 2))
+  expect(view.get(hostKind, B)?.value).toEqual({ ...hostOf(B, 2), build: { version: '0.1.0', oldest: 1, newest: 1 } })
   const shown = new X509Certificate(answer.certificates.host.cert)
   expect(shown.subjectAltName).toBe(`DNS:${B}, IP Address:192.0.2.2`)
 })
@@ -170,4 +171,47 @@ test('where the etcd is given, a host gets what it shows there, and no key of a 
   expect(etcd).toEqual({ prefix: '/theirs' })
   expect(certificates).toMatchObject({ etcd_ca: 'their authority', etcd_client: { key: 'k', cert: 'c' } })
   expect(certificates.etcd_member).toBeUndefined()
+})
+
+const runs = (version: string, newest = 1) => ({ build: { version, oldest: 1, newest } })
+
+test('a release two from any host of the cluster is refused with both versions, and nothing is written', async () => {
+  const upgraded = put(hostKind, 'host-cccccccccc', { ...hostOf('host-cccccccccc', 3), ...runs('0.2.0') })
+  const { admit, store } = await cluster(put(hostKind, A, { ...hostOf(A, 1), ...runs('0.1.0') }), upgraded)
+  const before = await store.current()
+  const refused = admit(request({ wadah: '0.3.0', levels: { oldest: 1, newest: 1 }, records: vm('vm-aaaaaaaaaa', B) }))
+  await expect(refused).rejects.toMatchObject({
+    fault: {
+      code: 'wrong_state',
+      effect: 'none',
+      detail: 'h2 has wadahd 0.3.0, and h1 0.1.0: hosts of one cluster may be one release apart, not more.',
+      remedy: expect.stringMatching(/install wadahd 0\.1 or 0\.2 on h2.*the token still holds/),
+    },
+  })
+  expect(await store.current()).toBe(before)
+  expect(await code(admit(request({ wadah: '0.2.0' })))).toBe('let in')
+})
+
+test('a host that does not know the level of the records is refused; one that says none knows the first', async () => {
+  const level = (n: number) => put(clusterKind, CLUSTER, { schema: 1, id: 'c', created_at: '', level: n })
+  const second = await cluster(level(2))
+  expect(await code(second.admit(request()))).toBe('wrong_state')
+  expect(await code(second.admit(request({ levels: { oldest: 2, newest: 3 } })))).toBe('let in')
+  expect(second.view.get(hostKind, B)?.value.build).toEqual({ version: '0.1.0', oldest: 2, newest: 3 })
+  const first = await cluster(level(1))
+  expect(await code(first.admit(request({ levels: { oldest: 2, newest: 2 } })))).toBe('wrong_state')
+  expect(await code(first.admit(request({ levels: { oldest: 'x', newest: 2 } as never })))).toBe('malformed')
+  expect(await code(first.admit(request()))).toBe('let in')
+})
+
+test('a clock that is five minutes off is named with the remedy, whichever way', async () => {
+  const { admit, view } = await cluster()
+  for (const [off_ms, words] of [
+    [300_000, '5 min ahead of that of h1'],
+    [-300_000, '5 min behind that of h1'],
+  ] as const)
+    await expect(admit(request({ now_ms: Date.now() + off_ms }))).rejects.toMatchObject({
+      fault: { detail: `The clock of h2 is ${words}.`, remedy: expect.stringContaining('timedatectl set-ntp true') },
+    })
+  expect(view.list(hostKind)).toHaveLength(1)
 })

@@ -10,9 +10,10 @@ import { beforeAll, expect, onTestFinished, test } from 'vitest'
 import type { Certificates } from '../../src/cluster/identity.ts'
 import { LENGTH_HEADER, PeerClient, peerFault } from '../../src/peers/client.ts'
 import { passSubject } from '../../src/http/passed.ts'
+import { bodyText } from '../../src/http/types.ts'
 import { passOnTo } from '../../src/peers/forward.ts'
 import { type PeerHandlers, PeerServer, upgraded } from '../../src/peers/listen.ts'
-import { A, type Authorities, authorities, B, certificatesOf, freePort } from '../cluster/kit.ts'
+import { A, type Authorities, authorities, B, certificatesOf, freePort, YEAR_MS } from '../cluster/kit.ts'
 
 const C = 'host-cccccccccc'
 let by: Authorities
@@ -124,6 +125,17 @@ test.each([
     headers: { connection: 'Upgrade', upgrade: 'wadah' },
   })
   expect(opened.status).toBe(401)
+})
+
+test('a connection that is used again gathers nothing', async () => {
+  const { port } = await serve()
+  const warned: string[] = []
+  const warn = (warning: Error) => void warned.push(warning.message)
+  process.on('warning', warn)
+  onTestFinished(() => void process.off('warning', warn))
+  const asks = client(() => b, port)
+  for (let i = 0; i < 15; i++) await asks.ask(A, '/peer/v1/echo', { i })
+  expect(warned).toEqual([])
 })
 
 test('who answers at the address must have the certificate of that very host', async () => {
@@ -260,6 +272,66 @@ test('of what another host refuses with only a fault is taken over', () => {
   })
   for (const text of ['', 'null', '{}', '{"code":"toString","detail":"x"}', '<html>'])
     expect(peerFault(text).fault).toMatchObject({ code: 'unavailable' })
+})
+
+test('what only a newer release refuses with is told in its own words', () => {
+  const text = JSON.stringify({ code: 'too_new', detail: 'In words.', remedy: 'do this', effect: 'none' })
+  expect(peerFault(text).fault).toMatchObject({
+    code: 'unavailable',
+    detail: 'In words.',
+    remedy: 'do this',
+    effect: 'none',
+  })
+})
+
+test.each([
+  ['has ended', -YEAR_MS],
+  ['holds only later', YEAR_MS],
+])('a certificate that %s is told as a clock that is wrong, on both sides', async (_what, off_ms) => {
+  const { port } = await serve()
+  const [mine, theirs] = await Promise.all([B, A].map((h) => certificatesOf(by, h, '127.0.0.1', Date.now() + off_ms)))
+  const asked = client(() => mine as Certificates, port).ask(A, '/peer/v1/echo', {})
+  await expect(asked).rejects.toMatchObject({
+    fault: { code: 'unauthenticated', detail: expect.stringContaining('one of the two clocks is wrong') },
+  })
+  const other = await freePort()
+  const server = new PeerServer(theirs as Certificates, {} as PeerHandlers)
+  await server.listen('127.0.0.1', other)
+  onTestFinished(() => server.close())
+  await expect(client(() => b, other).ask(A, '/peer/v1/echo', {})).rejects.toMatchObject({
+    fault: {
+      code: 'wrong_state',
+      detail: expect.stringContaining('one of the two clocks is wrong'),
+      remedy: expect.stringContaining('chrony'),
+    },
+  })
+})
+
+test('a body is passed on as it came: what this release filled in an older one may not know', async () => {
+  const seen: string[] = []
+  const { port } = await serve({
+    api: async (request, response) => {
+      let text = ''
+      for await (const part of request) text += String(part)
+      seen.push(text)
+      response.end('{}')
+    },
+  })
+  const pass = passOnTo(
+    client(() => b, port),
+    B,
+    () => A,
+  )
+  const post = async (came: string | undefined, body: unknown) => {
+    const raw = { socket: {} }
+    if (came !== undefined) bodyText.set(raw, came)
+    const reply = { raw: new PassThrough(), code: () => reply, header: () => reply, send: (s: Readable) => s.resume() }
+    const request = { raw, headers: {}, method: 'POST', url: '/v1/vms', body }
+    await pass({ id: 'vms.start' } as never, request as never, reply as never)
+  }
+  await post('{"name":"web"}', { name: 'web', filled_in: true })
+  await post(undefined, { filled_in: true })
+  expect(seen).toEqual(['{"name":"web"}', '{}'])
 })
 
 test('who asks is said by the host that passes a request on, never by its client', async () => {

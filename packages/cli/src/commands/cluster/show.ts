@@ -17,6 +17,7 @@ export const show: Register = (group, cli) => {
         ['id', c.id],
         [t('cluster.store'), c.store.given ? t('cluster.given', { prefix: c.store.given.prefix }) : c.store.kind],
         [t('cluster.client_until'), c.store.given?.client_until],
+        [t('cluster.level'), String(c.level)],
       ])
       out.line()
       await hostTable(cli, c)

@@ -3,7 +3,7 @@ import type { Cluster, ClusterHost } from '@wadah/api/schema/cluster'
 import type { Cli } from '../../cli.ts'
 import type { Cell } from '../../out/output.ts'
 import type { Register } from '../../program.ts'
-import { formatBytes } from '../../text/format.ts'
+import { formatBytes, formatTook } from '../../text/format.ts'
 
 export const list: Register = (group, cli) => {
   group
@@ -35,6 +35,18 @@ export async function hostTable({ out, t }: Cli, cluster: Cluster): Promise<void
       h.version ?? '',
     ]),
   )
+  const here = cluster.hosts.find((h) => h.id === cluster.this_host)?.name ?? cluster.this_host
+  for (const { name, clock_off_ms: off_ms } of cluster.hosts)
+    if (off_ms !== undefined)
+      out.warn(
+        t(off_ms > 0 ? 'cluster.clock_ahead' : 'cluster.clock_behind', {
+          host: name,
+          here,
+          span: formatTook(Math.abs(off_ms)),
+        }),
+      )
+  const versions = [...new Set(cluster.hosts.flatMap((h) => h.version ?? []))].toSorted()
+  if (versions.length > 1) out.note(t('cluster.mixed', { list: versions.join(', ') }))
 }
 
 const STYLES = { up: 'green', down: 'red', maintenance: 'yellow' } as const
