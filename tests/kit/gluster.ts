@@ -30,24 +30,32 @@ export async function startGluster(): Promise<void> {
     glusterd --pid-file=${folder}/glusterd.pid --log-file=${folder}/log/glusterd.log
     until gluster --mode=script pool list >/dev/null 2>&1; do sleep 0.2; done
     gluster --mode=script volume create disks ${address()}:${folder}/brick force
-    # As Gluster's own group "virt" for disks of VMs, and more: its clients hold no content that another may have changed.
-    for cache in quick-read read-ahead io-cache stat-prefetch open-behind write-behind; do
-      gluster --mode=script volume set disks performance.$cache off
-    done
     gluster --mode=script volume start disks`
   const inside = ['unshare', '--mount', '--propagation', 'private', '--', 'sh', '-c', script]
   await ok(run('nsenter', [`--net=${namespace(1)}`, '--', 'timeout', '60', ...inside]))
 }
 
+/** A cache of the clients' own (`stat-prefetch`, `io-cache` …), all of them on by default. Clients hear of it and change what they do at once. */
+export async function setCache(name: string, value: 'on' | 'off'): Promise<void> {
+  const pid = readFileSync(`${folder}/glusterd.pid`, 'utf8').trim()
+  const words = ['gluster', '--mode=script', 'volume', 'set', 'disks', `performance.${name}`, value]
+  await ok(run('nsenter', [`--net=${namespace(1)}`, `--mount=/proc/${pid}/ns/mnt`, '--', ...words]))
+}
+
 /**
  * The daemon of each host is started again with mounts of its own: the GlusterFS where all hosts have their common folder, and in it, at
  * `apart`, a file system that is each host's alone. What the lab starts from now on is started so.
+ * @param options of the mount, besides
  */
-export async function mountOnHosts(hosts: readonly number[], start: (i: number) => Promise<unknown>): Promise<void> {
+export async function mountOnHosts(
+  hosts: readonly number[],
+  start: (i: number) => Promise<unknown>,
+  options = '',
+): Promise<void> {
   const program = `${folder}/wadahd`
   const script = `
     set -e
-    mount -t glusterfs -o log-file=${folder}/log/client-$$.log ${address()}:/disks ${SHARED}
+    mount -t glusterfs -o log-file=${folder}/log/client-$$.log${options && `,${options}`} ${address()}:/disks ${SHARED}
     mkdir -p ${SHARED}/apart
     mount -t tmpfs -o mode=0755,size=16m wadah-test ${SHARED}/apart
     exec ${wadahd} "$@"`

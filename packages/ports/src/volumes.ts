@@ -12,7 +12,9 @@ export type VolumeDefinition = {
 export type Progress = (done_bytes: number, total_bytes: number) => void
 export type VolumeWork = { signal: AbortSignal; progress?: Progress; log?: (line: string) => void }
 
-/** Every call is idempotent: done twice is done once. Paths are made here from ids alone. */
+/** What is read of a file: how many blocks it has by what QEMU is told, the texts of those asked for ('' beyond its end), and what is mounted there. */
+export type TrialLook = { length: number; kept: string[]; anew: string[]; mounted: string }
+
 /** Marks in a pool's own folder, and the locks that QEMU takes: to find out whether several hosts mean the same pool. */
 export interface SharedPools {
   mark(pool: PoolDefinition, name: string, text: string): Promise<void>
@@ -22,8 +24,15 @@ export interface SharedPools {
   hold(pool: PoolDefinition, name: string): Promise<() => Promise<void>>
   /** Whether nobody, on whatever host, holds a lock on it. */
   isFree(pool: PoolDefinition, name: string): Promise<boolean>
+  /** Writes a text into blocks of a mark's file, as QEMU writes a disk that it flushes: in place, or beyond its end. */
+  writeBlocks(pool: PoolDefinition, name: string, blocks: readonly number[], text: string): Promise<void>
+  /** Reads them as QEMU does: `kept` by who has had the file open since the first look, for a minute at most; `anew` by who opens it now. */
+  look(pool: PoolDefinition, name: string, blocks: readonly number[]): Promise<TrialLook>
+  /** Closes what `look` keeps open. */
+  letGo(pool: PoolDefinition, name: string): Promise<void>
 }
 
+/** Every call is idempotent: done twice is done once. Paths are made here from ids alone. */
 export interface Volumes {
   readonly shared: SharedPools
   /** Whether a folder may become a pool: an existing folder inside an allowed one, no link in the way, writable. Makes what the pool needs inside. */

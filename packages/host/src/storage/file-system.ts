@@ -41,3 +41,22 @@ export async function room(path: string): Promise<{ capacity_bytes: number; free
     file_system: fileSystemName(s.type),
   }
 }
+
+/**
+ * Pure: what is mounted where a path lies, as the kernel calls it (`fuse.glusterfs`, `nfs4`), from /proc/self/mountinfo; '' where nothing is.
+ * Of two mounts at one place the later one is seen.
+ */
+export function mountedAt(mountinfo: string, path: string): string {
+  let found = { at: '', type: '' }
+  for (const line of mountinfo.split('\n')) {
+    const [, , , , where, ...rest] = line.split(' ')
+    const type = rest[rest.indexOf('-') + 1]
+    if (where === undefined || type === undefined) continue
+    const at = where.replaceAll(/\\([0-7]{3})/g, (_all, digits: string) =>
+      String.fromCharCode(Number.parseInt(digits, 8)),
+    )
+    const inside = path === at || path.startsWith(at.endsWith('/') ? at : `${at}/`)
+    if (inside && at.length >= found.at.length) found = { at, type }
+  }
+  return found.type
+}

@@ -1,6 +1,6 @@
 /**
- * Whether a folder is really the same one on several hosts, and whether locks taken on one are seen on another: QEMU guards disks by
- * them (`file.locking`), and there are file systems on which they only seem to work.
+ * Whether a folder is really the same one on several hosts, whether locks taken on one are seen on another (QEMU guards disks by
+ * them, `file.locking`, and there are file systems on which they only seem to work), and whether what one writes the other reads (trial.ts).
  */
 import { randomBytes } from 'node:crypto'
 import { spawn } from 'node:child_process'
@@ -12,6 +12,7 @@ import type { PoolDefinition, SharedPools } from '@wadah/ports/volumes'
 import { errno, syncDir } from '../system/files.ts'
 import { missingProgram, run } from '../system/run.ts'
 import { folders, prepareFolders } from './pool-folder.ts'
+import { trialFiles } from './trial.ts'
 
 const lockOf = (mark: string) => `${mark}.lock`
 const NAME = /^[a-z0-9-]{1,60}$/
@@ -26,6 +27,8 @@ export function sharedPools(allowedDirs: readonly string[], uid: number): Shared
     return join(folders(pool).root, `.mark-${name}`)
   }
   return {
+    ...trialFiles(file),
+
     async mark(pool, name, text) {
       await prepareFolders(pool, allowedDirs, uid)
       const to = file(pool, name)

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { admit, human } from '@wadah/api/admit'
-import { fileSystemName } from '@wadah/host/storage/file-system'
+import { fileSystemName, mountedAt } from '@wadah/host/storage/file-system'
 import { coalesce, keyed } from '@wadah/host/storage/order'
 import { fileName, parseFileName } from '@wadah/host/storage/pool-folder'
 import { convertArgv, percentOf, sourceNode } from '@wadah/host/storage/qemu-img'
@@ -163,4 +163,25 @@ describe('order', () => {
     const [a, b, c] = await Promise.allSettled([sync('d'), sync('d'), sync('d')])
     expect([a?.status, b?.status, c?.status]).toEqual(['rejected', 'fulfilled', 'fulfilled'])
   })
+})
+
+describe('what is mounted where a path lies', () => {
+  const mountinfo = [
+    '25 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw',
+    '31 25 0:27 / /srv rw shared:5 master:2 - tmpfs tmpfs rw',
+    '32 31 0:50 / /srv/common rw,relatime - fuse.glusterfs 192.0.2.1:/disks rw,user_id=0',
+    '33 31 0:51 / /srv/with\\040space rw - nfs4 server:/x rw,vers=4.2',
+    '34 31 0:52 / /srv/twice rw - nfs server:/x rw',
+    '35 31 0:53 / /srv/twice rw - xfs /dev/vdb rw',
+    'not a line',
+  ].join('\n')
+  test.each([
+    ['/srv/common/wadah/volumes', 'fuse.glusterfs'],
+    ['/srv/common', 'fuse.glusterfs'],
+    ['/srv/commonplace', 'tmpfs'],
+    ['/srv/with space/a', 'nfs4'],
+    ['/srv/twice/a', 'xfs'],
+    ['/home', 'ext4'],
+  ])('%s: %s', (path, type) => expect(mountedAt(mountinfo, path)).toBe(type))
+  test('nothing known, nothing said', () => expect(mountedAt('', '/srv')).toBe(''))
 })

@@ -379,6 +379,34 @@ describe('pools', () => {
     await expect(volumes.create(pool, v, work)).rejects.toMatchObject({ fault: { code: 'unavailable' } })
   })
 
+  test.each([
+    ['past the page cache', true],
+    ['through it', false],
+  ])('blocks of a shared file, %s: read by who has it open, and by who opens it', async (_how, direct_io) => {
+    const { shared } = volumes
+    const where = { ...pool, direct_io }
+    await expect(shared.writeBlocks(where, 'trial', [0], 'one')).rejects.toMatchObject({
+      fault: { code: 'tool_failed' },
+    })
+    await shared.mark(where, 'trial', '')
+    await shared.writeBlocks(where, 'trial', [0, 2], 'one')
+    const seen = await shared.look(where, 'trial', [0, 1, 2, 3])
+    const texts = ['one', '\0'.repeat(4096), 'one', '']
+    expect(seen).toEqual({ length: 3, kept: texts, anew: texts, mounted: expect.stringMatching(/./) })
+    await shared.writeBlocks(where, 'trial', [0], 'two')
+    expect(await shared.look(where, 'trial', [0, 2])).toMatchObject({ kept: ['two', 'one'], anew: ['two', 'one'] })
+    // Another file of the name: what was open is the old one, until it is let go of.
+    await shared.unmark(where, 'trial')
+    await shared.mark(where, 'trial', '')
+    await shared.writeBlocks(where, 'trial', [0], 'three')
+    expect(await shared.look(where, 'trial', [0])).toMatchObject({ length: 1, kept: ['two'], anew: ['three'] })
+    await shared.letGo(where, 'trial')
+    await shared.letGo(where, 'trial')
+    expect(await shared.look(where, 'trial', [0])).toMatchObject({ kept: ['three'] })
+    await shared.letGo(where, 'trial')
+    await shared.unmark(where, 'trial')
+  })
+
   test('only a real folder inside an allowed one, that nobody else can swap', async () => {
     await refused('/etc', 'forbidden', 'outside')
     await refused(`${dir}/../etc`, 'invalid', 'without ".."')
