@@ -15,7 +15,7 @@ const sh = async (vm: string, script: string) =>
   (await ok(at(1, 'vm', 'exec', vm, '--', '/bin/sh', '-c', script))).trim()
 const to = (i: number) => ['--to', `${LAB}${i}`]
 const SUM = 'echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M count=32 2>/dev/null | md5sum'
-const SLOW = ['--bandwidth', '2']
+const SLOW = ['--bandwidth', '1']
 
 /** By host: its pool, and what lies beside it. */
 let path: [string, string]
@@ -110,8 +110,9 @@ test('it goes with its disk, is told how far it is, and starts there with what i
 }, 240_000)
 
 test('while it is on its way it is busy; given up, it is here as it was', async () => {
+  writeFileSync(join(points, 'bring-copy.stop'), '')
   const moving = at(1, 'vm', 'migrate', 'sleeper', ...to(2), ...SLOW)
-  await until('the copying', () => its(2).some((f) => f.startsWith('tmp/')))
+  await until('the copying', () => its(2).length > 0 && existsSync(join(points, 'bring-copy.here')))
   for (const what of [
     ['vm', 'start', 'sleeper'],
     ['vm', 'migrate', 'sleeper', ...to(2)],
@@ -121,7 +122,10 @@ test('while it is on its way it is busy; given up, it is here as it was', async 
     expect([code, err]).toEqual([expect.any(Number), expect.stringContaining('wadah job wait job-')])
     expect(code).not.toBe(0)
   }
-  await ok(at(2, 'job', 'cancel', (await jobOf('sleeper'))?.id ?? ''))
+  const cancelled = ok(at(2, 'job', 'cancel', (await jobOf('sleeper'))?.id ?? ''))
+  await until('the cancel', async () => (await jobOf('sleeper'))?.state !== 'running')
+  for (const file of readdirSync(points)) rmSync(join(points, file))
+  await cancelled
   expect((await moving).code).not.toBe(0)
   expect(await nothingOn(2, 'sleeper')).toBe(true)
   expect((await show('sleeper')).placement).not.toHaveProperty('handover')

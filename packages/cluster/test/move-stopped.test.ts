@@ -47,7 +47,15 @@ const params: MigrateParams = {
   state: true,
 }
 
-type Two = World<Deps> & { worlds: [FakeWorld, FakeWorld]; views: [CachedView, CachedView]; wires: Wire[]; b: Deps }
+/** What the target answers, by path. */
+type Asked = Record<string, (body: unknown) => Promise<unknown>>
+type Two = World<Deps> & {
+  worlds: [FakeWorld, FakeWorld]
+  views: [CachedView, CachedView]
+  wires: Wire[]
+  b: Deps
+  asked: Asked
+}
 
 async function two(store: Store, { spec = {} } = {}): Promise<Two> {
   const worlds: [FakeWorld, FakeWorld] = [new FakeWorld(), new FakeWorld()]
@@ -103,7 +111,7 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
   const ending = new AbortController()
   const bringings = new Bringings(b, ending.signal)
   const wires: Wire[] = []
-  const asked: Record<string, (body: unknown) => Promise<unknown>> = {
+  const asked: Asked = {
     [WAY_PATH]: async (body) => answerWay(b, body),
     [BROUGHT_PATH]: (body) => answerBrought(b, body),
     [LEFTOVERS_PATH]: () => sweepMoves(b),
@@ -134,6 +142,7 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
     worlds,
     views,
     wires,
+    asked,
     snapshot: () => worlds.map((w) => w.snapshot()),
     async close() {
       ending.abort()
@@ -216,6 +225,8 @@ describe('one that is on its way', () => {
     const t = await begun()
     const held = Promise.withResolvers<void>()
     t.worlds[1].copying = held.promise
+    // By itself, also when nobody asks for it.
+    delete t.asked[LEFTOVERS_PATH]
     const moving = t.run()
     await expect.poll(() => t.worlds[0].served.size).toBe(1)
     await expect.poll(() => t.worlds[1].states.size).toBe(1)

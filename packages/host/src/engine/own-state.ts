@@ -1,6 +1,7 @@
 /** What is a machine's own beside its disks (UEFI variables, the TPM), as it goes to another host while the machine does not run. */
 import { constants } from 'node:fs'
 import { lchown, mkdir, open, readdir, rename } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import { createExclusive, ignoreMissing, openRegular, syncDir } from '../system/files.ts'
 import type { VmDirectory } from './directory.ts'
@@ -45,7 +46,7 @@ export async function writeOwnState(
   await directory.makeState(uid)
   await writeFirmwareState(directory, variables, uid)
   if (tpm.length > 0) await writeTpmState(directory, tpm, uid)
-  for (const folder of [directory.state, directory.root]) await syncDir(folder)
+  for (const folder of [directory.state, directory.root, dirname(directory.root)]) await syncDir(folder)
 }
 
 /** Its folder was the VM's own user's to change: no link is followed, and only what is that user's is read. */
