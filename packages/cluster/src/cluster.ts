@@ -42,6 +42,7 @@ import { Transfers, sweepImports } from './transfers.ts'
 import { DEFAULT_POOL } from './storage/find-pool.ts'
 import { DEFAULT_NETWORK } from './vms/create.ts'
 import { arrivals, sweepArrivals } from './vms/arrive.ts'
+import { Bringings } from './vms/bring-in.ts'
 import { migrateVm } from './vms/migrate.ts'
 import { Arrivals } from './migration/target.ts'
 import { keepAddresses } from './vms/addresses.ts'
@@ -83,6 +84,8 @@ export type Cluster = {
   deps: Deps
   /** Moves that come to this host. */
   arrivals: Arrivals
+  /** The same of stopped VMs. */
+  bringings: Bringings
   stop(): Promise<void>
 }
 
@@ -212,6 +215,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     engine,
     deps,
     arrivals: moves,
+    bringings: new Bringings(deps, ending.signal),
     async stop() {
       followed()
       unschedule()

@@ -3,6 +3,7 @@ import { WadahError, fail, fault, toFault } from '@wadah/api/fault'
 import type { FaultCode } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
 import type { Machine } from '@wadah/ports/machine'
+import type { ByteStream } from '@wadah/ports/volumes'
 import type { CachedView } from '@wadah/store/cache'
 import type { Clock } from '@wadah/store/clock'
 import { StoreError } from '@wadah/store/errors'
@@ -41,8 +42,14 @@ export type Deps = {
   syncNetworks: () => Promise<void>
   /** In a cluster: a question to another host, by path. */
   askHost?: <T>(host: string, path: string, body: unknown, timeout_ms: number) => Promise<T>
-  /** In a cluster: a stream to another host for a move. */
-  moves?: { open(host: string, signal: AbortSignal): Promise<MessageLink> }
+  /** In a cluster: streams to another host for a move. */
+  moves?: {
+    open(host: string, signal: AbortSignal): Promise<MessageLink>
+    /** Of a stopped VM. */
+    bring(host: string, signal: AbortSignal): Promise<MessageLink>
+    /** A volume of that VM: connects the stream with who waits for it there. Resolves when it has ended, whyever. */
+    carry(host: string, what: { job: string; volume: string }, stream: ByteStream, signal: AbortSignal): Promise<void>
+  }
   /** In a cluster: gets the files of an image that another host has. */
   haveImage?: (image: string) => Promise<void>
   /** Jobs of VMs that jobs of the host ask for; there once the services are. */

@@ -13,6 +13,8 @@ import { MIGRATE_PATH, type MoveAsked } from '@wadah/cluster/host/drain'
 import { answerFacts, FACTS_PATH } from '@wadah/cluster/storage/pool-facts'
 import { answerUsed, USED_PATH } from '@wadah/cluster/storage/rooms'
 import { answerWay, WAY_PATH } from '@wadah/cluster/members/way'
+import { answerBrought } from '@wadah/cluster/vms/bring-in'
+import { BROUGHT_PATH } from '@wadah/cluster/vms/bring-out'
 import { LEFTOVERS_PATH, sweepMoves } from '@wadah/cluster/vms/local-disks'
 import { answerPool, POOL_PATH } from '@wadah/cluster/storage/shared'
 import { networkDownKind, resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
@@ -113,7 +115,9 @@ async function main(config: DaemonConfig): Promise<void> {
   const confined = process.getuid?.() === 0 ? config.uid_base + config.uid_count + 1 : null
   const confinement = new Confinement(confined, join(config.data, 'lent'))
   await confinement.recover()
-  const volumes = createVolumes({ allowedDirs: config.pool_dirs, confinement })
+  const sockets = join(config.data, 'nbd')
+  await rm(sockets, { recursive: true, force: true })
+  const volumes = createVolumes({ allowedDirs: config.pool_dirs, confinement, sockets })
   const machine = await HostMachine.open({
     dataDir: config.data,
     cgroup: config.instance === 'default' ? 'wadah' : `wadah-${config.instance}`,
@@ -233,6 +237,7 @@ async function main(config: DaemonConfig): Promise<void> {
         [WAY_PATH]: async (body) => answerWay(cluster.deps, body),
         [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
         [USED_PATH]: (body) => answerUsed(cluster.deps, body),
+        [BROUGHT_PATH]: (body) => answerBrought(cluster.deps, body),
         [LEFTOVERS_PATH]: async () => {
           await sweepMoves(cluster.deps)
           return {}
@@ -252,7 +257,7 @@ async function main(config: DaemonConfig): Promise<void> {
         },
       },
       opened: {
-        ...openedHere(cluster.deps, cluster.services.vms, cluster.arrivals),
+        ...openedHere(cluster.deps, cluster.services.vms, cluster),
         [PROGRESS_PATH]: progressHere(cluster.services.jobs, systemClock),
       },
       removed: () => end('this host was taken out of the cluster', () => runtime.leave()),

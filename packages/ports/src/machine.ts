@@ -12,7 +12,7 @@ import type { Images } from './images.ts'
 import type { Migration } from './migration.ts'
 import type { Snapshots } from './snapshots.ts'
 import type { Imports } from './imports.ts'
-import type { PoolDefinition, VolumeDefinition, Volumes } from './volumes.ts'
+import type { ByteStream, PoolDefinition, VolumeDefinition, Volumes } from './volumes.ts'
 import type { Identity, WarmState, WarmTemplates } from './warm.ts'
 
 /** All a machine needs to know to start a VM; resolved from records by the caller. */
@@ -251,6 +251,10 @@ export interface Machine {
   growDisk(vm: string, disk: string, to_bytes: number, signal: AbortSignal): Promise<void>
   /** What belongs to a VM beside its disks (UEFI variables) goes over to its clone. */
   copyState(from: string, to: string, uid: number): Promise<void>
+  /** The same and its TPM, of a VM that does not run, to go to another host: name → base64. */
+  readState(vm: string): Promise<Record<string, string>>
+  /** As it was read on another host, checked and flushed; what an earlier life of the VM left here goes. @throws WadahError `invalid` */
+  writeState(vm: string, state: Record<string, string>, uid: number): Promise<void>
   /** Makes limits hold for a VM that runs. */
   applyLimits(vm: string, spec: VmSpec): Promise<void>
   guest(vm: string): Guest
@@ -281,12 +285,7 @@ export interface Machine {
 /** `port`: of the serial ones, from 0 on; 0 unless said. */
 export type ConsoleTarget = { kind: 'serial' | 'vnc'; port?: number }
 
-export interface ConsoleStream {
-  readonly data: AsyncIterable<Uint8Array>
-  /** A promise when the other side does not take it at once: wait for it before the next write. */
-  write(data: Uint8Array): void | Promise<void>
-  close(): void
-}
+export type ConsoleStream = ByteStream
 
 export type HostFacts = Omit<Host, 'id' | 'name' | 'version' | 'promised_memory_mib'>
 export type HostOffers = Pick<HostFacts, 'accelerator' | 'qemu_version' | 'firmware' | 'tpm'>

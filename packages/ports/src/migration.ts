@@ -251,6 +251,13 @@ export type MoveMessage =
   | { type: 'resume'; version: number; job: string; vm: string }
   /** `lost`: post-copy; the QEMU that ran there ended before all of the memory had come. */
   | { type: 'resumed'; job: string; state: ArrivalState; run_ms?: number; lost?: true }
+  /** A stopped VM: what lies on its host alone is to be taken. First on a stream of its own. */
+  | { type: 'bring'; version: number; job: string; bring: BringOffer }
+  /** Target: it has room, and what is small; the disks may come, each over a stream of its own. */
+  | { type: 'ready'; job: string }
+  | { type: 'bringing'; job: string; volume: string; done_bytes: number; total_bytes: number }
+  /** Target: this volume is whole and on the disk; without one: all is. */
+  | { type: 'brought'; job: string; volume?: string }
 
 /** How far a target is. `waiting`: QEMU is there, `go` was not heard. `unknown`: nobody knows the job here, and no QEMU of the VM is here. */
 export type ArrivalState = 'waiting' | 'running' | 'committed' | 'undone' | 'unknown' | 'cannot-tell'
@@ -264,6 +271,18 @@ export type MoveOffer = {
   limits: MoveLimits
   facts: MoveFacts
   from: string
+}
+
+/** What a stopped VM has on its host alone. */
+export type BringOffer = {
+  vm: string
+  /** Of the placement that the target is to have. */
+  epoch: number
+  /** `bytes`: what each takes at the source, as far as that is known. */
+  disks: { volume: string; bytes: number }[]
+  /** The machine's own files (`Machine.readState`). */
+  state: Record<string, string>
+  bandwidth_bytes_per_s?: number
 }
 
 /** What was measured, kept with the job. */

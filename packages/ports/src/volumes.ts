@@ -11,6 +11,15 @@ export type VolumeDefinition = {
 }
 export type Progress = (done_bytes: number, total_bytes: number) => void
 export type VolumeWork = { signal: AbortSignal; progress?: Progress; log?: (line: string) => void }
+/** Bytes both ways. */
+export interface ByteStream {
+  readonly data: AsyncIterable<Uint8Array>
+  /** A promise when the other side does not take it at once: wait for it before the next write. */
+  write(data: Uint8Array): void | Promise<void>
+  close(): void
+}
+/** A disk that may be read over a stream. `ended`: nothing has it open any more; settles, never rejects, soon after `close`. */
+export type ServedVolume = ByteStream & { readonly ended: Promise<void> }
 
 /** What is read of a file: how many blocks it has by what QEMU is told, the texts of those asked for ('' beyond its end), and what is mounted there. */
 export type TrialLook = { length: number; kept: string[]; anew: string[]; mounted: string }
@@ -41,6 +50,18 @@ export interface Volumes {
   /** Takes away what openPool made, if it is empty. */
   closePool(pool: PoolDefinition): Promise<void>
   path(pool: PoolDefinition, volume: { id: string; format: 'qcow2' | 'raw' }): string
+  /** What a guest would read of it, with what it stands on, spoken as NBD over one stream. No QEMU may have it open. */
+  serve(pool: PoolDefinition, volume: VolumeDefinition, signal: AbortSignal): Promise<ServedVolume>
+  /**
+   * A volume that stands by itself, from what another host serves: whole or not at all, and flushed. What has its name already is never
+   * replaced. `bytes`: what is expected to be written; `no_room` at once where less is free.
+   */
+  receive(
+    pool: PoolDefinition,
+    volume: VolumeDefinition,
+    from: { stream: ByteStream; bytes: number; bytes_per_s?: number },
+    work: VolumeWork,
+  ): Promise<void>
   /** An empty volume. `no_room` when the file system is full. */
   create(pool: PoolDefinition, volume: VolumeDefinition, work: VolumeWork): Promise<void>
   /** `linked`: a qcow2 on top of `from`. `full`: a copy that stands by itself, flattened. `delta`: a copy of the topmost layer on the same base. The size may be larger than that of `from`. */

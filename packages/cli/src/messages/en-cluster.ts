@@ -92,7 +92,7 @@ export const cluster = {
   'lab.processes': 'PROCESSES',
   'opt.pool.shared': 'every host of the cluster has it at this path; tried on all of them',
   'opt.create.host': 'in a cluster: the host it is to run on',
-  'cmd.vm.migrate': 'move it to another host while it runs, and say what its guest felt of it',
+  'cmd.vm.migrate': 'move it to another host, running or stopped, and say what its guest felt of it',
   'opt.migrate.to': 'the host (the one with most room)',
   'opt.migrate.pool': 'where its local disks go (the pool of the same name there, its usual one, or the roomiest)',
   'opt.migrate.mode': 'how: {modes} (auto)',

@@ -96,7 +96,7 @@ export const cluster: Record<keyof typeof en, string> = {
   'lab.processes': 'PROSES',
   'opt.pool.shared': 'setiap host klaster memilikinya di jalur ini; dicoba di semuanya',
   'opt.create.host': 'dalam klaster: host tempat ia berjalan',
-  'cmd.vm.migrate': 'pindahkan ke host lain selagi berjalan, dan laporkan apa yang dirasakan tamunya',
+  'cmd.vm.migrate': 'pindahkan ke host lain, berjalan atau mati, dan laporkan apa yang dirasakan tamunya',
   'opt.migrate.to': 'host tujuan (yang paling lapang)',
   'opt.migrate.pool': 'ke mana disk lokalnya (pool bernama sama di sana, yang biasa, atau yang paling lapang)',
   'opt.migrate.mode': 'cara: {modes} (auto)',

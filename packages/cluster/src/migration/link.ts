@@ -24,6 +24,10 @@ const TYPES: ReadonlySet<string> = new Set<MoveMessage['type']>([
   'recover-at',
   'resume',
   'resumed',
+  'bring',
+  'ready',
+  'bringing',
+  'brought',
 ])
 /** An offer with a boot record of hundreds of devices has some tens of KiB. */
 const MAX_LINE = 4 * 1024 * 1024

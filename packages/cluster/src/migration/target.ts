@@ -419,7 +419,7 @@ export class MoveIn {
 }
 
 /** In the words of whoever asked: the other host's files are not theirs to see. */
-function refusalOf(error: unknown): Fault {
+export function refusalOf(error: unknown): Fault {
   const { code } = error as NodeJS.ErrnoException
   if (code !== 'ENOSPC' && code !== 'EDQUOT') return toFault(error)
   return fail('no_room', 'The file system of the host it was to go to is full.', {

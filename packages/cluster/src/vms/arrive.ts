@@ -3,31 +3,48 @@ import { fail } from '@wadah/api/fault'
 import type { MoveOffer } from '@wadah/ports/migration'
 import { put, type Rec, unchanged } from '@wadah/store/store'
 import { againOnConflict, caughtUp, commit, type Deps } from '../context.ts'
-import { claimKind, hasEnded, jobKind, type JobRecord } from '../jobs/record.ts'
+import { hasEnded, jobKind, type JobRecord } from '../jobs/record.ts'
 import type { Arrivals, MoveInPorts } from '../migration/target.ts'
-import { hostKind, placementKind, vmKind } from '../records.ts'
+import { hostKind, placementKind, type VmRecord, vmKind } from '../records.ts'
 import { launchRequest } from '../resolve.ts'
 import { filesReady } from './jobs.ts'
 import { recordNow } from './keeper.ts'
-import { arrivedDisks, makeRooms, roomsFor } from './local-disks.ts'
+import { arrivedDisks, isOursAtWork, makeRooms, roomsFor } from './local-disks.ts'
 import { checkRoomToRun } from './room.ts'
 
 const TRIES = 20
+
+/**
+ * The store says that this VM comes here by this job, with this epoch, and this host takes it.
+ * @throws WadahError `gone`, `not_owner`, `wrong_state`
+ */
+export async function comesHere(deps: Deps, job: string, id: string, epoch: number): Promise<VmRecord> {
+  await caughtUp(deps)
+  const vm = deps.view.get(vmKind, id)?.value
+  const placement = (await deps.store.get(placementKind, id))?.value
+  const host = deps.view.get(hostKind, deps.hostId)?.value
+  const { handover } = placement ?? {}
+  if (!vm || !placement) throw fail('gone', 'The VM is not there any more.')
+  if (handover?.to !== deps.hostId || handover.job !== job || handover.epoch !== epoch)
+    throw fail('not_owner', `The store does not say that "${vm.name}" comes here by this job.`)
+  if (host?.maintenance)
+    throw fail('wrong_state', `The host ${host.name} is in maintenance.`, { remedy: 'wadah host list' })
+  return vm
+}
+
+/** Whether this host carries out the job. */
+export async function isBy(deps: Deps, job: string, host: string): Promise<boolean> {
+  const by = (rec: Rec<JobRecord> | undefined) => rec?.value.executor.host === host
+  // What is seen already needs no store, which may be out of reach just when a source comes back.
+  return by(deps.view.get(jobKind, job)) || by(await deps.store.get(jobKind, job))
+}
 
 export function arrivals(deps: Deps): MoveInPorts {
   return {
     migration: deps.machine.migration,
     prepare: async (job: string, offer: MoveOffer, signal: AbortSignal) => {
-      await caughtUp(deps)
-      const vm = deps.view.get(vmKind, offer.vm)?.value
-      const placement = (await deps.store.get(placementKind, offer.vm))?.value
+      const vm = await comesHere(deps, job, offer.vm, offer.epoch)
       const host = deps.view.get(hostKind, deps.hostId)?.value
-      const { handover } = placement ?? {}
-      if (!vm || !placement) throw fail('gone', 'The VM is not there any more.')
-      if (handover?.to !== deps.hostId || handover.job !== job || handover.epoch !== offer.epoch)
-        throw fail('not_owner', `The store does not say that "${vm.name}" comes here by this job.`)
-      if (host?.maintenance)
-        throw fail('wrong_state', `The host ${host.name} is in maintenance.`, { remedy: 'wadah host list' })
       if (host?.address === undefined) throw fail('internal', 'this host has no address in the cluster')
       checkRoomToRun(deps, vm)
       await filesReady(deps, vm)
@@ -47,11 +64,7 @@ export function arrivals(deps: Deps): MoveInPorts {
       }
     },
 
-    isBy: async (job, host) => {
-      const by = (rec: Rec<JobRecord> | undefined) => rec?.value.executor.host === host
-      // What is seen already needs no store, which may be out of reach just when a source comes back.
-      return by(deps.view.get(jobKind, job)) || by(await deps.store.get(jobKind, job))
-    },
+    isBy: (job, host) => isBy(deps, job, host),
 
     commitMoved: async (job, { vm, epoch }) => {
       await againOnConflict(TRIES, async () => {
@@ -99,6 +112,9 @@ export function arrivals(deps: Deps): MoveInPorts {
   }
 }
 
+const isStopped = (deps: Deps, job: string): boolean =>
+  (deps.view.get(jobKind, job)?.value.params as { live?: boolean } | undefined)?.live === false
+
 /**
  * At a start, before any other host is let in: of VMs that are not this host's, those that were on their way here are taken up again; of the
  * others, where no QEMU lives and no job of this host is at work on them, nothing stays.
@@ -107,7 +123,8 @@ export async function sweepArrivals(deps: Deps, moves: Arrivals): Promise<void> 
   const found = await deps.machine.migration.found()
   const coming: { vm: string; job: string }[] = []
   for (const { vm, job } of found) {
-    const here = deps.view.get(placementKind, vm)?.value.host === deps.hostId
+    const placement = deps.view.get(placementKind, vm)?.value
+    const here = placement?.host === deps.hostId
     // Of what can't be looked at nothing is taken away.
     const lives = await deps.machine.attach(vm).then(
       (running) => running !== undefined,
@@ -115,8 +132,9 @@ export async function sweepArrivals(deps: Deps, moves: Arrivals): Promise<void> 
     )
     if (lives && job !== undefined) coming.push({ vm, job })
     if (lives || here) continue
-    const claim = deps.view.get(claimKind, `vm/${vm}`)?.value.job
-    if (claim !== undefined && deps.view.get(jobKind, claim)?.value.executor.host === deps.hostId) continue
+    if (await isOursAtWork(deps, vm)) continue
+    // What a stopped VM brought stays until its source has said whether it comes.
+    if (placement?.handover?.to === deps.hostId && isStopped(deps, placement.handover.job)) continue
     await deps.machine.forget(vm)
     deps.log(`${vm}, which is not on this host, had left something here; it is gone`)
   }

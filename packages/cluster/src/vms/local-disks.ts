@@ -6,6 +6,7 @@ import type { PoolDefinition, VolumeDefinition } from '@wadah/ports/volumes'
 import { choosePools } from '@wadah/scheduler/fits'
 import { type Check, type Rec, type Write, put, unchanged } from '@wadah/store/store'
 import { type Deps, caughtUp, find } from '../context.ts'
+import { claimKind, jobKind } from '../jobs/record.ts'
 import { hostName } from '../members/where.ts'
 import { type PoolRecord, type VmRecord, type VolumeRecord, placementKind, poolKind, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf } from '../resolve.ts'
@@ -167,9 +168,9 @@ export async function roomsFor(deps: Deps, vm: VmRecord, job: string): Promise<R
   return rooms
 }
 
-/** Making a place for a volume and sweeping such places meet here: what is being filled must not be taken for a leftover. */
+/** Making a place for a volume or a VM and sweeping such places meet here: what is being filled must not be taken for a leftover. */
 let last: Promise<unknown> = Promise.resolve()
-function alone<T>(work: () => Promise<T>): Promise<T> {
+export function alone<T>(work: () => Promise<T>): Promise<T> {
   const mine = last.then(work, work)
   last = mine.catch(() => undefined)
   return mine
@@ -217,7 +218,10 @@ export async function sweepMoves(deps: Deps): Promise<void> {
     const placement = (await deps.store.get(placementKind, vm))?.value
     if (placement?.host === deps.hostId) continue
     const is = await machine.migration.ask(vm)
-    if (is.is === 'gone') continue
+    if (is.is === 'gone') {
+      await alone(() => sweepFolder(deps, vm))
+      continue
+    }
     const arriving =
       is.is === 'there' && is.job !== undefined && placement?.handover?.job !== is.job
         ? await machine.migration.rejoinArriving(vm, is.job)
@@ -236,6 +240,22 @@ export async function sweepMoves(deps: Deps): Promise<void> {
       await alone(() => sweepFile(deps, pool, file, waiting))
     }
   }
+}
+
+/** Of a VM that lies on another host, and is not on its way: its files here are of a move that came to nothing. */
+async function sweepFolder(deps: Deps, vm: string): Promise<void> {
+  const placement = (await deps.store.get(placementKind, vm))?.value
+  if (!placement || placement.host === deps.hostId || placement.handover?.to === deps.hostId) return
+  // One that has just left is tidied up by the job that moved it.
+  if (await isOursAtWork(deps, vm)) return
+  await deps.machine.forget(vm)
+  deps.log(`${vm}, which is not on this host, had left something here; it is gone`)
+}
+
+/** A job of this host is at work on it. */
+export async function isOursAtWork(deps: Deps, vm: string): Promise<boolean> {
+  const claim = (await deps.store.get(claimKind, `vm/${vm}`))?.value.job
+  return claim !== undefined && (await deps.store.get(jobKind, claim))?.value.executor.host === deps.hostId
 }
 
 async function sweepFile(

@@ -1,6 +1,6 @@
 /**
- * `vm migrate`: a job of the host where the VM is. A VM that runs goes over by the protocol of migration/; of one that is stopped only
- * the place changes. Its first step is undone as long as the source may keep the guest; `go` is the pivot.
+ * `vm migrate`: a job of the host where the VM is. A VM that runs goes over by the protocol of migration/; of one that is stopped the place
+ * changes, once what its host alone had was copied (bring-out.ts). Its first step is undone as long as the source may keep the guest; `go` is the pivot.
  */
 import { type Fault, WadahError, fail, toFault } from '@wadah/api/fault'
 import type { VmMove } from '@wadah/api/schema/migration'
@@ -19,7 +19,8 @@ import { speedOf } from '../migration/speed.ts'
 import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.ts'
 import { placementKind, type PlacementRecord, poolKind, statusKind, vmKind } from '../records.ts'
 import { addressInside } from './inside.ts'
-import { askToSweep, type DiskMove, dropMoved, markMoving, unmarkMoving } from './local-disks.ts'
+import { type BringOrder, bringOut, mustBeThere } from './bring-out.ts'
+import { arrivedDisks, askToSweep, type DiskMove, dropMoved, markMoving, unmarkMoving } from './local-disks.ts'
 
 export type MigrateParams = {
   vm: string
@@ -34,6 +35,8 @@ export type MigrateParams = {
   tls: boolean
   /** What lies in a pool of its host only, and where it goes. */
   disks?: DiskMove[]
+  /** Stopped: it has files of its own on its host. */
+  state?: true
 }
 type Ctx = StepContext<MigrateParams, Deps>
 
@@ -48,7 +51,7 @@ async function note(ctx: Ctx): Promise<void> {
   if (placement?.value.host !== p.from || (placement.value.handover && placement.value.handover.job !== jobId))
     throw fail('not_owner', `"${p.name}" is not on this host any more.`, { remedy: `wadah vm show ${p.name}` })
   if (placement.value.handover) return
-  if (p.live) await checkWay(deps, { id: p.to, name: hostName(deps.view, p.to) })
+  if (p.live || carries(p)) await checkWay(deps, { id: p.to, name: hostName(deps.view, p.to) })
   const handover = { to: p.to, epoch: p.epoch, job: jobId, sealed: false }
   const disks = await markMoving(deps, p.disks ?? [], jobId)
   ctx.commit(
@@ -84,14 +87,20 @@ async function unnote(ctx: Ctx): Promise<void> {
     () => unmarkMoving(deps, p.disks ?? [], jobId),
   )
   // It took back what it made itself, unless its daemon died meanwhile.
-  if (p.live) await askToSweep(deps, p.to)
+  if (p.live || carries(p)) await askToSweep(deps, p.to)
 }
+
+/** Whether anything lies on its host alone. */
+const carries = (p: MigrateParams): boolean => (p.disks ?? []).length > 0 || p.state === true
 
 /** The outcome of a move that is not known yet: the next step finds it out. */
 type Unresolved = { unresolved: Fault }
+/** Of a stopped VM, what its host alone had lies on the target too. */
+type Brought = { brought: { bytes: number; took_ms: number } }
 
 /** Up to `go` it can be cancelled, and a failure leaves the guest here. */
-async function tryMove(ctx: Ctx): Promise<VmMove | Unresolved> {
+async function tryMove(ctx: Ctx): Promise<VmMove | Unresolved | Brought> {
+  if (!ctx.params.live) return bring(ctx)
   try {
     return await move(ctx)
   } catch (error) {
@@ -106,8 +115,9 @@ async function tryMove(ctx: Ctx): Promise<VmMove | Unresolved> {
 
 /** Asks both sides until it is clear. What fails here with the guest on this host, or nowhere, is told as a job that failed. */
 async function settle(ctx: Ctx): Promise<VmMove> {
-  const found = ctx.output<VmMove | Unresolved>('move')
-  if (found && !('unresolved' in found)) return found
+  const found = ctx.output<VmMove | Unresolved | Brought>('move')
+  if (found && 'vm' in found) return found
+  if (!ctx.params.live) return relocate(ctx)
   try {
     return await move(ctx)
   } catch (error) {
@@ -122,10 +132,6 @@ async function move(ctx: Ctx): Promise<VmMove> {
   const begun = performance.now()
   const names = { vm: p.name, from: hostName(deps.view, p.from), to: hostName(deps.view, p.to) }
   const { migration } = deps.machine
-  if (!p.live) {
-    await relocate(ctx)
-    return { ...names, live: false, mode: 'offline', total_ms: since(begun), phases: [], notes: [] }
-  }
   /** What was measured ended with the daemon that began it. */
   const anew = (total_ms: number): VmMove => ({
     ...names,
@@ -202,14 +208,13 @@ async function move(ctx: Ctx): Promise<VmMove> {
       if (name === 'copy') began_ms = Date.now()
       ctx.log(name)
     }
-    const poolName = (id: string) => deps.view.get(poolKind, id)?.value.name ?? id
     const report = await moveOut(
       { ...order, ...(foreseen ? { forecast: foreseen } : {}) },
       { ...ports(link), going, phase },
       limit.signal,
     )
     const outside = await (await looking)?.end({ begin_ms: began_ms, end_ms: Date.now() })
-    report.notes.unshift(...(p.disks ?? []).map((d) => `the disk "${d.name}" lies in ${poolName(d.to)} now`))
+    report.notes.unshift(...whereDisks(ctx))
     return { ...names, ...shown(report), total_ms: since(begun), ...(outside ? { outside } : {}) }
   } finally {
     void looking.then((probe) => probe?.stop())
@@ -288,12 +293,66 @@ async function openProbe({ deps, params: p, signal, log }: Ctx): Promise<Probe |
   }
 }
 
-/** A stopped VM: what its disks are is everywhere already. */
-async function relocate(ctx: Ctx): Promise<void> {
-  const { deps, params: p } = ctx
+const whereDisks = ({ deps, params: p }: Ctx): string[] =>
+  (p.disks ?? []).map((d) => `the disk "${d.name}" lies in ${deps.view.get(poolKind, d.to)?.value.name ?? d.to} now`)
+
+const orderOf = ({ params: p, jobId: job }: Ctx): BringOrder => ({
+  job,
+  vm: p.vm,
+  name: p.name,
+  to: p.to,
+  epoch: p.epoch,
+  disks: p.disks ?? [],
+  state: p.state === true,
+  ...(p.limits.bandwidth_bytes_per_s === undefined ? {} : { bandwidth_bytes_per_s: p.limits.bandwidth_bytes_per_s }),
+})
+
+function mustRest({ deps, params: p }: Ctx): void {
   if (deps.machine.running(p.vm)) throw fail('wrong_state', `"${p.name}" runs by now.`, { remedy: 'move it again' })
-  await changeHandover(ctx, () => ({ schema: 1, host: p.to, epoch: p.epoch }))
-  await deps.machine.forget(p.vm)
+}
+
+/** A stopped VM: what its host alone has is copied. Where it is stays as it was. */
+async function bring(ctx: Ctx): Promise<Brought> {
+  mustRest(ctx)
+  if (!carries(ctx.params)) return { brought: { bytes: 0, took_ms: 0 } }
+  const tell = { log: ctx.log, progress: (done: number, total: number) => ctx.progress({ done, total }) }
+  return { brought: await bringOut(ctx.deps, orderOf(ctx), tell, ctx.signal) }
+}
+
+/** A stopped VM: all that it is lies on the target too. One commit. */
+async function relocate(ctx: Ctx): Promise<VmMove> {
+  const begun = performance.now()
+  const { deps, params: p, jobId } = ctx
+  const placement = await deps.store.get(placementKind, p.vm)
+  if (placement?.value.host !== p.to || placement.value.epoch !== p.epoch) {
+    if (placement?.value.handover?.job !== jobId)
+      throw fail('not_owner', `"${p.name}" is not on its way by this job any more.`, {
+        remedy: `wadah vm show ${p.name}`,
+      })
+    mustRest(ctx)
+    if (carries(p)) await mustBeThere(deps, orderOf(ctx))
+    await pausePoint('bring-commit')
+    const vm = (await deps.store.get(vmKind, p.vm))?.value
+    if (!vm) throw fail('gone', 'The VM is not there any more.')
+    const disks = await arrivedDisks(deps, vm, jobId)
+    ctx.commit(
+      [put(placementKind, p.vm, { schema: 1, host: p.to, epoch: p.epoch }), ...disks.writes],
+      [unchanged(placement), ...disks.checks],
+    )
+  }
+  const { bytes, took_ms } = ctx.output<Brought>('move')?.brought ?? { bytes: 0, took_ms: 0 }
+  const own = p.state ? ['what it keeps beside its disks (UEFI variables, TPM) went along'] : []
+  return {
+    vm: p.name,
+    from: hostName(deps.view, p.from),
+    to: hostName(deps.view, p.to),
+    live: false,
+    mode: 'offline',
+    total_ms: took_ms + since(begun),
+    ...(p.disks ? { bytes } : {}),
+    phases: carries(p) ? [{ phase: 'copy', ms: took_ms }] : [],
+    notes: [...whereDisks(ctx), ...own],
+  }
 }
 
 /** Of a VM that is another host's now nothing stays here. Also when a cancel came after it had gone. */
@@ -322,7 +381,8 @@ export const migrateVm = defineJob<MigrateParams, Deps>(
       do: tidyIfGone,
       weight: 0.02,
       volatile: true,
-      resolve: ({ log }, why) => log(`left over on this host: ${why.detail}`),
+      // Nobody waits for it over there: what a second try leaves goes when this daemon is started anew (`sweepMoves`).
+      resolve: (ctx, why) => tidyIfGone(ctx).catch(() => ctx.log(`left over on this host: ${why.detail}`)),
     }),
   ],
   {

@@ -15,7 +15,7 @@ import { submit } from '../submit.ts'
 import { vmTarget } from './allow.ts'
 import { placeDisks } from './local-disks.ts'
 import { type MigrateParams, migrateVm } from './migrate.ts'
-import { tiedBy } from './tied.ts'
+import { ownState, tiedBy } from './tied.ts'
 
 const STALL_MS = 300
 
@@ -62,6 +62,8 @@ export async function askToMove(
     },
     tls: body.plain !== true,
     ...(disks.length > 0 ? { disks } : {}),
+    // Of one that runs its QEMU tells.
+    ...(!live && ownState(vm.value) !== undefined ? { state: true } : {}),
   }
   return submit(deps, engine, caller, migrateVm, params, vmTarget(vm.value), { checks: [unchanged(placement)] })
 }

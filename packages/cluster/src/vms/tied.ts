@@ -22,6 +22,10 @@ export function localDisks(view: View, vm: VmRecord): { name: string; volume: Vo
   })
 }
 
+/** What of a machine lies on its host beside its disks. */
+export const ownState = ({ spec }: VmRecord): string | undefined =>
+  spec.tpm ? 'a TPM' : spec.firmware?.kind === 'uefi' ? 'UEFI variables' : undefined
+
 /** Undefined: it may go, if there is a host for it. */
 export function tiedBy(view: View, vm: VmRecord): Tie | undefined {
   const { name } = vm
@@ -38,12 +42,7 @@ export function tiedBy(view: View, vm: VmRecord): Tie | undefined {
       detail: `"${name}" has devices of its host (${devices.map((d) => d.name).join(', ')}).`,
       remedy: `wadah vm edit ${name} --remove-hostdev ${devices[0]?.name ?? ''}`,
     }
-  const own = vm.spec.tpm ? 'a TPM' : vm.spec.firmware?.kind === 'uefi' ? 'UEFI variables' : undefined
-  if (own !== undefined && !live)
-    return {
-      detail: `"${name}" has ${own}, which lie on its host and go with it only while it runs.`,
-      remedy: `wadah vm start ${name}, then move it`,
-    }
+  const own = ownState(vm)
   const [local] = localDisks(view, vm)
   const snapshot =
     own === undefined && !local ? undefined : view.list(snapshotKind).find((s) => s.value.vm === vm.id)?.value.name
@@ -52,12 +51,7 @@ export function tiedBy(view: View, vm: VmRecord): Tie | undefined {
       detail: `"${name}" has ${own}, and what its snapshot "${snapshot}" keeps of them would stay on its host.`,
       remedy: `wadah snapshot delete ${name} ${snapshot}`,
     }
-  if (local && !live)
-    return {
-      detail: `The disk "${local.name}" of "${name}" lies in a pool of its host only; it goes over while the VM runs.`,
-      remedy: `wadah vm start ${name}, then move it; or, while it is stopped: wadah volume move ${local.volume.name} POOL (a shared one)`,
-    }
-  // A mirror copies what the guest sees now; what snapshots hold would stay behind.
+  // What is copied is what the guest sees now; what snapshots hold would stay behind.
   if (local && snapshot !== undefined)
     return {
       detail: `The disk "${local.name}" of "${name}" lies in a pool of its host only, and its snapshot "${snapshot}" there would not go with it.`,

@@ -3,6 +3,7 @@ import { fail } from '@wadah/api/fault'
 import type { DiskCopy } from '@wadah/ports/disk-moves'
 import type { DevicesFound } from '@wadah/ports/devices'
 import type { BootPlan, BootRecord, HostOffers, LaunchRequest, Machine, Observed, Running } from '@wadah/ports/machine'
+import type { ByteStream, ServedVolume, VolumeWork } from '@wadah/ports/volumes'
 import type { MergeRequest, SnapshotRequest, SnapshotTaken } from '@wadah/ports/snapshots'
 
 export class FakeWorld {
@@ -11,6 +12,10 @@ export class FakeWorld {
   sizes = new Map<string, number>()
   granted = new Map<string, string>()
   folders = new Set<string>()
+  /** Files of a VM's own, beside its disks. */
+  states = new Map<string, Record<string, string>>()
+  /** Disks that somebody may read now. */
+  served = new Set<string>()
   taps = new Set<string>()
   running = new Set<string>()
   builds = new Set<string>()
@@ -77,6 +82,8 @@ export class FakeWorld {
     return {
       files: [...this.files].sort(),
       folders: [...this.folders].sort(),
+      states: [...this.states].sort(),
+      served: [...this.served].sort(),
       taps: [...this.taps].sort(),
       running: [...this.running].sort(),
       builds: [...this.builds].sort(),
@@ -192,6 +199,7 @@ export function fakeMachine(w: FakeWorld): Machine {
       await clean(vm)
       for (const kept of [...w.kept]) if (kept.startsWith(`${vm}/`)) w.kept.delete(kept)
       w.folders.delete(vm)
+      w.states.delete(vm)
     },
     powerDown: async (vm: string) => {
       if (!w.deaf && w.running.delete(vm)) w.tell({ ...observed(vm), by_guest: true })
@@ -242,6 +250,11 @@ export function fakeMachine(w: FakeWorld): Machine {
     },
     growDisk: async (_vm: string, disk: string, to: number) => void w.sizes.set(disk, to),
     copyState: async (_from: string, to: string) => void w.folders.add(to),
+    readState: async (vm: string) => w.states.get(vm) ?? {},
+    writeState: async (vm: string, state: Record<string, string>) => {
+      w.folders.add(vm)
+      w.states.set(vm, state)
+    },
     screenshot: async () => new Uint8Array(),
     serialLog: async () => ({ text: '', size_bytes: 0 }),
     check: async () => ({ ok: true, detail: 'HTTP 200', took_ms: 1 }),
@@ -342,6 +355,43 @@ export function fakeMachine(w: FakeWorld): Machine {
         if (!w.files.has(file(from.pool, from.volume))) throw fail('not_found', 'the source is not there')
         await w.copying
         w.files.add(file(pool, to))
+      },
+      serve: async (pool: { id: string }, v: { id: string; format: string }): Promise<ServedVolume> => {
+        const name = file(pool, v)
+        if (!w.files.has(name)) throw fail('not_found', `no file ${name}`)
+        w.served.add(name)
+        const over = Promise.withResolvers<void>()
+        return {
+          data: (async function* () {
+            yield Buffer.from(`what is in ${v.id}`)
+            await over.promise
+          })(),
+          write: () => undefined,
+          close: () => {
+            w.served.delete(name)
+            over.resolve()
+          },
+          ended: over.promise,
+        }
+      },
+      receive: async (
+        pool: { id: string },
+        v: { id: string; format: string },
+        from: { stream: ByteStream },
+        { signal, progress }: VolumeWork,
+      ) => {
+        if (w.full-- <= 0) throw fail('no_room', 'the pool is full')
+        if (w.files.has(file(pool, v))) throw fail('conflict', 'a volume of this name is there')
+        let text = ''
+        for await (const part of from.stream.data) {
+          text += Buffer.from(part).toString()
+          break
+        }
+        if (text !== `what is in ${v.id}`) throw fail('unavailable', `the stream held "${text}"`)
+        progress?.(1, 2)
+        await w.copying
+        signal.throwIfAborted()
+        w.files.add(file(pool, v))
       },
       grow: async (_pool: { id: string }, v: { id: string }, to: number) => void w.sizes.set(v.id, to),
       adopt: async (pool: { id: string }, _file: string, v: { id: string; format: string }) =>

@@ -29,8 +29,7 @@ import type { DaemonConfig } from '../config.ts'
 import type { Built } from '../http/server.ts'
 import { PeerClient } from '../peers/client.ts'
 import { admitHost, endToken } from '../peers/join-server.ts'
-import { imageFetcher, MOVE_PATH } from '../peers/streams.ts'
-import { streamLink } from '@wadah/cluster/migration/link'
+import { imageFetcher, waysForMoves } from '../peers/streams.ts'
 import { type PeerHandlers, PeerServer } from '../peers/listen.ts'
 import { BUILD } from '../version.ts'
 import { workerUrl } from '../worker-url.ts'
@@ -168,7 +167,7 @@ export class ClusterRuntime {
     return {
       askHost: (host, path, body, timeout_ms) => peers.ask(host, path, body, { timeout_ms }),
       haveImage: imageFetcher(deps, peers),
-      moves: { open: async (host, signal) => streamLink(await peers.open(host, MOVE_PATH, signal)) },
+      moves: waysForMoves(peers),
     }
   }
 

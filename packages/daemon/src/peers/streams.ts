@@ -1,21 +1,23 @@
 /** Streams between hosts: the console of a VM that runs elsewhere, the files of an image that lies elsewhere. */
 import type { Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { fail } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
 import type { Deps } from '@wadah/cluster/context'
 import { ofImage } from '@wadah/cluster/members/where'
+import type { Cluster } from '@wadah/cluster/cluster'
 import { streamLink } from '@wadah/cluster/migration/link'
-import type { Arrivals } from '@wadah/cluster/migration/target'
 import { imageKind, placementKind } from '@wadah/cluster/records'
 import type { VmService } from '@wadah/cluster/services'
+import { bridge, byteStream, drained } from '@wadah/host/system/byte-stream'
 import { openRegular } from '@wadah/host/system/files'
 import type { ConsoleStream, ConsoleTarget } from '@wadah/ports/machine'
 import { LENGTH_HEADER, type PeerClient } from './client.ts'
 import { type PeerHandlers, upgraded } from './listen.ts'
 
-export const MOVE_PATH = '/peer/v1/move'
+const MOVE_PATH = '/peer/v1/move'
+const BRING_PATH = '/peer/v1/bring'
+const VOLUME_PATH = '/peer/v1/volume'
 const OPEN_MS = 10_000
 const IMAGE_MS = 600_000
 const SILENT_MS = 60_000
@@ -23,8 +25,21 @@ const FILES = ['kernel', 'initrd', 'iso'] as const
 type File = (typeof FILES)[number]
 
 /** What other hosts may open here. */
-export function openedHere(deps: Deps, vms: Pick<VmService, 'console'>, arrivals: Arrivals): PeerHandlers['opened'] {
+export function openedHere(
+  deps: Deps,
+  vms: Pick<VmService, 'console'>,
+  { arrivals, bringings }: Pick<Cluster, 'arrivals' | 'bringings'>,
+): PeerHandlers['opened'] {
   return {
+    [BRING_PATH]: async (_query, host, socket) => {
+      socket.write(upgraded())
+      await bringings.handle(streamLink(socket), host)
+    },
+    [VOLUME_PATH]: async (query, host, socket) => {
+      const take = bringings.take(query.get('job') ?? '', query.get('volume') ?? '', host)
+      socket.write(upgraded())
+      take(byteStream(socket))
+    },
     [MOVE_PATH]: async (_query, host, socket) => {
       socket.write(upgraded())
       await arrivals.handle(streamLink(socket), host)
@@ -61,6 +76,20 @@ export function openedHere(deps: Deps, vms: Pick<VmService, 'console'>, arrivals
   }
 }
 
+/** To the other host of a move. */
+export function waysForMoves(peers: PeerClient): NonNullable<Deps['moves']> {
+  const link = (path: string) => async (host: string, signal: AbortSignal) =>
+    streamLink(await peers.open(host, path, signal))
+  return {
+    open: link(MOVE_PATH),
+    bring: link(BRING_PATH),
+    async carry(host, what, stream, signal) {
+      const query = new URLSearchParams(what).toString()
+      await bridge(byteStream(await peers.open(host, `${VOLUME_PATH}?${query}`, signal)), stream)
+    },
+  }
+}
+
 /** The console of a VM, wherever it runs. */
 export function consoles(deps: Deps, peers: PeerClient, vms: Pick<VmService, 'console'>): Pick<VmService, 'console'> {
   return {
@@ -69,11 +98,7 @@ export function consoles(deps: Deps, peers: PeerClient, vms: Pick<VmService, 'co
       if (host === undefined || host === deps.hostId) return vms.console(vm, target)
       const query = new URLSearchParams({ vm, kind: target.kind, port: String(target.port ?? 0) })
       const socket = await peers.open(host, `/peer/v1/console?${query.toString()}`, AbortSignal.timeout(OPEN_MS))
-      return {
-        data: socket as AsyncIterable<Uint8Array>,
-        write: (data) => (socket.write(data) ? undefined : drained(socket)),
-        close: () => void socket.destroy(),
-      }
+      return byteStream(socket)
     },
   }
 }
@@ -102,12 +127,3 @@ export function imageFetcher(deps: Deps, peers: PeerClient): NonNullable<Deps['h
     return mine
   }
 }
-
-const drained = (socket: Duplex) =>
-  new Promise<void>((resolve) => {
-    const end = () => {
-      socket.off('drain', end).off('close', end)
-      resolve()
-    }
-    socket.on('drain', end).on('close', end)
-  })

@@ -39,6 +39,7 @@ import { Exclusive, Slots } from './exclusive.ts'
 import { endFailed } from './failed-launch.ts'
 import { cpuFacts, qemuFacts } from './facts.ts'
 import { copyFirmwareState, firmwareFiles, firmwareOf } from './firmware.ts'
+import { readOwnState, writeOwnState } from './own-state.ts'
 import { VmGuest } from './guest.ts'
 import { hostFacts, hostOffers } from './host-facts.ts'
 import { checkService } from './health.ts'
@@ -685,6 +686,14 @@ export class HostMachine implements Machine {
   async copyState(from: string, to: string, uid: number): Promise<void> {
     const [source, target] = [from, to].map((vm) => new VmDirectory(this.#o.dataDir, vm)) as [VmDirectory, VmDirectory]
     await copyFirmwareState(source, target, this.#root ? uid : null)
+  }
+
+  readState(vm: string): Promise<Record<string, string>> {
+    return readOwnState(new VmDirectory(this.#o.dataDir, vm))
+  }
+
+  async writeState(vm: string, state: Record<string, string>, uid: number): Promise<void> {
+    await writeOwnState(new VmDirectory(this.#o.dataDir, vm), state, this.#root ? uid : null)
   }
 
   async applyLimits(vm: string, spec: VmSpec): Promise<void> {

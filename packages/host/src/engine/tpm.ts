@@ -39,7 +39,7 @@ export function needTpm(directory: VmDirectory): TpmPrograms {
   return programs
 }
 
-const stateOf = (directory: VmDirectory): string => `${directory.state}/tpm`
+export const stateOf = (directory: VmDirectory): string => `${directory.state}/tpm`
 
 /** Pure: swtpm's own words. It ends when QEMU lets go of it (`--terminate`). */
 export function tpmCommand({ swtpm }: TpmPrograms, directory: VmDirectory): string[] {

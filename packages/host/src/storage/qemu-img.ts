@@ -1,13 +1,15 @@
 /**
- * The one place that starts qemu-img. It reads files that a guest or a stranger has written, so every node is spelled out (format,
+ * The one place that starts qemu-img (and serve.ts qemu-nbd). It reads files that a guest or a stranger has written, so every node is spelled out (format,
  * protocol, backing; nothing is probed and no header chooses a file), heads are checked before, and it runs confined (system/confine.ts).
  */
 import { fail, WadahError } from '@wadah/api/fault'
+import type { ByteStream } from '@wadah/ports/volumes'
+import { bridge, byteStream } from '../system/byte-stream.ts'
 import type { Confined, ConfineLimits } from '../system/confine.ts'
 import type { DiskFormat } from './qcow2.ts'
 
 /** A copy of a whole disk may take long; only one that stands still is a fault, and the job's own signal is there for the rest. */
-const CONVERT_TIMEOUT_MS = 24 * 3600 * 1000
+export const CONVERT_TIMEOUT_MS = 24 * 3600 * 1000
 const RESIZE_TIMEOUT_MS = 300_000
 const CHECK_TIMEOUT_MS = 3600 * 1000
 const GIB = 2 ** 30
@@ -21,12 +23,17 @@ type Json = { [key: string]: unknown }
 /** The first is read; what follows is what it stands on. `part`: only these bytes of the file (a disk inside an archive). */
 export type Source = { path: string; format: SourceFormat; part?: { offset: number; bytes: number } | undefined }[]
 
+/** What another program serves by NBD, over a socket that qemu-img has as this descriptor. */
+export type Served = { stream: ByteStream }
+const SOCKET_FD = 3
+
 export type Convert = {
-  from: Source
+  from: Source | Served
   /** Exists, is empty (but for its head), and at least as large. `fresh`: qemu-img makes it (for export). */
   to: { path: string; format: TargetFormat; fresh?: { options: string[] } }
   size_bytes: number
   direct_io: { from: boolean; to: boolean }
+  bytes_per_s?: number | undefined
 }
 
 /** A block node with everything in it said. Pure. */
@@ -48,8 +55,15 @@ export function sourceNode(chain: Source): Json {
   }
 }
 
+const servedNode: Json = {
+  driver: 'raw',
+  'read-only': true,
+  file: { driver: 'nbd', server: { type: 'fd', str: String(SOCKET_FD) }, export: '' },
+}
+
 /** Pure. */
 export function convertArgv(c: Convert): string[] {
+  const node = 'stream' in c.from ? servedNode : sourceNode(c.from)
   const cache = (direct: boolean): string => (direct ? 'none' : 'writeback')
   return [
     'convert',
@@ -61,8 +75,9 @@ export function convertArgv(c: Convert): string[] {
     cache(c.direct_io.from),
     '-t',
     cache(c.direct_io.to),
+    ...(c.bytes_per_s === undefined ? [] : ['-r', String(c.bytes_per_s)]),
     '--',
-    `json:${JSON.stringify(sourceNode(c.from))}`,
+    `json:${JSON.stringify(node)}`,
     c.to.path,
   ]
 }
@@ -74,7 +89,7 @@ export function percentOf(text: string): number | undefined {
 }
 
 /** Generous for honest work: tables add a few percent, and even slow CPUs unpack 10 MiB a second. */
-function limitsFor(size_bytes: number): ConfineLimits {
+export function limitsFor(size_bytes: number): ConfineLimits {
   return {
     memory_bytes: MEMORY_BYTES,
     cpu_s: 600 + size_bytes / (10 * 2 ** 20),
@@ -90,11 +105,13 @@ export async function convert(
   onPercent: (percent: number) => void,
 ): Promise<void> {
   let rest = ''
+  const { from } = c
   try {
     await confined.run('qemu-img', convertArgv(c), {
       limits: limitsFor(c.size_bytes),
       timeout_ms: CONVERT_TIMEOUT_MS,
       signal,
+      ...('stream' in from ? { on_socket: (socket) => void bridge(byteStream(socket), from.stream) } : {}),
       on_stdout(text) {
         rest = (rest + text).slice(-64)
         const percent = percentOf(rest)

@@ -13,6 +13,7 @@ import { coalesce, keyed } from './order.ts'
 import { fileName, folders, parseFileName, prepareFolders, probeDirectIo, removeFolders } from './pool-folder.ts'
 import { HEAD_BYTES, headProblem, MAX_SIZE_BYTES, newQcow2, readHead, type Overlay, withBacking } from './qcow2.ts'
 import { commitLayer, convert, resize, type Source } from './qemu-img.ts'
+import { serveDisk } from './serve.ts'
 import { Confinement } from '../system/confine.ts'
 
 export type VolumesOptions = {
@@ -20,6 +21,8 @@ export type VolumesOptions = {
   allowedDirs: readonly string[]
   /** Where qemu-img runs; default: without a user of its own. */
   confinement?: Confinement
+  /** A folder of ours for the sockets through which disks are read; what lies in it at the start is rubbish. Default: the system's for temporary files. */
+  sockets?: string
 }
 /** What only this machine's other rooms use. */
 export type HostVolumes = Volumes & {
@@ -312,6 +315,44 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
           await confinement.use({ reads: chain.map((c) => c.path), writes: handle }, (confined) =>
             convert(confined, ends, work.signal, (percent) =>
               work.progress?.(Math.round((source.size_bytes * percent) / 100), source.size_bytes),
+            ),
+          )
+          await mustFit(tmp, alonestanding)
+        })
+      })
+    },
+
+    async serve(pool, volume, signal) {
+      const chain = await checkChain(pool, volume).catch(missing(volume))
+      return await serveDisk({
+        confinement,
+        chain,
+        size_bytes: volume.size_bytes,
+        direct_io: await usesDirectIo(pool),
+        sockets: options.sockets,
+        signal,
+      })
+    },
+
+    async receive(pool, volume, from, work) {
+      checkSize(volume)
+      const { base: _, ...alonestanding } = volume
+      await alone(fileName(volume), async () => {
+        stopIfAborted(work)
+        if (from.bytes > (await facts(pool)).free_bytes) throw await noRoom(pool, from.bytes)
+        const direct_io = { from: false, to: await usesDirectIo(pool) }
+        await publish(pool, volume, volume.size_bytes, async (tmp, handle) => {
+          await fillEmpty(handle, alonestanding)
+          const ends = {
+            from: { stream: from.stream },
+            to: { path: tmp, format: volume.format },
+            size_bytes: volume.size_bytes,
+            direct_io,
+            bytes_per_s: from.bytes_per_s,
+          }
+          await confinement.use({ reads: [], writes: handle }, (confined) =>
+            convert(confined, ends, work.signal, (percent) =>
+              work.progress?.(Math.round((volume.size_bytes * percent) / 100), volume.size_bytes),
             ),
           )
           await mustFit(tmp, alonestanding)

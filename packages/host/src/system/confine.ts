@@ -56,6 +56,8 @@ export function confinedWords(
 }
 
 export type Confined = {
+  /** Its user; null where that is ours. */
+  readonly uid: number | null
   /** Runs a program; as often as wanted. */
   run(
     program: string,
@@ -113,6 +115,7 @@ export class Confinement {
         if (files.writes) written = await this.#handOver(files.writes, uid)
       }
       return await work({
+        uid,
         run: (program, argv, { limits, ...options }) => {
           const [first = '', ...rest] = confinedWords(uid === null ? null : { uid, groups }, limits, program, argv)
           return run(first, rest, options)
@@ -130,6 +133,7 @@ export class Confinement {
   as(uid: number): Confined {
     const user = this.#firstId === null ? null : { uid, groups: [] }
     return {
+      uid: user?.uid ?? null,
       run: (program, argv, { limits, ...options }) => {
         const [first = '', ...rest] = confinedWords(user, limits, program, argv)
         return run(first, rest, options)

@@ -1,5 +1,6 @@
 /** Running a program of the host: argv only, a deadline, an AbortSignal, bounded output. The one place that spawns short-lived tools. */
 import { spawn } from 'node:child_process'
+import type { Duplex } from 'node:stream'
 import { fail } from '@wadah/api/fault'
 
 export type RunOptions = {
@@ -24,6 +25,8 @@ export type RunOptions = {
   /** Open files for stdin and stdout; with `stdout_fd` nothing of it is kept. */
   stdin_fd?: number | undefined
   stdout_fd?: number | undefined
+  /** The program gets a connected socket as its descriptor 3; its other end is handed over here, and ends with the program. */
+  on_socket?: ((socket: Duplex) => void) | undefined
   /** Between SIGTERM and SIGKILL when it must end early. Default 2000. */
   grace_ms?: number | undefined
 }
@@ -117,11 +120,18 @@ export async function run(program: string, argv: readonly string[], options: Run
         options.stdin_fd ?? (options.input === undefined ? 'ignore' : 'pipe'),
         options.stdout_fd ?? 'pipe',
         'pipe',
+        // Between processes Node makes no pipe, but a pair of sockets.
+        ...(options.on_socket ? (['pipe'] as const) : []),
       ],
       detached: true,
       ...(options.uid === undefined ? {} : { uid: options.uid }),
       ...(options.gid === undefined ? {} : { gid: options.gid }),
     })
+    const socket = child.stdio[3] as Duplex | null | undefined
+    if (socket) {
+      socket.on('error', () => {})
+      options.on_socket?.(socket)
+    }
     const out: Buffer[] = []
     let size = 0
     const err = tail(STDERR_TAIL)
@@ -168,11 +178,13 @@ export async function run(program: string, argv: readonly string[], options: Run
 
     child.on('error', (error: NodeJS.ErrnoException) => {
       tidy()
+      socket?.destroy()
       if (error.code === 'ENOENT') reject(missingProgram(file))
       else
         reject(fail('tool_failed', `${name} could not be started: ${error.code ?? error.message}.`, { cause: error }))
     })
     child.on('exit', () => {
+      socket?.destroy()
       // A descendant that detached itself may keep the pipes open for ever.
       killer ??= setTimeout(() => {
         child.stdout?.destroy()

@@ -5,6 +5,7 @@ import { fileSystemName, mountedAt } from '@wadah/host/storage/file-system'
 import { coalesce, keyed } from '@wadah/host/storage/order'
 import { fileName, parseFileName } from '@wadah/host/storage/pool-folder'
 import { convertArgv, percentOf, sourceNode } from '@wadah/host/storage/qemu-img'
+import { serveArgv } from '@wadah/host/storage/serve'
 
 describe('admit', () => {
   const room = {
@@ -102,6 +103,29 @@ describe('qemu-img', () => {
       file: { driver: 'file', filename: '/p/a.qcow2' },
       backing: { driver: 'raw', 'read-only': true, file: { driver: 'file', filename: '/p/b.raw' } },
     })
+  })
+  test('what another host serves comes by a descriptor: no path and no address is in it', () => {
+    const stream = { data: (async function* () {})(), write: () => undefined, close: () => undefined }
+    const argv = convertArgv({
+      from: { stream },
+      to: { path: '/p/c.raw', format: 'raw' },
+      size_bytes: 2 ** 30,
+      direct_io: { from: false, to: false },
+      bytes_per_s: 4096,
+    })
+    expect(argv.with(-2, 'SOURCE').join(' ')).toBe(
+      'convert -p -n --target-is-zero -O raw -T writeback -t writeback -r 4096 -- SOURCE /p/c.raw',
+    )
+    expect(JSON.parse((argv.at(-2) ?? '').slice(5))).toMatchObject({
+      driver: 'raw',
+      file: { driver: 'nbd', server: { type: 'fd', str: '3' } },
+    })
+    expect(serveArgv([{ path: '/p/a.raw', format: 'raw' }], true, '/s/s').slice(0, 4)).toEqual([
+      '--read-only',
+      '--cache=none',
+      '--socket=/s/s',
+      '--',
+    ])
   })
   test('a disk that stands by itself has no backing, whatever its head says', () => {
     expect(sourceNode([{ path: '/p/a', format: 'qcow2' }])).toMatchObject({ backing: null })

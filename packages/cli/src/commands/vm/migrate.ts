@@ -64,7 +64,11 @@ export function bodyOf(o: Options): VmMigrate {
 async function printMove({ out, t }: Cli, m: VmMove): Promise<void> {
   const ms = (n: number | undefined) => (n === undefined ? undefined : `${n} ms`)
   out.line(t('migrate.done', { vm: m.vm, from: m.from, to: m.to, took: formatTook(m.total_ms) }))
-  if (!m.live) return
+  if (!m.live) {
+    if (m.bytes !== undefined) await out.fields([[t('migrate.bytes'), formatBytes(m.bytes)]])
+    for (const note of m.notes) out.note(`  ${out.cell(note)}`)
+    return
+  }
   const stall =
     m.stall_ms === undefined
       ? undefined

@@ -1,0 +1,149 @@
+/**
+ * A stopped VM goes to another host: what lies on this one alone is read by that host, which copies it and has it flushed before it says so.
+ * Nothing here changes; the commit that moves the VM is the caller's (migrate.ts). docs/migration.md.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fail, toFault, WadahError } from '@wadah/api/fault'
+import type { Deps } from '../context.ts'
+import { hostName } from '../members/where.ts'
+import { MOVE_PROTOCOL, type MessageLink } from '../migration/link.ts'
+import { pausePoint } from '../migration/pause-point.ts'
+import { Talk } from '../migration/talk.ts'
+import { volumeKind } from '../records.ts'
+import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
+import { answerUsed } from '../storage/rooms.ts'
+import type { DiskMove } from './local-disks.ts'
+
+/** Asked of the target before the VM is its: whether all that was brought is there. */
+export const BROUGHT_PATH = '/peer/v1/brought'
+const ASK_MS = 30_000
+/** It removes what an earlier try left, and writes what is small. */
+const READY_MS = 120_000
+/** As long as qemu-img has; that the other host lives is seen by its heartbeats. */
+const DISK_MS = 25 * 3_600_000
+/** It takes back what it has made. */
+const UNDO_MS = 20_000
+
+export type BringOrder = {
+  job: string
+  vm: string
+  name: string
+  to: string
+  epoch: number
+  disks: readonly DiskMove[]
+  /** Whether there are files of the machine's own. */
+  state: boolean
+  bandwidth_bytes_per_s?: number
+}
+type Tell = { log(line: string): void; progress(done_bytes: number, total_bytes: number): void }
+type Sized = DiskMove & { bytes: number }
+
+/** When it fails, the target has been told, and has had the time to take back what it made. @returns bytes that were to be copied */
+export async function bringOut(
+  deps: Deps,
+  o: BringOrder,
+  tell: Tell,
+  signal: AbortSignal,
+): Promise<{ bytes: number; took_ms: number }> {
+  const begun = performance.now()
+  const state = o.state ? await deps.machine.readState(o.vm) : {}
+  const used = await answerUsed(
+    deps,
+    o.disks.map((d) => d.volume),
+  )
+  const disks = o.disks.map((d): Sized => ({ ...d, bytes: used[d.volume] ?? d.size_bytes }))
+  const total = disks.reduce((sum, d) => sum + d.bytes, 0)
+  const { job, vm, epoch } = o
+  const talk = new Talk(await open(deps, o, signal), () => Date.now())
+  try {
+    talk.send({
+      type: 'bring',
+      version: MOVE_PROTOCOL,
+      job,
+      bring: {
+        vm,
+        epoch,
+        state,
+        disks: disks.map(({ volume, bytes }) => ({ volume, bytes })),
+        ...(o.bandwidth_bytes_per_s === undefined ? {} : { bandwidth_bytes_per_s: o.bandwidth_bytes_per_s }),
+      },
+    })
+    talk.beat()
+    await talk.next(['ready'], READY_MS, signal)
+    let done = 0
+    for (const disk of disks) {
+      tell.log(`copying the disk "${disk.name}"`)
+      await send(deps, o, disk, talk, signal, (fraction) => tell.progress(done + fraction * disk.bytes, total))
+      done += disk.bytes
+      tell.progress(done, total)
+    }
+    await talk.next(['brought'], READY_MS, signal)
+    return { bytes: total, took_ms: Math.round(performance.now() - begun) }
+  } catch (error) {
+    talk.send({ type: 'abort', job, fault: toFault(error) })
+    await Promise.race([talk.link.closed, sleep(UNDO_MS, undefined, { ref: false })])
+    throw error
+  } finally {
+    talk.close()
+  }
+}
+
+async function open(deps: Deps, o: BringOrder, signal: AbortSignal): Promise<MessageLink> {
+  if (!deps.moves) throw fail('internal', 'no way to other hosts')
+  try {
+    return await deps.moves.bring(o.to, signal)
+  } catch (error) {
+    if (!(error instanceof WadahError) || error.fault.code !== 'not_found') throw error
+    const host = hostName(deps.view, o.to)
+    throw fail('host_lacks', `${host} runs an older release, which takes no disks of a VM that is stopped.`, {
+      remedy: `upgrade ${host}; or start "${o.name}", then move it`,
+      cause: error,
+    })
+  }
+}
+
+/** Until the target says that it has all of it. */
+async function send(
+  deps: Deps,
+  { job, to }: BringOrder,
+  disk: Sized,
+  talk: Talk,
+  signal: AbortSignal,
+  tell: (fraction: number) => void,
+): Promise<void> {
+  const volume = (await deps.store.get(volumeKind, disk.volume))?.value
+  if (!volume) throw fail('gone', `The disk "${disk.name}" is not there any more.`)
+  const over = new AbortController()
+  const limit = AbortSignal.any([signal, talk.lost, over.signal])
+  const pool = poolDefinition(poolOf(deps, volume.pool))
+  const served = await deps.machine.volumes.serve(pool, volumeDefinition(deps, volume), limit)
+  try {
+    void deps.moves
+      ?.carry(to, { job, volume: volume.id }, served, limit)
+      .catch((error: unknown) => over.abort(toWadah(error)))
+    await pausePoint('bring-copy')
+    const heard = AbortSignal.any([signal, over.signal])
+    for (;;) {
+      const m = await talk.next(['bringing', 'brought'], DISK_MS, heard)
+      if (m.volume !== volume.id) throw fail('malformed', 'The other host speaks of a disk that was not its turn.')
+      if (m.type === 'brought') return
+      if (m.total_bytes > 0) tell(Math.min(1, m.done_bytes / m.total_bytes))
+    }
+  } finally {
+    over.abort(fail('cancelled', 'It is over.'))
+    served.close()
+    // Whoever starts the VM next finds its disk unused.
+    await served.ended
+  }
+}
+
+const toWadah = (error: unknown) => (error instanceof WadahError ? error : new WadahError(toFault(error), error))
+
+/** Just before it is the target's. @throws WadahError, effect `none` */
+export async function mustBeThere(deps: Deps, { job, vm, to, epoch, state }: BringOrder): Promise<void> {
+  try {
+    await deps.askHost?.(to, BROUGHT_PATH, { job, vm, epoch, state }, ASK_MS)
+  } catch (error) {
+    throw new WadahError({ ...toFault(error), effect: 'none' }, error)
+  }
+}

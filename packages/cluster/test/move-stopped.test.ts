@@ -1,0 +1,256 @@
+/** A stopped VM goes to another host with what lies on its host alone: both hosts over one store, the job under the generic test. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { ByteStream } from '@wadah/ports/volumes'
+import { CachedView } from '@wadah/store/cache'
+import { type Store, put } from '@wadah/store/store'
+import { openMemoryStore } from '@wadah/store/testing/memory'
+import { describe, expect, test } from 'vitest'
+import type { Deps } from '../src/context.ts'
+import { JobEngine } from '../src/jobs/engine.ts'
+import { checkJob, type World } from '../src/jobs/testing.ts'
+import { answerWay, WAY_PATH } from '../src/members/way.ts'
+import { type Wire, wire } from '../src/migration/testing.ts'
+import { hostKind, type PlacementRecord, placementKind, poolKind, vmKind, volumeKind } from '../src/records.ts'
+import { answerBrought, Bringings } from '../src/vms/bring-in.ts'
+import { BROUGHT_PATH } from '../src/vms/bring-out.ts'
+import { LEFTOVERS_PATH, sweepMoves } from '../src/vms/local-disks.ts'
+import { type MigrateParams, migrateVm } from '../src/vms/migrate.ts'
+import { BASE, HOST, POOL, fakeDeps, ground } from './kit/cluster.ts'
+import { FakeWorld } from './kit/fake-machine.ts'
+
+const [B, POOL_B, VM] = ['host-bbbbbbbbbb', 'pool-bbbbbbbbbb', 'vm-aaaaaaaaaa']
+const DISKS = ['vol-diskdiskaa', 'vol-diskdiskab'] as const
+/** Who carries the job out, in the harness. */
+const EXECUTOR = 'host-test'
+const STATE = { 'nvram.fd': 'dmFycw==', 'tpm/tpm2-00.permall': 'dHBt' }
+const named = { schema: 1 as const, project: 'default', created_at: '2026-01-01T00:00:00.000Z' }
+const params: MigrateParams = {
+  vm: VM,
+  name: 'web',
+  from: HOST,
+  to: B,
+  epoch: 2,
+  live: false,
+  mode: 'auto',
+  limits: { max_stall_ms: 300 },
+  tls: true,
+  disks: DISKS.map((volume, i) => ({
+    name: `disk${i}`,
+    volume,
+    from: POOL,
+    to: POOL_B,
+    format: 'qcow2',
+    size_bytes: 2 ** 30,
+  })),
+  state: true,
+}
+
+/** What the target answers, by path. */
+type Asked = Record<string, (body: unknown) => Promise<unknown>>
+type Two = World<Deps> & {
+  worlds: [FakeWorld, FakeWorld]
+  views: [CachedView, CachedView]
+  wires: Wire[]
+  b: Deps
+  asked: Asked
+}
+
+async function two(store: Store, { spec = {} } = {}): Promise<Two> {
+  const worlds: [FakeWorld, FakeWorld] = [new FakeWorld(), new FakeWorld()]
+  const disks = DISKS.map((volume, i) => ({ name: `disk${i}`, volume, limits: {} }))
+  const vm = {
+    ...named,
+    id: VM,
+    name: 'web',
+    description: '',
+    labels: {},
+    wanted: 'stopped',
+    spec: { uid: 5000, disks, tpm: true, firmware: { kind: 'uefi' }, ...spec },
+  }
+  const pool = { ...named, id: POOL_B, name: 'fast', kind: 'dir', path: '/q', overcommit: 1, direct_io: true, host: B }
+  await store.txn(
+    [],
+    [
+      ...ground(),
+      put(hostKind, B, { schema: 1, id: B, name: 'there', created_at: named.created_at, address: '192.0.2.2' }),
+      put(poolKind, POOL_B, pool as never),
+      put(vmKind, VM, vm as never),
+      put(placementKind, VM, { schema: 1, host: HOST, epoch: 1 }),
+      ...DISKS.map((id) =>
+        put(volumeKind, id, {
+          ...named,
+          id,
+          name: id,
+          pool: POOL,
+          format: 'qcow2',
+          size_bytes: 2 ** 30,
+          base: BASE,
+          vm: VM,
+          read_only: false,
+        }),
+      ),
+    ],
+    `ground-${Math.random()}`,
+  )
+  worlds[0].files.add(`${POOL}/${BASE}.qcow2`)
+  for (const id of DISKS) worlds[0].files.add(`${POOL}/${id}.qcow2`)
+  worlds[0].folders.add(VM)
+  worlds[0].states.set(VM, STATE)
+  const views: [CachedView, CachedView] = [await CachedView.open(store), await CachedView.open(store)]
+  const plain = { ...fakeDeps(store, views[1], worlds[1]), hostId: B }
+  const { volumes } = plain.machine
+  const list = async (at: { id: string }) =>
+    [...worlds[1].files].flatMap((f) => {
+      const [, within, id = '', format] = /^(.*)\/(.*)\.(qcow2|raw)$/.exec(f) ?? []
+      return within === at.id ? [{ id, format: format as 'qcow2', temporary: false }] : []
+    })
+  const migration = { ask: async () => ({ is: 'gone' }) }
+  const b = { ...plain, machine: { ...plain.machine, migration, volumes: { ...volumes, list } } } as unknown as Deps
+  const ending = new AbortController()
+  const bringings = new Bringings(b, ending.signal)
+  const wires: Wire[] = []
+  const asked: Asked = {
+    [WAY_PATH]: async (body) => answerWay(b, body),
+    [BROUGHT_PATH]: (body) => answerBrought(b, body),
+    [LEFTOVERS_PATH]: () => sweepMoves(b),
+  }
+  const deps = (s: Store): Deps => {
+    // With a daemon its connections end, and what it started to read disks.
+    for (const w of wires) w.cut()
+    worlds[0].served.clear()
+    return {
+      ...fakeDeps(s, views[0], worlds[0]),
+      askHost: async <T>(_host: string, path: string, body: unknown) => (await asked[path]?.(body)) as T,
+      moves: {
+        open: async () => Promise.reject(new Error('it does not run')),
+        bring: async (_host, signal) => {
+          signal.throwIfAborted()
+          const w = wire()
+          wires.push(w)
+          void bringings.handle(w.b, EXECUTOR)
+          return w.a
+        },
+        carry: async (_host, { job, volume }, stream: ByteStream) => bringings.take(job, volume, EXECUTOR)(stream),
+      },
+    }
+  }
+  return {
+    deps,
+    b,
+    worlds,
+    views,
+    wires,
+    asked,
+    snapshot: () => worlds.map((w) => w.snapshot()),
+    async close() {
+      ending.abort()
+      for (const w of wires) w.cut()
+      for (const view of views) await view.close()
+    },
+  }
+}
+
+test('whatever happens, it is whole on one of the two hosts, and nothing of it on the other', async () => {
+  const tried = await checkJob<MigrateParams, Deps>({ definition: migrateVm, params, world: (store) => two(store) })
+  expect(tried.length).toBeGreaterThan(100)
+}, 600_000)
+
+describe('one that is on its way', () => {
+  async function begun(o: { spec?: object } = {}) {
+    const store = openMemoryStore()
+    const there = await two(store, o)
+    const deps = there.deps(store)
+    const logs = mkdtempSync(join(tmpdir(), 'wadah-stopped-'))
+    const engine = new JobEngine<Deps>({
+      store,
+      hostId: EXECUTOR,
+      definitions: [migrateVm],
+      deps,
+      logDir: logs,
+      randomBytes: deps.randomBytes,
+    })
+    const run = async () => {
+      const { id } = await engine.submit(migrateVm, params, { subject: 'test', target: { kind: 'vm', id: VM } })
+      return engine.wait(id, { timeout_ms: 10_000 })
+    }
+    const placement = async () => (await store.get(placementKind, VM))?.value as PlacementRecord
+    const close = async () => {
+      await engine.stop()
+      await there.close?.()
+      await store.close()
+      rmSync(logs, { recursive: true, force: true })
+    }
+    return { ...there, store, engine, run, placement, close }
+  }
+
+  test('is over there: disks with no base, its state, the new epoch; here nothing', async () => {
+    const t = await begun()
+    expect(await t.run()).toMatchObject({
+      state: 'done',
+      result: { live: false, mode: 'offline', bytes: 2 * 8192, from: 'here', to: 'there', phases: [{ phase: 'copy' }] },
+    })
+    expect(await t.placement()).toEqual({ schema: 1, host: B, epoch: 2 })
+    for (const id of DISKS) {
+      const { pool, base, moving_to } = (await t.store.get(volumeKind, id))?.value ?? {}
+      expect([pool, base, moving_to]).toEqual([POOL_B, undefined, undefined])
+    }
+    expect(t.worlds[1].states.get(VM)).toEqual(STATE)
+    expect([...t.worlds[1].files].sort()).toEqual(DISKS.map((id) => `${POOL_B}/${id}.qcow2`))
+    expect([...t.worlds[0].files]).toEqual([`${POOL}/${BASE}.qcow2`])
+    expect([t.worlds[0].folders.size, t.worlds[0].states.size]).toEqual([0, 0])
+    await t.close()
+  })
+
+  const refusals: [string, { spec?: object }, string, ((w: FakeWorld) => void)?][] = [
+    ['no firmware for it there', { spec: { firmware: { kind: 'uefi', secure_boot: true } } }, 'host_lacks'],
+    ['no swtpm there', {}, 'host_lacks', (w: FakeWorld) => void (w.tpm = false)],
+    ['the pool there is full after all', {}, 'no_room', (w: FakeWorld) => void (w.full = 1)],
+    ['a QEMU of it there', {}, 'busy', (w: FakeWorld) => void w.running.add(VM)],
+  ]
+  test.each(refusals)('%s: it stays, and nothing is left there', async (_, o, code, change) => {
+    const t = await begun(o)
+    change?.(t.worlds[1])
+    const before = [...t.worlds[0].files]
+    expect(await t.run()).toMatchObject({ state: 'failed', fault: { code, effect: 'none' } })
+    expect(await t.placement()).toEqual({ schema: 1, host: HOST, epoch: 1 })
+    expect([...t.worlds[1].files, ...t.worlds[1].folders]).toEqual([])
+    expect([...t.worlds[0].files]).toEqual(before)
+    expect((await t.store.get(volumeKind, DISKS[0]))?.value.moving_to).toBeUndefined()
+    await t.close()
+  })
+
+  test('a source that says nothing more: what came goes again; one that begins anew is heard', async () => {
+    const t = await begun()
+    const held = Promise.withResolvers<void>()
+    t.worlds[1].copying = held.promise
+    // By itself, also when nobody asks for it.
+    delete t.asked[LEFTOVERS_PATH]
+    const moving = t.run()
+    await expect.poll(() => t.worlds[0].served.size).toBe(1)
+    await expect.poll(() => t.worlds[1].states.size).toBe(1)
+    t.wires[0]?.cut()
+    held.resolve()
+    expect(await moving).toMatchObject({ state: 'failed', fault: { code: 'unreachable' } })
+    await expect.poll(() => t.worlds[1].folders.size + t.worlds[1].files.size).toBe(0)
+    expect(await t.run()).toMatchObject({ state: 'done' })
+    await t.close()
+  })
+
+  test('a stranger is told nothing, and takes nothing', async () => {
+    const t = await begun()
+    const bringings = new Bringings(t.b, new AbortController().signal)
+    const w = wire()
+    const handled = bringings.handle(w.b, 'host-cccccccccc')
+    const heard: unknown[] = []
+    w.a.listen((m) => heard.push(m))
+    const bring = { vm: VM, epoch: 2, state: {}, disks: [] }
+    w.a.send({ type: 'bring', version: 1, job: 'job-aaaaaaaaaa', bring })
+    await handled
+    await expect.poll(() => heard.at(-1)).toMatchObject({ type: 'abort', fault: { code: 'not_owner' } })
+    expect(() => bringings.take('job-aaaaaaaaaa', DISKS[0], B)).toThrow('Nobody waits')
+    expect(t.worlds[1].snapshot()).toEqual(new FakeWorld().snapshot())
+    await t.close()
+  })
+})
