@@ -82,10 +82,15 @@ export async function bringOut(
   } catch (error) {
     talk.send({ type: 'abort', job, fault: toFault(error) })
     await Promise.race([talk.link.closed, sleep(UNDO_MS, undefined, { ref: false })])
-    throw error
+    throw talk.lost.aborted && error === talk.lost.reason ? broke(deps, o, error as WadahError) : error
   } finally {
     talk.close()
   }
+}
+
+function broke(deps: Deps, { name, to }: BringOrder, cause: WadahError): WadahError {
+  const why = `The stream to ${hostName(deps.view, to)} broke while "${name}" was copied there; it stays as it is.`
+  return fail('unreachable', why, { remedy: 'wadah host list, then move it again', cause })
 }
 
 async function open(deps: Deps, o: BringOrder, signal: AbortSignal): Promise<MessageLink> {
