@@ -92,7 +92,7 @@ describe.skipIf(missing !== undefined)(
         'mover',
         `(i=0; while :; do i=$((i+1)); printf '%-511s\\n' "block $i" | dd of=/dev/vda bs=512 seek=$((65536+i%448*128)) conv=notrunc,fsync 2>/dev/null; echo $i >/last; done) >/dev/null 2>&1 &`,
       )
-      for (const to of [2, 1, 2, 1, 2, 1]) {
+      for (const to of [2, 1, 2, 1]) {
         const moved = await json<VmMove>(2, 'vm', 'migrate', 'mover', '--to', `${LAB}${to}`, '--max-stall-ms', '10000')
         expect(moved).toMatchObject({ live: true, how: 'precopy' })
         expect(moved.phases.map((p) => p.phase)).not.toContain('mirror')
@@ -100,13 +100,14 @@ describe.skipIf(missing !== undefined)(
         expect(await sees(to)).toEqual(before)
         const last = Number(await sh('mover', 'echo 3 >/proc/sys/vm/drop_caches; cat /last'))
         const text = await sh('mover', "dd if=/dev/vda bs=64k skip=512 count=448 2>/dev/null | grep -ao 'block [0-9]*'")
-        const blocks = new Set(text.split('\n').map((l) => Number(l.slice(6))))
+        // It writes on meanwhile: a place may hold what was written later, never what was there before.
+        const places = new Map(text.split('\n').map((l) => [Number(l.slice(6)) % 448, Number(l.slice(6))]))
         const expected = Array.from({ length: Math.min(last, 440) }, (_, i) => last - i).filter((n) => n > 0)
         expect(last).toBeGreaterThan(3)
-        expect(expected.filter((n) => !blocks.has(n) && !blocks.has(n + 448))).toEqual([])
+        expect(expected.filter((n) => (places.get(n % 448) ?? 0) < n)).toEqual([])
       }
-      expect((await show(2, 'mover')).placement).toMatchObject({ epoch: 7 })
-    }, 240_000)
+      expect((await show(2, 'mover')).placement).toMatchObject({ epoch: 5 })
+    }, 480_000)
 
     test('stopped, it starts on the other host from the same file', async () => {
       const sum = await sh('mover', SUM)
