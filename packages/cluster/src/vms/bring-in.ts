@@ -139,7 +139,7 @@ export class Bringings {
       }
       limit.throwIfAborted()
     } catch (error) {
-      await this.#undo(vm.id, rooms).catch((why: unknown) =>
+      await this.#undo(job, vm.id, rooms).catch((why: unknown) =>
         this.#deps.log(`${vm.id}: what was brought could not be taken away yet: ${(why as Error).message}`),
       )
       limit.throwIfAborted()
@@ -151,9 +151,11 @@ export class Bringings {
   }
 
   /** It stays where it was. What can't be taken away now goes when the source asks for it, or at the next start (`sweepMoves`). */
-  async #undo(vm: string, rooms: readonly Room[]): Promise<void> {
+  async #undo(job: string, vm: string, rooms: readonly Room[]): Promise<void> {
     const { store, hostId, machine } = this.#deps
-    if ((await store.get(placementKind, vm))?.value.host === hostId) return
+    const placement = (await store.get(placementKind, vm))?.value
+    // What is here may be another move's by now.
+    if (placement?.host === hostId || (placement?.handover && placement.handover.job !== job)) return
     for (const { pool, volume } of rooms) await machine.volumes.delete(pool, volume)
     await machine.forget(vm)
   }
