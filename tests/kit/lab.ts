@@ -1,6 +1,6 @@
 /** Labs of tests. Each is called after the process it belongs to, so that two can be there at once, and one whose test was killed is found. */
 import { execFile, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { CACHE, ROOT } from './daemon.ts'
 
@@ -51,6 +51,28 @@ export async function restartAs(i: number, wadahd?: string): Promise<Ran> {
   await ok(on(i, ['down']))
   const more: Record<string, string> = wadahd === undefined ? {} : { WADAH_DAEMON: wadahd }
   return await run(WADAH, ['lab', 'start', `${LAB}${i}`, '--lab', LAB], '', more)
+}
+
+/**
+ * Hosts of a lab share this machine's files, and machines do not: each daemon is started again with mounts of its own, in which the folders of the
+ * other hosts are empty. What the lab starts from now on is started so.
+ */
+export async function hideOthers(hosts: readonly number[]): Promise<void> {
+  const wadahd = join(ROOT, 'bin/wadahd')
+  const program = `/var/lib/wadah-lab-${LAB}/apart`
+  const folders = hosts.map((i) => `/var/lib/wadah-${LAB}${i}`)
+  const script = `#!/bin/sh
+case " $* " in *" --purge "*) exec ${wadahd} "$@" ;; esac
+[ "$APART" = yes ] || APART=yes exec unshare --mount --propagation private -- "$0" "$@"
+unset APART
+for folder in ${folders.join(' ')}; do
+  case " $* " in *" --instance \${folder#/var/lib/wadah-} "*) ;; *) mount -t tmpfs -o size=1m,mode=0755 hidden "$folder" || exit 1 ;; esac
+done
+exec ${wadahd} "$@"
+`
+  writeFileSync(program, script, { mode: 0o755 })
+  process.env['WADAH_DAEMON'] = program
+  for (const i of hosts) await ok(restartAs(i))
 }
 
 /** Takes away labs of tests that are no more. */

@@ -6,7 +6,7 @@ import type { DrainPlan } from '@wadah/api/schema/cluster'
 import type { VmMove } from '@wadah/api/schema/migration'
 import type { Vm } from '@wadah/api/schema/vm'
 import { until } from '../kit/daemon.ts'
-import { at, json, LAB, lab, ok, purgeDeadLabs, run } from '../kit/lab.ts'
+import { at, hideOthers, json, LAB, lab, ok, purgeDeadLabs, run } from '../kit/lab.ts'
 
 const show = (i: number, vm: string) => json<Vm>(i, 'vm', 'show', vm)
 const sh = async (vm: string, script: string) =>
@@ -22,6 +22,7 @@ let path: [string, string]
 beforeAll(async () => {
   purgeDeadLabs()
   await lab('up', '--hosts', '2')
+  await hideOthers([1, 2])
   const all = await pools()
   path = [1, 2].map((i) => all.find((p) => p.path.includes(`${LAB}${i}`))?.path ?? '') as [string, string]
   expect(path.every((p) => p !== '')).toBe(true)

@@ -7,7 +7,7 @@ import type { Job } from '@wadah/api/schema/job'
 import type { VmMove } from '@wadah/api/schema/migration'
 import type { Vm } from '@wadah/api/schema/vm'
 import { until } from '../kit/daemon.ts'
-import { at, json, LAB, lab, ok, purgeDeadLabs } from '../kit/lab.ts'
+import { at, hideOthers, json, LAB, lab, ok, purgeDeadLabs } from '../kit/lab.ts'
 
 type Pool = { id: string; name: string; path: string; host?: string }
 const show = (vm: string) => json<Vm>(1, 'vm', 'show', vm)
@@ -54,6 +54,7 @@ beforeAll(async () => {
   points = mkdtempSync(join(tmpdir(), 'wadah-points-'))
   process.env['WADAH_PAUSE_POINTS'] = points
   await lab('up', '--hosts', '2')
+  await hideOthers([1, 2])
   const all = (await json<{ items: Pool[] }>(1, 'pool', 'list')).items
   path = [1, 2].map((i) => all.find((p) => p.path.includes(`${LAB}${i}`))?.path ?? '') as [string, string]
   expect(path.every((p) => p !== '')).toBe(true)

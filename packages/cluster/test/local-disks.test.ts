@@ -15,10 +15,15 @@ import {
   volumeKind,
 } from '../src/records.ts'
 import { promisedBytes } from '../src/vms/create.ts'
+import { filesReady } from '../src/vms/jobs.ts'
 import {
   type DiskMove,
+  answerHas,
   arrivedDisks,
+  dropArrival,
   dropMoved,
+  HAS_PATH,
+  isWhereItBelongs,
   makeRooms,
   markMoving,
   placeDisks,
@@ -124,9 +129,11 @@ describe('local disks of a VM that moves', () => {
     worlds.a.files.add(`${POOL}/${DISK}.qcow2`).add(`${POOL}/${BASE}.qcow2`)
     for (let i = 0; i < 2; i++) views.push(await CachedView.open(store, {}))
     const [viewA, viewB] = views.slice(-2) as [CachedView, CachedView]
-    b = listing({ ...fakeDeps(store, viewB, worlds.b), hostId: B }, worlds.b)
-    const askHost = async <T>(_host: string, _path: string, pool: unknown) =>
-      (await b.machine.volumes.facts(pool as never)) as T
+    const askHost = async <T>(host: string, path: string, body: unknown) => {
+      const asked = host === B ? b : a
+      return (await (path === HAS_PATH ? answerHas(asked, body) : asked.machine.volumes.facts(body as never))) as T
+    }
+    b = { ...listing({ ...fakeDeps(store, viewB, worlds.b), hostId: B }, worlds.b), askHost }
     a = { ...listing(fakeDeps(store, viewA, worlds.a), worlds.a), askHost }
   })
   afterEach(async () => {
@@ -142,6 +149,7 @@ describe('local disks of a VM that moves', () => {
   const volume = async () => (await a.store.get(volumeKind, DISK))?.value
   const never = new AbortController().signal
   const fileB = `${POOL_B}/${DISK}.qcow2`
+  const expected = async () => undefined
 
   test('they go to the usual pool there, or to the one that was named, if it is there', async () => {
     const [disk] = await placeDisks(a, vm, B, undefined)
@@ -178,7 +186,7 @@ describe('local disks of a VM that moves', () => {
     const rooms = await roomsFor(b, vm, JOB)
     expect(rooms[0]).toMatchObject({ name: 'root', pool: { id: POOL_B }, volume: { id: DISK, pool: POOL_B } })
     expect(rooms[0]?.volume.base).toBeUndefined()
-    await makeRooms(b, rooms, 5000, never)
+    await makeRooms(b, rooms, 5000, expected, never)
     await sweepMoves(b)
     expect(worlds.b.files).toContain(fileB)
     await apply(a, unmarkMoving(a, disks, 'job-bbbbbbbbbb'))
@@ -198,7 +206,7 @@ describe('local disks of a VM that moves', () => {
     await dropMoved(a, disks)
     expect(worlds.a.files).toContain(`${POOL}/${DISK}.qcow2`)
     await apply(a, markMoving(a, disks, JOB))
-    await makeRooms(b, await roomsFor(b, vm, JOB), 5000, never)
+    await makeRooms(b, await roomsFor(b, vm, JOB), 5000, expected, never)
     await apply(b, arrivedDisks(b, vm, JOB))
     expect(await volume()).toMatchObject({ pool: POOL_B, vm: VM, size_bytes: 10 * GIB })
     expect((await volume())?.base).toBeUndefined()
@@ -212,6 +220,51 @@ describe('local disks of a VM that moves', () => {
     await sweepMoves(b)
     expect(worlds.b.files).toContain(fileB)
     expect(worlds.a.files).toContain(`${POOL}/${BASE}.qcow2`)
+  })
+
+  test('what may be all there is stays: the host that the store names says that it has it, or nothing goes', async () => {
+    // As after a recovery from a copy of the store that is older than the move.
+    worlds.b.files.add(fileB)
+    worlds.a.files.delete(`${POOL}/${DISK}.qcow2`)
+    await sweepMoves(b)
+    expect(worlds.b.files).toContain(fileB)
+    await sweepMoves({ ...b, askHost: async () => Promise.reject(new Error('silent')) })
+    expect(worlds.b.files).toContain(fileB)
+    worlds.a.files.add(`${POOL}/${DISK}.qcow2`)
+    await sweepMoves(b)
+    expect(worlds.b.files).not.toContain(fileB)
+    // The same of what else a host alone may have of a VM; one that has none of it loses nothing.
+    expect(await isWhereItBelongs(b, VM)).toBe(true)
+    const tpm = put(vmKind, VM, { ...vm, spec: { ...vm.spec, tpm: true } } as VmRecord)
+    await apply(a, Promise.resolve({ checks: [], writes: [tpm] }))
+    expect(await isWhereItBelongs(b, VM)).toBe(false)
+    waits = { job: JOB, undone: false, folder: true }
+    expect(await isWhereItBelongs(b, VM)).toBe(true)
+  })
+
+  test('on the way to a host nothing of it is wanted there before; what is taken back is not what comes next', async () => {
+    const disks = await placeDisks(a, vm, B, undefined)
+    await apply(a, markMoving(a, disks, JOB))
+    const rooms = await roomsFor(b, vm, JOB)
+    const bootable = { ...vm, spec: { ...vm.spec, boot: { kind: 'disk' } } } as VmRecord
+    await expect(filesReady(b, bootable)).rejects.toMatchObject({ fault: { code: 'not_found' } })
+    await filesReady(b, bootable, ['root'])
+    await expect(makeRooms(b, rooms, 5000, async () => Promise.reject(new Error('given up')), never)).rejects.toThrow(
+      'given up',
+    )
+    expect(worlds.b.files).not.toContain(fileB)
+    const way = async (to: string, job: string) => {
+      const handover = { to, epoch: 2, job, sealed: false }
+      const on = put(placementKind, VM, { schema: 1, host: HOST, epoch: 1, handover })
+      await apply(a, Promise.resolve({ checks: [], writes: [on] }))
+    }
+    worlds.b.files.add(fileB)
+    await way(B, 'job-bbbbbbbbbb')
+    await dropArrival(b, JOB, VM, rooms)
+    expect(worlds.b.files).toContain(fileB)
+    await way('host-cccccccccc', 'job-bbbbbbbbbb')
+    await dropArrival(b, JOB, VM, rooms)
+    expect(worlds.b.files).not.toContain(fileB)
   })
 
   test('a QEMU that waits for a guest is ended once no move is noted, and its disks stay as long as it is there', async () => {

@@ -15,7 +15,7 @@ import { type Wire, wire } from '../src/migration/testing.ts'
 import { hostKind, type PlacementRecord, placementKind, poolKind, vmKind, volumeKind } from '../src/records.ts'
 import { answerBrought, Bringings } from '../src/vms/bring-in.ts'
 import { BROUGHT_PATH } from '../src/vms/bring-out.ts'
-import { LEFTOVERS_PATH, sweepMoves } from '../src/vms/local-disks.ts'
+import { answerHas, HAS_PATH, LEFTOVERS_PATH, sweepMoves } from '../src/vms/local-disks.ts'
 import { type MigrateParams, migrateVm } from '../src/vms/migrate.ts'
 import { BASE, HOST, POOL, fakeDeps, ground } from './kit/cluster.ts'
 import { FakeWorld } from './kit/fake-machine.ts'
@@ -107,7 +107,11 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
       return within === at.id ? [{ id, format: format as 'qcow2', temporary: false }] : []
     })
   const migration = { ask: async () => ({ is: 'gone' }) }
-  const b = { ...plain, machine: { ...plain.machine, migration, volumes: { ...volumes, list } } } as unknown as Deps
+  const machine = { ...plain.machine, migration, volumes: { ...volumes, list } }
+  const a = fakeDeps(store, views[0], worlds[0])
+  const askHost = async (_host: string, path: string, body: unknown) =>
+    path === HAS_PATH ? answerHas(a, body) : undefined
+  const b = { ...plain, machine, askHost } as unknown as Deps
   const ending = new AbortController()
   const bringings = new Bringings(b, ending.signal)
   const wires: Wire[] = []

@@ -15,7 +15,7 @@ import { answerUsed, USED_PATH } from '@wadah/cluster/storage/rooms'
 import { answerWay, WAY_PATH } from '@wadah/cluster/members/way'
 import { answerBrought } from '@wadah/cluster/vms/bring-in'
 import { BROUGHT_PATH } from '@wadah/cluster/vms/bring-out'
-import { LEFTOVERS_PATH, sweepMoves } from '@wadah/cluster/vms/local-disks'
+import { answerHas, HAS_PATH, LEFTOVERS_PATH, sweepMoves } from '@wadah/cluster/vms/local-disks'
 import { answerPool, POOL_PATH } from '@wadah/cluster/storage/shared'
 import { networkDownKind, resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
 import type { JobRecord } from '@wadah/cluster/jobs/record'
@@ -238,6 +238,7 @@ async function main(config: DaemonConfig): Promise<void> {
         [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
         [USED_PATH]: (body) => answerUsed(cluster.deps, body),
         [BROUGHT_PATH]: (body) => answerBrought(cluster.deps, body),
+        [HAS_PATH]: (body) => answerHas(cluster.deps, body),
         [LEFTOVERS_PATH]: async () => {
           await sweepMoves(cluster.deps)
           return {}

@@ -26,6 +26,15 @@ export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Re
   const end = performance.now() + (minutes ?? Number.POSITIVE_INFINITY) * 60_000
   const was = existsSync(USERFAULT) ? readFileSync(USERFAULT, 'utf8') : undefined
   // A setting of the whole machine: only for as long as post-copy is tried.
+  const giveBack = () => {
+    if (was !== undefined) writeFileSync(USERFAULT, was)
+  }
+  const ended = (signal: NodeJS.Signals) => {
+    giveBack()
+    host.letGo()
+    process.kill(process.pid, signal)
+  }
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, ended)
   let isFresh = false
   try {
     await prepare()
@@ -61,8 +70,9 @@ export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Re
       renameSync(`${file}.new`, file)
     }
   } finally {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, ended)
     host.letGo()
-    if (was !== undefined) writeFileSync(USERFAULT, was)
+    giveBack()
   }
   return results
 }

@@ -17,6 +17,8 @@ const ASK_MS = 30_000
 export async function answerPool(deps: Deps, body: unknown): Promise<PoolAnswer> {
   const { pool, mark, name, turn } = body as PoolQuestion
   const { shared } = deps.machine.volumes
+  if (turn !== undefined && !(Number.isInteger(turn) && turn >= 0 && turn <= LAST_TURN))
+    throw fail('malformed', 'This is no turn on a file.')
   if (turn !== undefined) {
     const file = turnsOf(name, deps.hostId)
     const fresh = (await takeTurn(shared, pool, file, mark, turn)) ?? 'yes'

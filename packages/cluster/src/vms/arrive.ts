@@ -9,7 +9,7 @@ import { hostKind, placementKind, type VmRecord, vmKind } from '../records.ts'
 import { launchRequest } from '../resolve.ts'
 import { filesReady } from './jobs.ts'
 import { recordNow } from './keeper.ts'
-import { arrivedDisks, isOursAtWork, makeRooms, roomsFor } from './local-disks.ts'
+import { arrivedDisks, dropArrival, isOursAtWork, isWhereItBelongs, makeRooms, roomsFor } from './local-disks.ts'
 import { checkRoomToRun } from './room.ts'
 
 const TRIES = 20
@@ -47,10 +47,14 @@ export function arrivals(deps: Deps): MoveInPorts {
       const host = deps.view.get(hostKind, deps.hostId)?.value
       if (host?.address === undefined) throw fail('internal', 'this host has no address in the cluster')
       checkRoomToRun(deps, vm)
-      await filesReady(deps, vm)
-      await deps.syncNetworks()
       const rooms = await roomsFor(deps, vm, job)
-      await makeRooms(deps, rooms, vm.spec.uid, signal)
+      await filesReady(
+        deps,
+        vm,
+        rooms.map((r) => r.name),
+      )
+      await deps.syncNetworks()
+      await makeRooms(deps, rooms, vm.spec.uid, () => comesHere(deps, job, vm.id, offer.epoch), signal)
       const request = launchRequest(deps, vm)
       const disks = request.disks.map((disk) => {
         const room = rooms.find((r) => r.name === disk.name)
@@ -100,12 +104,8 @@ export function arrivals(deps: Deps): MoveInPorts {
       const placement = (await deps.store.get(placementKind, vm))?.value
       // It stayed where it was: nothing of it is left here. What the store does not say any more the source's own call, or the next
       // start, finds (`sweepMoves`).
-      if (placement?.host !== deps.hostId) {
-        if (record)
-          for (const { pool, volume } of await roomsFor(deps, record, job))
-            await deps.machine.volumes.delete(pool, volume)
-        await deps.machine.forget(vm)
-      }
+      if (placement?.host !== deps.hostId)
+        await dropArrival(deps, job, vm, record ? await roomsFor(deps, record, job) : [])
       await deps.syncNetworks()
     },
     log: deps.log,
@@ -135,6 +135,7 @@ export async function sweepArrivals(deps: Deps, moves: Arrivals): Promise<void> 
     if (await isOursAtWork(deps, vm)) continue
     // What a stopped VM brought stays until its source has said whether it comes.
     if (placement?.handover?.to === deps.hostId && isStopped(deps, placement.handover.job)) continue
+    if (!(await isWhereItBelongs(deps, vm))) continue
     await deps.machine.forget(vm)
     deps.log(`${vm}, which is not on this host, had left something here; it is gone`)
   }

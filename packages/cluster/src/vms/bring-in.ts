@@ -11,9 +11,9 @@ import { MOVE_PROTOCOL, type MessageLink } from '../migration/link.ts'
 import { pausePoint } from '../migration/pause-point.ts'
 import { type Of, Talk } from '../migration/talk.ts'
 import { refusalOf } from '../migration/target.ts'
-import { placementKind, type VmRecord } from '../records.ts'
+import type { VmRecord } from '../records.ts'
 import { comesHere, isBy } from './arrive.ts'
-import { alone, type Room, roomsFor } from './local-disks.ts'
+import { alone, dropArrival, type Room, roomsFor } from './local-disks.ts'
 
 const OFFER_MS = 30_000
 /** Until the source has a disk open and its stream is there. */
@@ -71,7 +71,7 @@ export class Bringings {
       await over
       talk.send({ type: 'brought', job })
     } catch (error) {
-      this.#deps.log(`${first.bring?.vm}: not brought: ${(error as Error).message}`)
+      this.#deps.log(`${String(first.bring?.vm).slice(0, 40)}: not brought: ${(error as Error).message}`)
       talk.send({ type: 'abort', job, fault: refusalOf(error) })
     }
     talk.close()
@@ -111,7 +111,10 @@ export class Bringings {
       await alone(async () => {
         // Not only before: it may have been given up, and swept, while this waited for its turn.
         await comesHere(this.#deps, job, vm.id, bring.epoch)
-        for (const { pool, volume } of rooms) await machine.volumes.delete(pool, volume)
+        for (const { pool, volume } of rooms) {
+          limit.throwIfAborted()
+          await machine.volumes.delete(pool, volume)
+        }
         await machine.writeState(vm.id, bring.state, vm.spec.uid)
       })
       talk.send({ type: 'ready', job })
@@ -139,7 +142,8 @@ export class Bringings {
       }
       limit.throwIfAborted()
     } catch (error) {
-      await this.#undo(job, vm.id, rooms).catch((why: unknown) =>
+      // It stays where it was. What can't be taken away now goes when the source asks for it, or at the next start (`sweepMoves`).
+      await dropArrival(this.#deps, job, vm.id, rooms).catch((why: unknown) =>
         this.#deps.log(`${vm.id}: what was brought could not be taken away yet: ${(why as Error).message}`),
       )
       limit.throwIfAborted()
@@ -147,17 +151,9 @@ export class Bringings {
     } finally {
       stop.abort(fail('cancelled', 'It is over.'))
       for (const key of keys) this.#waiting.delete(key)
+      // Also those that came and were never read.
+      for (const stream of streams) void stream.then((s) => s.close())
     }
-  }
-
-  /** It stays where it was. What can't be taken away now goes when the source asks for it, or at the next start (`sweepMoves`). */
-  async #undo(job: string, vm: string, rooms: readonly Room[]): Promise<void> {
-    const { store, hostId, machine } = this.#deps
-    const placement = (await store.get(placementKind, vm))?.value
-    // What is here may be another move's by now.
-    if (placement?.host === hostId || (placement?.handover && placement.handover.job !== job)) return
-    for (const { pool, volume } of rooms) await machine.volumes.delete(pool, volume)
-    await machine.forget(vm)
   }
 }
 

@@ -9,7 +9,7 @@ import { hostName } from '../members/where.ts'
 import { MOVE_PROTOCOL, type MessageLink } from '../migration/link.ts'
 import { pausePoint } from '../migration/pause-point.ts'
 import { Talk } from '../migration/talk.ts'
-import { volumeKind } from '../records.ts'
+import { hostKind, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import { answerUsed } from '../storage/rooms.ts'
 import type { DiskMove } from './local-disks.ts'
@@ -17,6 +17,17 @@ import type { DiskMove } from './local-disks.ts'
 /** Asked of the target before the VM is its: whether all that was brought is there. */
 export const BROUGHT_PATH = '/peer/v1/brought'
 const ASK_MS = 30_000
+const ASK_AGAIN_MS = 60_000
+const ASK_PAUSE_MS = 1_000
+/** With these it has said no. */
+const DECIDED: ReadonlySet<string> = new Set([
+  'gone',
+  'not_owner',
+  'wrong_state',
+  'malformed',
+  'not_found',
+  'host_lacks',
+])
 /** It removes what an earlier try left, and writes what is small. */
 const READY_MS = 120_000
 /** As long as qemu-img has; that the other host lives is seen by its heartbeats. */
@@ -46,6 +57,15 @@ export async function bringOut(
   signal: AbortSignal,
 ): Promise<{ bytes: number; took_ms: number }> {
   const begun = performance.now()
+  // Before the target makes room for it: what is there may be all there is.
+  for (const disk of o.disks) {
+    const volume = (await deps.store.get(volumeKind, disk.volume))?.value
+    const there = volume && (await deps.machine.volumes.exists(poolDefinition(poolOf(deps, volume.pool)), volume))
+    if (!there)
+      throw fail('gone', `The file of the disk "${disk.name}" is not on this host.`, {
+        remedy: `wadah volume show ${volume?.name ?? disk.volume}`,
+      })
+  }
   const state = o.state ? await deps.machine.readState(o.vm) : {}
   const used = await answerUsed(
     deps,
@@ -99,6 +119,7 @@ async function open(deps: Deps, o: BringOrder, signal: AbortSignal): Promise<Mes
     return await deps.moves.bring(o.to, signal)
   } catch (error) {
     if (!(error instanceof WadahError) || error.fault.code !== 'not_found') throw error
+    if (!deps.view.get(hostKind, o.to)) throw error
     const host = hostName(deps.view, o.to)
     throw fail('host_lacks', `${host} runs an older release, which takes no disks of a VM that is stopped.`, {
       remedy: `upgrade ${host}; or start "${o.name}", then move it`,
@@ -145,10 +166,20 @@ async function send(
 const toWadah = (error: unknown) => (error instanceof WadahError ? error : new WadahError(toFault(error), error))
 
 /** Just before it is the target's. @throws WadahError, effect `none` */
-export async function mustBeThere(deps: Deps, { job, vm, to, epoch, state }: BringOrder): Promise<void> {
-  try {
-    await deps.askHost?.(to, BROUGHT_PATH, { job, vm, epoch, state }, ASK_MS)
-  } catch (error) {
-    throw new WadahError({ ...toFault(error), effect: 'none' }, error)
+export async function mustBeThere(
+  deps: Deps,
+  { job, vm, to, epoch, state }: BringOrder,
+  signal: AbortSignal,
+): Promise<void> {
+  for (const end = performance.now() + ASK_AGAIN_MS; ; ) {
+    try {
+      await deps.askHost?.(to, BROUGHT_PATH, { job, vm, epoch, state }, ASK_MS)
+      return
+    } catch (error) {
+      // A daemon that is started anew or a store that looks for its leader: hours of copying are not thrown away for that.
+      if (DECIDED.has(toFault(error).code) || performance.now() > end)
+        throw new WadahError({ ...toFault(error), effect: 'none' }, error)
+      await sleep(ASK_PAUSE_MS, undefined, { signal })
+    }
   }
 }

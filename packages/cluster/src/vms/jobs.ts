@@ -69,10 +69,10 @@ export async function grantTo(deps: Deps, vm: VmRecord, id: string): Promise<voi
   await deps.machine.volumes.grant(pool, volumeDefinition(deps, volume), { uid: vm.spec.uid })
 }
 
-/** Everything its QEMU opens on this host is here, and its user may open it. */
-export async function filesReady(deps: Deps, vm: VmRecord): Promise<void> {
+/** Everything its QEMU opens on this host is here, and its user may open it. `coming`: disks that are still on their way. */
+export async function filesReady(deps: Deps, vm: VmRecord, coming: readonly string[] = []): Promise<void> {
   // Done when they were attached, unless a crash came between, or another host did it.
-  for (const disk of vm.spec.disks) await grantTo(deps, vm, disk.volume)
+  for (const { name, volume } of vm.spec.disks) if (!coming.includes(name)) await grantTo(deps, vm, volume)
   if (vm.spec.boot.kind === 'kernel') await deps.haveImage?.(vm.spec.boot.image)
   for (const { image } of vm.spec.cdroms ?? []) if (image !== undefined) await deps.haveImage?.(image)
 }

@@ -8,7 +8,15 @@ import { type Check, type Rec, type Write, put, unchanged } from '@wadah/store/s
 import { type Deps, caughtUp, find } from '../context.ts'
 import { claimKind, jobKind } from '../jobs/record.ts'
 import { hostName } from '../members/where.ts'
-import { type PoolRecord, type VmRecord, type VolumeRecord, placementKind, poolKind, volumeKind } from '../records.ts'
+import {
+  type PoolRecord,
+  type VmRecord,
+  type VolumeRecord,
+  placementKind,
+  poolKind,
+  vmKind,
+  volumeKind,
+} from '../records.ts'
 import { poolDefinition, poolOf } from '../resolve.ts'
 import { findPool, reaches, usualPool } from '../storage/find-pool.ts'
 import { factsOf } from '../storage/pool-facts.ts'
@@ -18,7 +26,11 @@ import { localDisks } from './tied.ts'
 
 /** Asked of the host where a move was to go: what it left there goes. */
 export const LEFTOVERS_PATH = '/peer/v1/leftovers'
+/** Asked of the host where the store has a volume, or a VM, whether it is there. */
+export const HAS_PATH = '/peer/v1/has'
 const ASK_MS = 30_000
+/** Places for what comes are made by turns with it. */
+const HAS_MS = 5_000
 
 export type DiskMove = MoveDisk & { volume: string; from: string; to: string }
 
@@ -176,15 +188,43 @@ export function alone<T>(work: () => Promise<T>): Promise<T> {
   return mine
 }
 
-/** Empty volumes, whatever an earlier try left in their place. */
-export async function makeRooms(deps: Deps, rooms: readonly Room[], uid: number, signal: AbortSignal): Promise<void> {
+/** Empty volumes, whatever an earlier try left in their place. `expected` rejects when the VM does not come any more. */
+export async function makeRooms(
+  deps: Deps,
+  rooms: readonly Room[],
+  uid: number,
+  expected: () => Promise<unknown>,
+  signal: AbortSignal,
+): Promise<void> {
   const { volumes } = deps.machine
   await alone(async () => {
+    // Not only before: it may have been given up, and swept, while this waited for its turn.
+    await expected()
+    signal.throwIfAborted()
     for (const { pool, volume } of rooms) {
       await volumes.delete(pool, volume)
       await volumes.create(pool, volume, { signal })
       await volumes.grant(pool, volume, { uid })
     }
+  })
+}
+
+/**
+ * What came here by a move that came to nothing goes. Looked at anew before each file: where this takes long, the VM may be on its way here again
+ * by another job, whose files have the same names.
+ */
+export async function dropArrival(deps: Deps, job: string, vm: string, rooms: readonly Room[]): Promise<void> {
+  const { store, hostId, machine } = deps
+  const isNobodys = async () => {
+    const placement = (await store.get(placementKind, vm))?.value
+    return placement?.host !== hostId && !(placement?.handover?.to === hostId && placement.handover.job !== job)
+  }
+  await alone(async () => {
+    for (const { pool, volume } of rooms) {
+      if (!(await isNobodys())) return
+      await machine.volumes.delete(pool, volume)
+    }
+    if (await isNobodys()) await machine.forget(vm)
   })
 }
 
@@ -248,6 +288,7 @@ async function sweepFolder(deps: Deps, vm: string): Promise<void> {
   if (!placement || placement.host === deps.hostId || placement.handover?.to === deps.hostId) return
   // One that has just left is tidied up by the job that moved it.
   if (await isOursAtWork(deps, vm)) return
+  if (!(await isWhereItBelongs(deps, vm))) return
   await deps.machine.forget(vm)
   deps.log(`${vm}, which is not on this host, had left something here; it is gone`)
 }
@@ -256,6 +297,36 @@ async function sweepFolder(deps: Deps, vm: string): Promise<void> {
 export async function isOursAtWork(deps: Deps, vm: string): Promise<boolean> {
   const claim = (await deps.store.get(claimKind, `vm/${vm}`))?.value.job
   return claim !== undefined && (await deps.store.get(jobKind, claim))?.value.executor.host === deps.hostId
+}
+
+/**
+ * Before something is taken away because the store has it on another host: that host says that it is there. A store that was put back
+ * from an older copy may say what was so then, and what lies here may be all there is. Silence is no yes.
+ */
+async function isThere(deps: Deps, host: string, what: { vm: string } | { volume: string }): Promise<boolean> {
+  const answer = await deps.askHost?.<{ there?: boolean }>(host, HAS_PATH, what, HAS_MS).catch(() => undefined)
+  return answer?.there === true
+}
+
+/** Whether the host of this VM has what only a host can have of it: UEFI variables, a TPM. Of one that has neither nothing can be lost. */
+export async function isWhereItBelongs(deps: Deps, vm: string): Promise<boolean> {
+  const spec = (await deps.store.get(vmKind, vm))?.value.spec
+  const placement = (await deps.store.get(placementKind, vm))?.value
+  if (!placement || placement.host === deps.hostId || !spec) return true
+  if (!spec.tpm && spec.firmware?.kind !== 'uefi') return true
+  const there = await isThere(deps, placement.host, { vm })
+  if (!there) deps.log(`what ${vm} keeps here stays: its host does not say that it has it`)
+  return there
+}
+
+/** Of a host that would take away its copy. */
+export async function answerHas(deps: Deps, body: unknown): Promise<{ there: boolean }> {
+  const { vm, volume: id } = (body ?? {}) as { vm?: unknown; volume?: unknown }
+  if (typeof vm === 'string') return { there: (await deps.machine.known()).includes(vm) }
+  const volume = typeof id === 'string' ? (await deps.store.get(volumeKind, id))?.value : undefined
+  if (!volume) return { there: false }
+  const pool = poolOf(deps, volume.pool)
+  return { there: reaches(deps, pool) && (await deps.machine.volumes.exists(poolDefinition(pool), volume)) }
 }
 
 async function sweepFile(
@@ -269,6 +340,12 @@ async function sweepFile(
   const owner = deps.view.get(poolKind, volume.pool)?.value
   if (!owner || owner.shared || owner.host === deps.hostId) return
   if (volume.vm !== undefined && waiting.has(volume.vm)) return
+  if (!(await isThere(deps, owner.host, { volume: volume.id }))) {
+    deps.log(
+      `the file of the volume ${volume.name} stays: ${owner.name}, where the store has it, does not say that it is there`,
+    )
+    return
+  }
   await deps.machine.volumes.delete(poolDefinition(pool), file)
   deps.log(`the file of the volume ${volume.name}, which lies in ${owner.name}, was left over and is gone`)
 }

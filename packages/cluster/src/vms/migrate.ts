@@ -330,13 +330,14 @@ async function relocate(ctx: Ctx): Promise<VmMove> {
         remedy: `wadah vm show ${p.name}`,
       })
     mustRest(ctx)
-    if (carries(p)) await mustBeThere(deps, orderOf(ctx))
+    if (carries(p)) await mustBeThere(deps, orderOf(ctx), ctx.signal)
     await pausePoint('bring-commit')
     const vm = (await deps.store.get(vmKind, p.vm))?.value
     if (!vm) throw fail('gone', 'The VM is not there any more.')
     const disks = await arrivedDisks(deps, vm, jobId)
+    const { handover: _, ...rest } = placement.value
     ctx.commit(
-      [put(placementKind, p.vm, { schema: 1, host: p.to, epoch: p.epoch }), ...disks.writes],
+      [put(placementKind, p.vm, { ...rest, host: p.to, epoch: p.epoch }), ...disks.writes],
       [unchanged(placement), ...disks.checks],
     )
   }

@@ -65,7 +65,10 @@ export async function askToMove(
     // Of one that runs its QEMU tells.
     ...(!live && ownState(vm.value) !== undefined ? { state: true } : {}),
   }
-  return submit(deps, engine, caller, migrateVm, params, vmTarget(vm.value), { checks: [unchanged(placement)] })
+  return submit(deps, engine, caller, migrateVm, params, vmTarget(vm.value), {
+    // What it has was looked at before other hosts were asked: a disk that came meanwhile would stay behind.
+    checks: [unchanged(placement), unchanged(vm)],
+  })
 }
 
 async function chooseTarget(deps: Deps, vm: VmRecord, { to: ref, pool }: VmMigrate): Promise<string> {

@@ -307,9 +307,13 @@ export class ClusterRuntime {
       .filter((id) => view.get(aliveKind, id))
       .toSorted()[0]
     if (first !== hostId) return
-    await this.#raise(deps)
     // Who gave the etcd looks after it: its members, its history, its room.
-    if (this.#identity.etcd) return
+    if (!this.#identity.etcd) await this.#lookAfterStore(deps)
+    // Last: a store that is full takes no level.
+    await this.#raise(deps)
+  }
+
+  async #lookAfterStore(deps: Deps): Promise<void> {
     await this.#appoint(deps)
     const now = systemClock.monotonic_ms()
     if (now - this.#lastUpkeep_ms < UPKEEP_MS) return

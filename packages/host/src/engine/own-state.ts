@@ -13,6 +13,7 @@ const TPM = 'tpm/'
 const TPM_FILE = /^tpm2-[0-9a-f]{2}\.[a-z]{1,32}$/
 /** More than libtpms writes. */
 const MOST_TPM_BYTES = 512 * 1024
+const MOST_TPM_FILES = 16
 /** All of it goes as one message. */
 const MOST_BYTES = 3 * 2 ** 20
 
@@ -41,6 +42,7 @@ export async function writeOwnState(
       throw unknownFile(name)
     else tpm.push([name.slice(TPM.length), Buffer.from(text, 'base64')])
   }
+  if (tpm.length > MOST_TPM_FILES) throw fail('invalid', `A TPM keeps no ${tpm.length} files.`)
   await directory.makeState(uid)
   await directory.dropState()
   await directory.makeState(uid)
@@ -84,8 +86,8 @@ async function writeTpmState(directory: VmDirectory, files: [string, Buffer][], 
     if (uid !== null) await file.chown(uid, uid)
     await file.sync()
   }
-  await syncDir(part)
   if (uid !== null) await lchown(part, uid, uid)
+  await syncDir(part)
   await rename(part, state)
 }
 

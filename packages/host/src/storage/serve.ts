@@ -43,35 +43,39 @@ export async function serveDisk(o: Serve): Promise<ServedVolume> {
   const stop = new AbortController()
   const signal = AbortSignal.any([o.signal, stop.signal])
   const ready = Promise.withResolvers<net.Socket>()
-  const all = o.confinement.use({ reads: o.chain.map((c) => c.path) }, async (confined) => {
-    signal.throwIfAborted()
-    const folder = await newFolder(o.sockets)
-    const over = new AbortController()
-    try {
-      if (confined.uid !== null) await lchown(folder, confined.uid, confined.uid)
-      const path = join(folder, 's')
-      const server = confined.run('qemu-nbd', serveArgv(o.chain, o.direct_io, path), {
-        limits: limitsFor(o.size_bytes),
-        timeout_ms: CONVERT_TIMEOUT_MS,
-        signal,
-      })
-      const early = server.then(() => {
-        throw fail('tool_failed', 'qemu-nbd ended before it served anything.')
-      })
+  const all = o.confinement.use(
+    { reads: o.chain.map((c) => c.path) },
+    async (confined) => {
+      signal.throwIfAborted()
+      const folder = await newFolder(o.sockets)
+      const over = new AbortController()
       try {
-        ready.resolve(await Promise.race([reach(path, AbortSignal.any([signal, over.signal])), early]))
-        await server
-      } catch (error) {
-        // What is lent is taken back only when nobody reads it any more.
-        stop.abort(error)
-        await server.catch(() => undefined)
-        throw error
+        if (confined.uid !== null) await lchown(folder, confined.uid, confined.uid)
+        const path = join(folder, 's')
+        const server = confined.run('qemu-nbd', serveArgv(o.chain, o.direct_io, path), {
+          limits: limitsFor(o.size_bytes),
+          timeout_ms: CONVERT_TIMEOUT_MS,
+          signal,
+        })
+        const early = server.then(() => {
+          throw fail('tool_failed', 'qemu-nbd ended before it served anything.')
+        })
+        try {
+          ready.resolve(await Promise.race([reach(path, AbortSignal.any([signal, over.signal])), early]))
+          await server
+        } catch (error) {
+          // What is lent is taken back only when nobody reads it any more.
+          stop.abort(error)
+          await server.catch(() => undefined)
+          throw error
+        }
+      } finally {
+        over.abort()
+        await rm(folder, { recursive: true, force: true })
       }
-    } finally {
-      over.abort()
-      await rm(folder, { recursive: true, force: true })
-    }
-  })
+    },
+    signal,
+  )
   all.catch(ready.reject)
   const socket = await ready.promise
   const stream = byteStream(socket)

@@ -350,10 +350,13 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
             direct_io,
             bytes_per_s: from.bytes_per_s,
           }
-          await confinement.use({ reads: [], writes: handle }, (confined) =>
-            convert(confined, ends, work.signal, (percent) =>
-              work.progress?.(Math.round((volume.size_bytes * percent) / 100), volume.size_bytes),
-            ),
+          await confinement.use(
+            { reads: [], writes: handle },
+            (confined) =>
+              convert(confined, ends, work.signal, (percent) =>
+                work.progress?.(Math.round((volume.size_bytes * percent) / 100), volume.size_bytes),
+              ),
+            work.signal,
           )
           await mustFit(tmp, alonestanding)
         })

@@ -93,13 +93,14 @@ export class Confinement {
 
   /**
    * Lends files for as long as `work` takes. `reads` are opened by path in the program; `writes` (an open handle of an empty file of
-   * ours) belongs to its user meanwhile.
+   * ours) belongs to its user meanwhile. `signal`: ends the waiting for a turn; what runs ends by its own.
    */
   async use<T>(
     files: { reads: readonly string[]; writes?: FileHandle },
     work: (confined: Confined) => Promise<T>,
+    signal?: AbortSignal,
   ): Promise<T> {
-    const slot = await this.#take()
+    const slot = await this.#take(signal)
     const uid = this.#firstId === null ? null : this.#firstId + slot
     const groups: number[] = []
     const lent: string[] = []
@@ -157,14 +158,31 @@ export class Confinement {
     }
   }
 
-  async #take(): Promise<number> {
+  async #take(signal: AbortSignal | undefined): Promise<number> {
     for (;;) {
+      if (signal?.aborted) {
+        // It may have been its turn.
+        this.#waiting.shift()?.()
+        throw signal.reason
+      }
       const free = this.#slots.indexOf(false)
       if (free >= 0) {
         this.#slots[free] = true
         return free
       }
-      await new Promise<void>((resolve) => this.#waiting.push(resolve))
+      await new Promise<void>((resolve) => {
+        const wake = () => {
+          signal?.removeEventListener('abort', stop)
+          resolve()
+        }
+        const stop = () => {
+          const at = this.#waiting.indexOf(wake)
+          if (at >= 0) this.#waiting.splice(at, 1)
+          resolve()
+        }
+        this.#waiting.push(wake)
+        signal?.addEventListener('abort', stop, { once: true })
+      })
     }
   }
 

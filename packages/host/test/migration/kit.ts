@@ -152,15 +152,16 @@ export async function pairKit() {
         return false
       }
     },
+    /** Whatever it was before. */
     async forbidPostcopy(): Promise<void> {
-      if (restore !== undefined) await writeFile(USERFAULTS, `${restore}\n`)
+      await writeFile(USERFAULTS, '0\n')
     },
     /** Whatever a test left. */
     async clear(machines: HostMachine[] = [a, b]): Promise<void> {
       for (const m of machines) for (const vm of await m.known()) await m.forget(vm)
     },
     async close(machines: HostMachine[] = [a, b]) {
-      await this.forbidPostcopy()
+      if (restore !== undefined) await writeFile(USERFAULTS, `${restore}\n`)
       for (const m of machines) {
         for (const vm of await m.known()) await m.forget(vm)
         await m.cgroups.removeAll()
