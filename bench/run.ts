@@ -8,6 +8,7 @@ import { parseArgs } from 'node:util'
 import { clone } from './clone.ts'
 import { cycles } from './cycles.ts'
 import { demo } from './demo.ts'
+import { hung } from './hung.ts'
 import { idle } from './idle.ts'
 import { import_ } from './import.ts'
 import { type Bench, Daemon, ROOT } from './kit.ts'
@@ -34,6 +35,7 @@ const BENCHES: Bench[] = [
   migration,
   moves,
   modes,
+  hung,
   scheduler,
 ]
 const { values } = parseArgs({
