@@ -4,6 +4,7 @@ import { admit } from '@wadah/api/admit'
 import type { MoveDisk } from '@wadah/ports/migration'
 import type { PoolDefinition, VolumeDefinition } from '@wadah/ports/volumes'
 import { choosePools } from '@wadah/scheduler/fits'
+import { sleep } from '@wadah/store/clock'
 import { type Check, type Rec, type Write, put, unchanged } from '@wadah/store/store'
 import { type Deps, caughtUp, find } from '../context.ts'
 import { claimKind, jobKind } from '../jobs/record.ts'
@@ -31,6 +32,7 @@ export const HAS_PATH = '/peer/v1/has'
 const ASK_MS = 30_000
 /** Places for what comes are made by turns with it. */
 const HAS_MS = 5_000
+const AGAIN_MS = { first: 5_000, most: 300_000 }
 
 export type DiskMove = MoveDisk & { volume: string; from: string; to: string }
 
@@ -249,9 +251,11 @@ export async function askToSweep(deps: Deps, host: string): Promise<void> {
 /**
  * What moves left on this host: QEMUs that wait for a guest that does not come, and files of volumes that lie on another host. The store
  * says what is so: a move that is still noted there may go on.
+ * @returns how many files stay because the host that should have them did not answer
  */
-export async function sweepMoves(deps: Deps): Promise<void> {
+export async function sweepMoves(deps: Deps): Promise<number> {
   await caughtUp(deps)
+  let silent = 0
   const { machine } = deps
   const waiting = new Set<string>()
   for (const vm of await machine.known()) {
@@ -277,9 +281,16 @@ export async function sweepMoves(deps: Deps): Promise<void> {
   for (const { value: pool } of deps.view.list(poolKind)) {
     if (pool.shared || pool.host !== deps.hostId) continue
     for (const file of await machine.volumes.list(poolDefinition(pool))) {
-      await alone(() => sweepFile(deps, pool, file, waiting))
+      if ((await alone(() => sweepFile(deps, pool, file, waiting))) === 'silent') silent += 1
     }
   }
+  return silent
+}
+
+/** At a start: again, ever less often, while there are hosts that do not answer. */
+export async function sweepMovesUntilAnswered(deps: Deps, signal: AbortSignal): Promise<void> {
+  for (let pause_ms = AGAIN_MS.first; (await sweepMoves(deps)) > 0; pause_ms = Math.min(pause_ms * 2, AGAIN_MS.most))
+    await sleep(deps.clock, pause_ms, signal)
 }
 
 /** Of a VM that lies on another host, and is not on its way: its files here are of a move that came to nothing. */
@@ -303,9 +314,13 @@ export async function isOursAtWork(deps: Deps, vm: string): Promise<boolean> {
  * Before something is taken away because the store has it on another host: that host says that it is there. A store that was put back
  * from an older copy may say what was so then, and what lies here may be all there is. Silence is no yes.
  */
-async function isThere(deps: Deps, host: string, what: { vm: string } | { volume: string }): Promise<boolean> {
+async function isThere(
+  deps: Deps,
+  host: string,
+  what: { vm: string } | { volume: string },
+): Promise<'yes' | 'no' | 'silent'> {
   const answer = await deps.askHost?.<{ there?: boolean }>(host, HAS_PATH, what, HAS_MS).catch(() => undefined)
-  return answer?.there === true
+  return answer === undefined ? 'silent' : answer.there === true ? 'yes' : 'no'
 }
 
 /** Whether the host of this VM has what only a host can have of it: UEFI variables, a TPM. Of one that has neither nothing can be lost. */
@@ -314,7 +329,7 @@ export async function isWhereItBelongs(deps: Deps, vm: string): Promise<boolean>
   const placement = (await deps.store.get(placementKind, vm))?.value
   if (!placement || placement.host === deps.hostId || !spec) return true
   if (!spec.tpm && spec.firmware?.kind !== 'uefi') return true
-  const there = await isThere(deps, placement.host, { vm })
+  const there = (await isThere(deps, placement.host, { vm })) === 'yes'
   if (!there) deps.log(`what ${vm} keeps here stays: its host does not say that it has it`)
   return there
 }
@@ -334,18 +349,20 @@ async function sweepFile(
   pool: PoolRecord,
   file: { id: string; format: 'qcow2' | 'raw' },
   waiting: ReadonlySet<string>,
-): Promise<void> {
+): Promise<'silent' | undefined> {
   const volume = (await deps.store.get(volumeKind, file.id))?.value
-  if (!volume || volume.pool === pool.id || volume.moving_to?.pool === pool.id) return
+  if (!volume || volume.pool === pool.id || volume.moving_to?.pool === pool.id) return undefined
   const owner = deps.view.get(poolKind, volume.pool)?.value
-  if (!owner || owner.shared || owner.host === deps.hostId) return
-  if (volume.vm !== undefined && waiting.has(volume.vm)) return
-  if (!(await isThere(deps, owner.host, { volume: volume.id }))) {
+  if (!owner || owner.shared || owner.host === deps.hostId) return undefined
+  if (volume.vm !== undefined && waiting.has(volume.vm)) return undefined
+  const there = await isThere(deps, owner.host, { volume: volume.id })
+  if (there !== 'yes') {
     deps.log(
       `the file of the volume ${volume.name} stays: ${owner.name}, where the store has it, does not say that it is there`,
     )
-    return
+    return there === 'silent' ? 'silent' : undefined
   }
   await deps.machine.volumes.delete(poolDefinition(pool), file)
   deps.log(`the file of the volume ${volume.name}, which lies in ${owner.name}, was left over and is gone`)
+  return undefined
 }
