@@ -51,7 +51,7 @@ import { resizeVolumeJob } from './storage/resize.ts'
 import { adoptAll, keepStatuses, sweepTaps } from './vms/keeper.ts'
 import { keepRestarting } from './vms/restart.ts'
 import { Vms } from './vms/service.ts'
-import { sweepMovesUntilAnswered } from './vms/local-disks.ts'
+import { sweepMovesUntilDone } from './vms/local-disks.ts'
 import { sweepAdded } from './vms/sweep.ts'
 
 export type ClusterOptions = {
@@ -180,7 +180,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     )
   // After that: what it takes up again must not be ended under its hands.
   if (o.member)
-    void sweepMovesUntilAnswered(deps, ending.signal).catch((error: unknown) => {
+    void sweepMovesUntilDone(deps, ending.signal).catch((error: unknown) => {
       if (!ending.signal.aborted) o.onUnforeseen(error, 'leftovers of moves')
     })
   const followed = followNetworks(deps, ending.signal)

@@ -251,11 +251,11 @@ export async function askToSweep(deps: Deps, host: string): Promise<void> {
 /**
  * What moves left on this host: QEMUs that wait for a guest that does not come, and files of volumes that lie on another host. The store
  * says what is so: a move that is still noted there may go on.
- * @returns how many files stay because the host that should have them did not answer
+ * @returns how many files stay for now: the host that should have them did not answer, or a QEMU here still has them open
  */
 export async function sweepMoves(deps: Deps): Promise<number> {
   await caughtUp(deps)
-  let silent = 0
+  let later = 0
   const { machine } = deps
   const waiting = new Set<string>()
   for (const vm of await machine.known()) {
@@ -281,14 +281,14 @@ export async function sweepMoves(deps: Deps): Promise<number> {
   for (const { value: pool } of deps.view.list(poolKind)) {
     if (pool.shared || pool.host !== deps.hostId) continue
     for (const file of await machine.volumes.list(poolDefinition(pool))) {
-      if ((await alone(() => sweepFile(deps, pool, file, waiting))) === 'silent') silent += 1
+      if ((await alone(() => sweepFile(deps, pool, file, waiting))) === 'later') later += 1
     }
   }
-  return silent
+  return later
 }
 
-/** At a start: again, ever less often, while there are hosts that do not answer. */
-export async function sweepMovesUntilAnswered(deps: Deps, signal: AbortSignal): Promise<void> {
+/** At a start: again, ever less often, while something stays that may go. */
+export async function sweepMovesUntilDone(deps: Deps, signal: AbortSignal): Promise<void> {
   for (let pause_ms = AGAIN_MS.first; (await sweepMoves(deps)) > 0; pause_ms = Math.min(pause_ms * 2, AGAIN_MS.most))
     await sleep(deps.clock, pause_ms, signal)
 }
@@ -349,18 +349,18 @@ async function sweepFile(
   pool: PoolRecord,
   file: { id: string; format: 'qcow2' | 'raw' },
   waiting: ReadonlySet<string>,
-): Promise<'silent' | undefined> {
+): Promise<'later' | undefined> {
   const volume = (await deps.store.get(volumeKind, file.id))?.value
   if (!volume || volume.pool === pool.id || volume.moving_to?.pool === pool.id) return undefined
   const owner = deps.view.get(poolKind, volume.pool)?.value
   if (!owner || owner.shared || owner.host === deps.hostId) return undefined
-  if (volume.vm !== undefined && waiting.has(volume.vm)) return undefined
+  if (volume.vm !== undefined && waiting.has(volume.vm)) return 'later'
   const there = await isThere(deps, owner.host, { volume: volume.id })
   if (there !== 'yes') {
     deps.log(
       `the file of the volume ${volume.name} stays: ${owner.name}, where the store has it, does not say that it is there`,
     )
-    return there === 'silent' ? 'silent' : undefined
+    return there === 'silent' ? 'later' : undefined
   }
   await deps.machine.volumes.delete(poolDefinition(pool), file)
   deps.log(`the file of the volume ${volume.name}, which lies in ${owner.name}, was left over and is gone`)
