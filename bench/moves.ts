@@ -3,12 +3,12 @@
  * fro, under a ceiling; and `auto` beside each fixed mode on guests that write more and more: its gap and its time against those of the mode
  * whose gap is the shortest.
  */
-import { spawnSync } from 'node:child_process'
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { VmMove } from '@wadah/api/schema/migration'
-import { at, LAB, lab, ok, purgeDeadLabs, SHARED, WADAH } from '../tests/kit/lab.ts'
-import type { Bench } from './kit.ts'
+import { at, LAB, lab, ok, SHARED } from '../tests/kit/lab.ts'
+import { allowPostcopy, giveBackPostcopy } from '../tests/kit/postcopy.ts'
+import { inLab } from './lab.ts'
 import { absolute, compare, type Found, type Row } from './report.ts'
 import { median } from './stats.ts'
 
@@ -27,38 +27,8 @@ const KEPT = 'mkdir -p /fill; mount -t tmpfs none /fill; dd if=/dev/urandom of=/
 const TICKS = '(i=0; while :; do echo $i >>/fill/ticks; i=$((i+1)); usleep 20000; done) >/dev/null 2>&1 &'
 const STEPS = "awk 'NR>1 && $1!=p+1 {bad++} {p=$1} END {print bad+0, NR}' /fill/ticks; md5sum </fill/kept"
 
-const inLab = (name: string, measure: (quick: boolean) => Promise<Omit<Found, 'name'>>): Bench => ({
-  name,
-  alone: true,
-  abandon: () => {
-    giveBack()
-    spawnSync(WADAH, ['lab', 'down', '--lab', LAB], { timeout: 120_000 })
-  },
-  async run(_daemon, { quick }) {
-    purgeDeadLabs()
-    try {
-      await made()
-      return { name, ...(await measure(quick)) }
-    } finally {
-      giveBack()
-      await lab('down')
-    }
-  },
-})
-
-/** Post-copy wants it (docs/migration.md). A setting of the whole machine: for as long as this runs. */
-const USERFAULTS = '/proc/sys/vm/unprivileged_userfaultfd'
-let allowed: string | undefined
-function allowPostcopy(): void {
-  allowed = readFileSync(USERFAULTS, 'utf8')
-  writeFileSync(USERFAULTS, '1\n')
-}
-function giveBack(): void {
-  if (allowed !== undefined) writeFileSync(USERFAULTS, allowed)
-}
-
 export const moves = inLab('moves', (quick) => inARow(quick ? 10 : 200))
-export const modes = inLab('modes', (quick) => byModes(quick ? 1 : 12))
+export const modes = inLab('modes', (quick) => byModes(quick ? 1 : 12), giveBackPostcopy)
 
 function writing(mib: number): string {
   return `dd if=/dev/urandom of=/fill/hot bs=1M count=${mib} 2>/dev/null
@@ -118,6 +88,7 @@ function daemons(): { mib: number; files: number } {
 }
 
 async function inARow(n: number): Promise<Omit<Found, 'name'>> {
+  await made()
   target = 2
   await guest(256, TICKS)
   const sum = (await sh(STEPS)).split('\n')[1]
@@ -169,6 +140,7 @@ async function byModes(rounds: number): Promise<Omit<Found, 'name'>> {
   const raw: Record<string, number[]> = {}
   const notes: string[] = []
   const rows: Row[] = []
+  await made()
   allowPostcopy()
   for (const [load, script] of LOADS) {
     target = 2

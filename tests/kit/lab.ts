@@ -75,6 +75,14 @@ exec ${wadahd} "$@"
   for (const i of hosts) await ok(restartAs(i))
 }
 
+/** Two hosts that know nothing of each other yet; the first has the image and the network of the tests. @returns their addresses, from 1 */
+export async function twoApart(): Promise<string[]> {
+  const made = JSON.parse(await lab('up', '--hosts', '2', '--apart', '--json')) as { hosts: { address: string }[] }
+  await ok(at(1, 'image', 'build', 'tiny'))
+  await ok(at(1, 'network', 'create', 'lan', '--kind', 'bridge', '--bridge', 'lan0'))
+  return ['', ...made.hosts.map((h) => h.address)]
+}
+
 /** Takes away labs of tests that are no more. */
 export function purgeDeadLabs(): void {
   for (const folder of readdirSync('/var/lib')) {

@@ -6,21 +6,18 @@ import type { VmMove } from '@wadah/api/schema/migration'
 import type { Vm } from '@wadah/api/schema/vm'
 import { clockOff, dropClocks, qemuClockOff } from '../kit/clock.ts'
 import { until } from '../kit/daemon.ts'
-import { at, json, LAB, lab, ok, on, purgeDeadLabs, restartAs } from '../kit/lab.ts'
+import { at, json, LAB, lab, ok, on, purgeDeadLabs, restartAs, twoApart } from '../kit/lab.ts'
 
 const OFF_S = 300
 const YEARS_S = 20 * 365 * 86_400
 const HOST = [LAB, `${LAB}1`, `${LAB}2`]
 const cluster = (i: number) => json<Cluster>(i, 'cluster', 'show')
 const show = (i: number, vm: string) => json<Vm>(i, 'vm', 'show', vm)
-const address: string[] = ['']
+let address: string[]
 
 beforeAll(async () => {
   purgeDeadLabs()
-  const made = JSON.parse(await lab('up', '--hosts', '2', '--apart', '--json')) as { hosts: { address: string }[] }
-  address.push(...made.hosts.map((h) => h.address))
-  await ok(at(1, 'image', 'build', 'tiny'))
-  await ok(at(1, 'network', 'create', 'lan', '--kind', 'bridge', '--bridge', 'lan0'))
+  address = await twoApart()
 }, 480_000)
 afterAll(async () => {
   await lab('down')

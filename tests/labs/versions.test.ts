@@ -4,13 +4,13 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Cluster } from '@wadah/api/schema/cluster'
 import type { Vm } from '@wadah/api/schema/vm'
 import { until } from '../kit/daemon.ts'
-import { at, json, LAB, lab, ok, on, purgeDeadLabs, restartAs } from '../kit/lab.ts'
+import { at, json, LAB, lab, ok, on, purgeDeadLabs, restartAs, twoApart } from '../kit/lab.ts'
 import { buildRelease, dropReleases, next, VERSION } from '../kit/release.ts'
 
 const HOST = [LAB, `${LAB}1`, `${LAB}2`]
 const cluster = (i: number) => json<Cluster>(i, 'cluster', 'show')
 const show = (i: number, vm: string) => json<Vm>(i, 'vm', 'show', vm)
-const address: string[] = ['']
+let address: string[]
 /** The next release has a new level of records; the ones after it are only further on. */
 let after: string
 let two: string
@@ -34,10 +34,7 @@ beforeAll(async () => {
   after = await buildRelease(next(1), 2)
   two = await buildRelease(next(2))
   three = await buildRelease(next(3), 2)
-  const made = JSON.parse(await lab('up', '--hosts', '2', '--apart', '--json')) as { hosts: { address: string }[] }
-  address.push(...made.hosts.map((h) => h.address))
-  await ok(at(1, 'image', 'build', 'tiny'))
-  await ok(at(1, 'network', 'create', 'lan', '--kind', 'bridge', '--bridge', 'lan0'))
+  address = await twoApart()
 }, 480_000)
 afterAll(async () => {
   await lab('down')

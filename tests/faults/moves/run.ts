@@ -7,6 +7,7 @@ import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { type Cell, MODES, type Result, allCells, keyOf, partOf, shuffled, tableOf } from './cells.ts'
 import { freshVm, prepare, runCell } from './cell.ts'
+import { allowPostcopy, giveBackPostcopy } from '../../kit/postcopy.ts'
 import * as host from './lab.ts'
 
 export type Wish = {
@@ -18,19 +19,12 @@ export type Wish = {
   say: (line: string) => void
 }
 
-const USERFAULT = '/proc/sys/vm/unprivileged_userfaultfd'
-
 export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Result[]> {
   const results: Result[] = file && existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Result[]) : []
   const known = new Set(results.map(keyOf))
   const end = performance.now() + (minutes ?? Number.POSITIVE_INFINITY) * 60_000
-  const was = existsSync(USERFAULT) ? readFileSync(USERFAULT, 'utf8') : undefined
-  // A setting of the whole machine: only for as long as post-copy is tried.
-  const giveBack = () => {
-    if (was !== undefined) writeFileSync(USERFAULT, was)
-  }
   const ended = (signal: NodeJS.Signals) => {
-    giveBack()
+    giveBackPostcopy()
     host.letGo()
     process.kill(process.pid, signal)
   }
@@ -48,7 +42,7 @@ export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Re
           await freshVm()
         })
       // Other tests of this machine may take it back.
-      if (was !== undefined && cell.mode !== 'precopy') writeFileSync(USERFAULT, '1\n')
+      if (cell.mode !== 'precopy') allowPostcopy()
       const result = await runCell(cell, say).catch(
         (error: unknown): Result => ({
           ...cell,
@@ -72,7 +66,7 @@ export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Re
   } finally {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, ended)
     host.letGo()
-    giveBack()
+    giveBackPostcopy()
   }
   return results
 }

@@ -9,7 +9,7 @@ import { hostKind, placementKind, type VmRecord, vmKind } from '../records.ts'
 import { launchRequest } from '../resolve.ts'
 import { filesReady } from './jobs.ts'
 import { recordNow } from './keeper.ts'
-import { arrivedDisks, dropArrival, isOursAtWork, isWhereItBelongs, makeRooms, roomsFor } from './local-disks.ts'
+import { arrivedDisks, dropArrival, forgetElsewhere, makeRooms, roomsFor } from './local-disks.ts'
 import { checkRoomToRun } from './room.ts'
 
 const TRIES = 20
@@ -132,12 +132,9 @@ export async function sweepArrivals(deps: Deps, moves: Arrivals): Promise<void> 
     )
     if (lives && job !== undefined) coming.push({ vm, job })
     if (lives || here) continue
-    if (await isOursAtWork(deps, vm)) continue
     // What a stopped VM brought stays until its source has said whether it comes.
     if (placement?.handover?.to === deps.hostId && isStopped(deps, placement.handover.job)) continue
-    if (!(await isWhereItBelongs(deps, vm))) continue
-    await deps.machine.forget(vm)
-    deps.log(`${vm}, which is not on this host, had left something here; it is gone`)
+    await forgetElsewhere(deps, vm)
   }
   await moves.recover(coming)
 }

@@ -297,6 +297,11 @@ export async function sweepMovesUntilDone(deps: Deps, signal: AbortSignal): Prom
 async function sweepFolder(deps: Deps, vm: string): Promise<void> {
   const placement = (await deps.store.get(placementKind, vm))?.value
   if (!placement || placement.host === deps.hostId || placement.handover?.to === deps.hostId) return
+  await forgetElsewhere(deps, vm)
+}
+
+/** What is here of a VM that is another host's goes, unless somebody still needs it. */
+export async function forgetElsewhere(deps: Deps, vm: string): Promise<void> {
   // One that has just left is tidied up by the job that moved it.
   if (await isOursAtWork(deps, vm)) return
   if (!(await isWhereItBelongs(deps, vm))) return
@@ -305,7 +310,7 @@ async function sweepFolder(deps: Deps, vm: string): Promise<void> {
 }
 
 /** A job of this host is at work on it. */
-export async function isOursAtWork(deps: Deps, vm: string): Promise<boolean> {
+async function isOursAtWork(deps: Deps, vm: string): Promise<boolean> {
   const claim = (await deps.store.get(claimKind, `vm/${vm}`))?.value.job
   return claim !== undefined && (await deps.store.get(jobKind, claim))?.value.executor.host === deps.hostId
 }
