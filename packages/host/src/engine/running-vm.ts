@@ -50,6 +50,8 @@ export class RunningVm implements Running {
   readonly #goneNow: (g: { reason: string }) => void
   #qmp: Qmp | undefined
   #agent: NonNullable<Observed['agent']> = 'unknown'
+  /** How often an event said something of it. */
+  #agentTold = 0
   #endedByGuest: boolean | undefined
   #ioError: { device: string; full: boolean } | undefined
   #resumeTimer: NodeJS.Timeout | undefined
@@ -247,6 +249,7 @@ export class RunningVm implements Running {
       if (event.event === 'VSERPORT_CHANGE') {
         const data = event.data as { id: string; open: boolean }
         if (data.id === 'port-agent0') {
+          this.#agentTold += 1
           this.#agent = data.open ? 'connected' : 'absent'
           this.#tell({ ...this.last, agent: this.#agent })
         }
@@ -265,7 +268,10 @@ export class RunningVm implements Running {
           return
         }
         // Devices were reset too, the agent's port with them; QEMU's own event for that may come a second later.
-        if (event.event === 'RESET') this.#agent = 'absent'
+        if (event.event === 'RESET') {
+          this.#agentTold += 1
+          this.#agent = 'absent'
+        }
         if (this.#hushed === 0) void this.refresh()
       }
     })
@@ -368,9 +374,11 @@ export class RunningVm implements Running {
 
   /** First state after connecting: what QEMU says, and whether an agent is there. */
   async begin(): Promise<Observed> {
+    const before = this.#agentTold
     const ports = (await this.execute('query-chardev').catch(() => [])) as { label: string; 'frontend-open': boolean }[]
     const port = ports.find((p) => p.label === 'chan-agent0')
-    if (port) this.#agent = port['frontend-open'] ? 'connected' : 'absent'
+    // An answer that is read after an event may be older.
+    if (port && this.#agentTold === before) this.#agent = port['frontend-open'] ? 'connected' : 'absent'
     return this.refresh()
   }
 

@@ -3,11 +3,13 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import type { QmpEvent } from '@wadah/qmp/client'
 import { makeMoveCa, moveIdentity } from '../../src/engine/migration/certificates.ts'
-import { claimOf, seenOf } from '../../src/engine/migration/outgoing.ts'
+import { Outgoing, claimOf, seenOf } from '../../src/engine/migration/outgoing.ts'
 import { tcpUri } from '../../src/engine/migration/setup.ts'
 import { settled } from '../../src/engine/migration/settled.ts'
 import { allowUserfaults, postcopySupport } from '../../src/engine/migration/userfault.ts'
+import type { RunningVm } from '../../src/engine/running-vm.ts'
 import { Wall, tickOffset } from '../../src/engine/migration/wall.ts'
 
 describe('the identity of one end of a move', () => {
@@ -42,6 +44,25 @@ describe('parts', () => {
     'refused: %o',
     (address) => expect(() => tcpUri(address)).toThrow('no address'),
   )
+
+  test('an answer that is read after an event is not believed where it is older', async () => {
+    let say = (_: QmpEvent) => {}
+    const answer = Promise.withResolvers<{ status: string }>()
+    const out = new Outgoing({
+      subscribe: (hear: typeof say) => ((say = hear), () => {}),
+      gone: new Promise(() => {}),
+      execute: () => answer.promise,
+    } as unknown as RunningVm)
+    const looked = out.look()
+    // In one chunk of the monitor: the answer's reader comes to its turn only after both.
+    answer.resolve({ status: 'postcopy-active' })
+    const timestamp = { seconds: 1, microseconds: 0 }
+    say({ event: 'MIGRATION', data: { status: 'postcopy-paused' }, timestamp } as QmpEvent)
+    await looked
+    expect(out.status).toBe('postcopy-paused')
+    await out.look()
+    expect(out.status).toBe('postcopy-active')
+  })
 
   test('what QEMU says of itself', () => {
     const ram = {

@@ -4,7 +4,7 @@ import type { ArrivingVm, MoveAccepted, MoveAddress } from '@wadah/ports/migrati
 import type { QmpEvent } from '@wadah/qmp/client'
 import type { RunningVm } from '../running-vm.ts'
 import { unexportDisks } from './mirror.ts'
-import { type Info, ask, stampOf, statusOf } from './outgoing.ts'
+import { type Info, ask, stampOf, statusOf, statusUnlessTold } from './outgoing.ts'
 import { dropSetup, tcpUri } from './setup.ts'
 
 const RESUME_MS = 30_000
@@ -14,8 +14,6 @@ const FOLLOW_MS = 7 * 24 * 3600 * 1000
 export type ArrivingOptions = {
   running: RunningVm
   job: string
-  /** Of its migration, where it was found by a daemon that was started anew. */
-  status?: string
   accepted: MoveAccepted
   /** Ends the VM here, with all that was made for it. */
   undo: () => Promise<void>
@@ -32,13 +30,13 @@ export class Arriving implements ArrivingVm {
   readonly #unhush: () => Promise<void>
   readonly #waiting = new Set<() => void>()
   #status = 'setup'
+  #told = 0
   #run_ms: number | undefined
   #isGone: string | undefined
 
   constructor(options: ArrivingOptions) {
     const { running } = options
     this.#o = options
-    if (options.status !== undefined) this.#status = options.status
     this.vm = running.vm
     this.epoch = running.live.epoch
     this.accepted = options.accepted
@@ -52,7 +50,10 @@ export class Arriving implements ArrivingVm {
   }
 
   #on(event: QmpEvent): void {
-    if (event.event === 'MIGRATION') this.#status = statusOf(event)
+    if (event.event === 'MIGRATION') {
+      this.#told += 1
+      this.#status = statusOf(event)
+    }
     // The first: what it does later is not the move's.
     else if (event.event === 'RESUME') this.#run_ms ??= stampOf(event)
     else return
@@ -60,6 +61,11 @@ export class Arriving implements ArrivingVm {
   }
   #wake(): void {
     for (const look of [...this.#waiting]) look()
+  }
+  /** Asks QEMU for what its events may not have said to this daemon. */
+  async look(): Promise<void> {
+    this.#status = (await statusUnlessTold(this.#o.running, () => this.#told)) ?? this.#status
+    this.#wake()
   }
 
   async #until(look: () => boolean, what: string, timeout_ms: number, signal: AbortSignal): Promise<void> {
@@ -145,9 +151,14 @@ export class Arriving implements ArrivingVm {
     await running.begin()
   }
 
-  async undo(): Promise<void> {
+  /** What it holds of the VM's monitor; QEMU waits on. */
+  async letGo(): Promise<void> {
     this.#off()
     await this.#unhush()
+  }
+
+  async undo(): Promise<void> {
+    await this.letGo()
     await this.#o.undo()
   }
 }

@@ -153,8 +153,7 @@ export class Leaving implements LeavingVm {
   }
 
   async follow(signal: AbortSignal): Promise<'completed' | 'paused'> {
-    const { running } = this.#o
-    this.#out.status = (await ask(running)).status ?? this.#out.status
+    await this.#out.look()
     return this.#out.until(
       () => {
         if (this.#out.gone !== undefined || this.#out.status === 'failed')

@@ -237,15 +237,20 @@ export class HostMigration implements Migration {
     const running = await this.#o.running(vm)
     if (running?.live.moving?.job !== job || running.live.moving.role !== 'arriving') return undefined
     const { qemu_version } = running.live
-    const { status = 'setup' } = await ask(running)
-    return new Arriving({
+    const arriving = new Arriving({
       running,
       job,
-      status,
       accepted: { qemu_version, address: { host: '', port: 0 } },
       undo: () => this.#undo(vm),
       log: this.#o.log,
     })
+    try {
+      await arriving.look()
+    } catch (error) {
+      await arriving.letGo()
+      throw error
+    }
+    return arriving
   }
 
   async found(): Promise<{ vm: string; job?: string }[]> {

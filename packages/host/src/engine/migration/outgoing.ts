@@ -33,6 +33,13 @@ export async function ask(running: RunningVm): Promise<Info> {
   return (await running.execute('query-migrate')) as Info
 }
 
+/** QEMU's answer; nothing where an event came meanwhile: the answer may be older, though it is read later. */
+export async function statusUnlessTold(running: RunningVm, told: () => number): Promise<string | undefined> {
+  const before = told()
+  const { status } = await ask(running)
+  return told() === before ? status : undefined
+}
+
 export function seenOf(info: Info, at_ms: number): Seen | undefined {
   const { ram } = info
   if (!ram) return undefined
@@ -61,15 +68,20 @@ export class Outgoing {
   /** The last STOP, by QEMU's clock. */
   stop_ms: number | undefined
   readonly #waiting = new Set<() => void>()
+  readonly #running: RunningVm
   readonly #off: () => void
+  #told = 0
   #gone: string | undefined
 
   constructor(running: RunningVm) {
+    this.#running = running
     this.#off = running.subscribe((event) => {
       if (event.event === 'STOP') this.stop_ms = stampOf(event)
       else if (event.event === 'RESUME') this.stop_ms = undefined
-      else if (event.event === 'MIGRATION') this.status = statusOf(event)
-      else return
+      else if (event.event === 'MIGRATION') {
+        this.#told += 1
+        this.status = statusOf(event)
+      } else return
       this.#wake()
     })
     void running.gone.then(({ reason }) => {
@@ -83,6 +95,11 @@ export class Outgoing {
   }
   #wake(): void {
     for (const look of [...this.#waiting]) look()
+  }
+  /** Asks QEMU for what its events may not have said to this daemon. */
+  async look(): Promise<void> {
+    this.status = (await statusUnlessTold(this.#running, () => this.#told)) ?? this.status
+    this.#wake()
   }
   /** Calls `look` now and at every event, until the returned function is called. */
   watch(look: () => void): () => void {
