@@ -215,6 +215,28 @@ test('UEFI variables and a TPM go along; both daemons are killed between the las
   expect(kept(1).every((text) => text.length > 0)).toBe(true)
 }, 300_000)
 
+test('what a snapshot keeps of UEFI goes along, stopped and running, and the VM goes back to it there', async () => {
+  await ok(at(1, 'vm', 'create', 'shelf', '--firmware', 'uefi', '--network', 'lan', '--host', `${LAB}1`, '--start'))
+  const { id } = await show('shelf')
+  await ok(at(1, 'vm', 'stop', 'shelf', '-y'))
+  await ok(at(1, 'snapshot', 'create', 'shelf', 'before'))
+  const variables = (i: number, folder: string) => readFileSync(join(data(i), 'vms', id, folder, 'state/nvram.fd'))
+  const [snapshot] = readdirSync(join(data(1), 'vms', id, 'kept'))
+  const kept = `kept/${snapshot}`
+  const before = variables(1, kept)
+  await ok(at(1, 'vm', 'migrate', 'shelf', ...to(2)))
+  expect(variables(2, kept).equals(before)).toBe(true)
+  expect(existsSync(join(data(1), 'vms', id))).toBe(false)
+  await ok(at(1, 'vm', 'start', 'shelf'))
+  await ok(at(1, 'vm', 'migrate', 'shelf', ...to(1)))
+  expect(variables(1, kept).equals(before)).toBe(true)
+  expect(existsSync(join(data(2), 'vms', id))).toBe(false)
+  await ok(at(2, 'vm', 'stop', 'shelf', '-y'))
+  writeFileSync(join(data(1), 'vms', id, 'state/nvram.fd'), 'of later')
+  await ok(at(2, 'snapshot', 'revert', 'shelf', 'before'))
+  expect(variables(1, '.').equals(before)).toBe(true)
+}, 300_000)
+
 test('a VM with snapshots on disks of its host is refused in words', async () => {
   await ok(at(1, 'snapshot', 'create', 'sleeper', 'before'))
   const refused = await at(1, 'vm', 'migrate', 'sleeper', ...to(1))

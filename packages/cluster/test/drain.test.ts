@@ -240,6 +240,13 @@ describe('what ties a VM to its host is a blocker of the plan, and a refusal of 
     expect(blockers).toMatchObject([{ vm: 'web', why: [expect.stringContaining(why)] }])
     expect(blockers[0]?.remedy).toBe(tiedBy(view, record)?.remedy)
   })
+  test.each(['running', 'stopped'] as const)('%s, a TPM and UEFI, with a snapshot: it goes', async (state) => {
+    await write(
+      ...vm('web', { state, spec: { tpm: true, firmware: { kind: 'uefi' } } }),
+      put(snapshotKind, 'snap-a', { ...named, name: 'before', vm: vmId('web') } as never),
+    )
+    expect((await drainPlan(deps, HOST, 2)).blockers).toEqual([])
+  })
   test.each(['running', 'stopped'] as const)('%s, a local disk with a snapshot', async (state) => {
     await write(
       ...vm('web', { disk, state }),

@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fail } from '@wadah/api/fault'
 import type { ByteStream } from '@wadah/ports/volumes'
 import { CachedView } from '@wadah/store/cache'
 import { type Store, put } from '@wadah/store/store'
@@ -12,9 +13,18 @@ import { JobEngine } from '../src/jobs/engine.ts'
 import { checkJob, type World } from '../src/jobs/testing.ts'
 import { answerWay, WAY_PATH } from '../src/members/way.ts'
 import { type Wire, wire } from '../src/migration/testing.ts'
-import { hostKind, type PlacementRecord, placementKind, poolKind, vmKind, volumeKind } from '../src/records.ts'
+import {
+  hostKind,
+  type PlacementRecord,
+  placementKind,
+  poolKind,
+  snapshotKind,
+  vmKind,
+  volumeKind,
+} from '../src/records.ts'
 import { answerBrought, Bringings } from '../src/vms/bring-in.ts'
 import { BROUGHT_PATH } from '../src/vms/bring-out.ts'
+import { answerKept, KEPT_PATH } from '../src/vms/kept.ts'
 import { answerHas, HAS_PATH, LEFTOVERS_PATH, sweepMoves } from '../src/vms/local-disks.ts'
 import { type MigrateParams, migrateVm } from '../src/vms/migrate.ts'
 import { BASE, HOST, POOL, fakeDeps, ground } from './kit/cluster.ts'
@@ -24,6 +34,7 @@ const [B, POOL_B, VM] = ['host-bbbbbbbbbb', 'pool-bbbbbbbbbb', 'vm-aaaaaaaaaa']
 const DISKS = ['vol-diskdiskaa', 'vol-diskdiskab'] as const
 /** Who carries the job out, in the harness. */
 const EXECUTOR = 'host-test'
+const SNAPSHOT = 'snap-aaaaaaaaaa'
 const STATE = { 'nvram.fd': 'dmFycw==', 'tpm/tpm2-00.permall': 'dHBt' }
 const named = { schema: 1 as const, project: 'default', created_at: '2026-01-01T00:00:00.000Z' }
 const params: MigrateParams = {
@@ -78,6 +89,8 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
       put(poolKind, POOL_B, pool as never),
       put(vmKind, VM, vm as never),
       put(placementKind, VM, { schema: 1, host: HOST, epoch: 1 }),
+      // Of disks that are in shared pools by the time it moves: what it keeps of UEFI is on the host.
+      put(snapshotKind, SNAPSHOT, { ...named, id: SNAPSHOT, name: 'before', vm: VM, spec: vm.spec } as never),
       ...DISKS.map((id) =>
         put(volumeKind, id, {
           ...named,
@@ -98,6 +111,7 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
   for (const id of DISKS) worlds[0].files.add(`${POOL}/${id}.qcow2`)
   worlds[0].folders.add(VM)
   worlds[0].states.set(VM, STATE)
+  worlds[0].kept.add(`${VM}/${SNAPSHOT}`)
   const views: [CachedView, CachedView] = [await CachedView.open(store), await CachedView.open(store)]
   const plain = { ...fakeDeps(store, views[1], worlds[1]), hostId: B }
   const { volumes } = plain.machine
@@ -118,6 +132,7 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
   const asked: Asked = {
     [WAY_PATH]: async (body) => answerWay(b, body),
     [BROUGHT_PATH]: (body) => answerBrought(b, body),
+    [KEPT_PATH]: (body) => answerKept(b, body, EXECUTOR),
     [LEFTOVERS_PATH]: () => sweepMoves(b),
   }
   const deps = (s: Store): Deps => {
@@ -201,6 +216,7 @@ describe('one that is on its way', () => {
       expect([pool, base, moving_to]).toEqual([POOL_B, undefined, undefined])
     }
     expect(t.worlds[1].states.get(VM)).toEqual(STATE)
+    expect([...t.worlds[1].kept]).toEqual([`${VM}/${SNAPSHOT}`])
     expect([...t.worlds[1].files].sort()).toEqual(DISKS.map((id) => `${POOL_B}/${id}.qcow2`))
     expect([...t.worlds[0].files]).toEqual([`${POOL}/${BASE}.qcow2`])
     expect([t.worlds[0].folders.size, t.worlds[0].states.size]).toEqual([0, 0])
@@ -239,6 +255,26 @@ describe('one that is on its way', () => {
     expect(await moving).toMatchObject({ state: 'failed', fault: { code: 'unreachable' } })
     await expect.poll(() => t.worlds[1].folders.size + t.worlds[1].files.size).toBe(0)
     expect(await t.run()).toMatchObject({ state: 'done' })
+    await t.close()
+  })
+
+  test('an older release there takes nothing that snapshots keep: it stays, and that is said', async () => {
+    const t = await begun()
+    t.asked[KEPT_PATH] = async () => Promise.reject(fail('not_found', 'There is nothing at /peer/v1/kept.'))
+    expect(await t.run()).toMatchObject({ state: 'failed', fault: { code: 'host_lacks', effect: 'none' } })
+    expect(await t.placement()).toEqual({ schema: 1, host: HOST, epoch: 1 })
+    expect([...t.worlds[1].files, ...t.worlds[1].folders]).toEqual([])
+    await t.close()
+  })
+
+  test('what no snapshot of it keeps is not taken', async () => {
+    const t = await begun()
+    const body = { job: 'job-aaaaaaaaaa', vm: VM, epoch: 2, snapshot: SNAPSHOT, state: {} }
+    await expect(answerKept(t.b, body, EXECUTOR)).rejects.toMatchObject({ fault: { code: 'not_owner' } })
+    await expect(answerKept(t.b, { ...body, snapshot: '../x' }, EXECUTOR)).rejects.toMatchObject({
+      fault: { code: 'malformed' },
+    })
+    expect(t.worlds[1].kept.size).toBe(0)
     await t.close()
   })
 

@@ -15,6 +15,7 @@ import { answerUsed, USED_PATH } from '@wadah/cluster/storage/rooms'
 import { answerWay, WAY_PATH } from '@wadah/cluster/members/way'
 import { answerBrought } from '@wadah/cluster/vms/bring-in'
 import { BROUGHT_PATH } from '@wadah/cluster/vms/bring-out'
+import { answerKept, KEPT_PATH } from '@wadah/cluster/vms/kept'
 import { answerHas, HAS_PATH, LEFTOVERS_PATH, sweepMoves } from '@wadah/cluster/vms/local-disks'
 import { answerPool, POOL_PATH } from '@wadah/cluster/storage/shared'
 import { networkDownKind, resourceOf, type StatusRecord, vmKind } from '@wadah/cluster/records'
@@ -238,6 +239,7 @@ async function main(config: DaemonConfig): Promise<void> {
         [FACTS_PATH]: (body) => answerFacts(cluster.deps, body),
         [USED_PATH]: (body) => answerUsed(cluster.deps, body),
         [BROUGHT_PATH]: (body) => answerBrought(cluster.deps, body),
+        [KEPT_PATH]: (body, host) => answerKept(cluster.deps, body, host),
         [HAS_PATH]: (body) => answerHas(cluster.deps, body),
         [LEFTOVERS_PATH]: async () => {
           await sweepMoves(cluster.deps)

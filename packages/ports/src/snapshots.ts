@@ -51,4 +51,8 @@ export interface Snapshots {
   keepState(vm: string, snapshot: string): Promise<void>
   restoreState(vm: string, snapshot: string, uid: number): Promise<void>
   dropState(vm: string, snapshot: string): Promise<void>
+  /** The same, to go to another host with its VM: file → base64. */
+  readKept(vm: string, snapshot: string): Promise<Record<string, string>>
+  /** As another host's daemon says it was; it is flushed. @throws WadahError `invalid` for what no firmware keeps */
+  writeKept(vm: string, snapshot: string, state: Record<string, string>): Promise<void>
 }

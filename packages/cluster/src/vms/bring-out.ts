@@ -12,22 +12,11 @@ import { Talk } from '../migration/talk.ts'
 import { hostKind, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import { answerUsed } from '../storage/rooms.ts'
+import { askTarget } from './kept.ts'
 import type { DiskMove } from './local-disks.ts'
 
 /** Asked of the target before the VM is its: whether all that was brought is there. */
 export const BROUGHT_PATH = '/peer/v1/brought'
-const ASK_MS = 30_000
-const ASK_AGAIN_MS = 60_000
-const ASK_PAUSE_MS = 1_000
-/** With these it has said no. */
-const DECIDED: ReadonlySet<string> = new Set([
-  'gone',
-  'not_owner',
-  'wrong_state',
-  'malformed',
-  'not_found',
-  'host_lacks',
-])
 /** It removes what an earlier try left, and writes what is small. */
 const READY_MS = 120_000
 /** As long as qemu-img has; that the other host lives is seen by its heartbeats. */
@@ -166,20 +155,5 @@ async function send(
 const toWadah = (error: unknown) => (error instanceof WadahError ? error : new WadahError(toFault(error), error))
 
 /** Just before it is the target's. @throws WadahError, effect `none` */
-export async function mustBeThere(
-  deps: Deps,
-  { job, vm, to, epoch, state }: BringOrder,
-  signal: AbortSignal,
-): Promise<void> {
-  for (const end = performance.now() + ASK_AGAIN_MS; ; ) {
-    try {
-      await deps.askHost?.(to, BROUGHT_PATH, { job, vm, epoch, state }, ASK_MS)
-      return
-    } catch (error) {
-      // A daemon that is started anew or a store that looks for its leader: hours of copying are not thrown away for that.
-      if (DECIDED.has(toFault(error).code) || performance.now() > end)
-        throw new WadahError({ ...toFault(error), effect: 'none' }, error)
-      await sleep(ASK_PAUSE_MS, undefined, { signal })
-    }
-  }
-}
+export const mustBeThere = (deps: Deps, { job, vm, to, epoch, state }: BringOrder, signal: AbortSignal) =>
+  askTarget(deps, to, BROUGHT_PATH, { job, vm, epoch, state }, signal)

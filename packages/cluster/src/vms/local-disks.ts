@@ -23,7 +23,7 @@ import { findPool, reaches, usualPool } from '../storage/find-pool.ts'
 import { factsOf } from '../storage/pool-facts.ts'
 import { leftIn } from '../storage/rooms.ts'
 import { poolClosing, promisedBytes } from './create.ts'
-import { localDisks } from './tied.ts'
+import { hasOwnState, localDisks } from './tied.ts'
 
 /** Asked of the host where a move was to go: what it left there goes. */
 export const LEFTOVERS_PATH = '/peer/v1/leftovers'
@@ -330,10 +330,10 @@ async function isThere(
 
 /** Whether the host of this VM has what only a host can have of it: UEFI variables, a TPM. Of one that has neither nothing can be lost. */
 export async function isWhereItBelongs(deps: Deps, vm: string): Promise<boolean> {
-  const spec = (await deps.store.get(vmKind, vm))?.value.spec
+  const record = (await deps.store.get(vmKind, vm))?.value
   const placement = (await deps.store.get(placementKind, vm))?.value
-  if (!placement || placement.host === deps.hostId || !spec) return true
-  if (!spec.tpm && spec.firmware?.kind !== 'uefi') return true
+  if (!placement || placement.host === deps.hostId || !record) return true
+  if (!hasOwnState(deps.view, record)) return true
   const there = (await isThere(deps, placement.host, { vm })) === 'yes'
   if (!there) deps.log(`what ${vm} keeps here stays: its host does not say that it has it`)
   return there

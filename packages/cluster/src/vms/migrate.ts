@@ -20,6 +20,7 @@ import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.t
 import { placementKind, type PlacementRecord, poolKind, statusKind, vmKind } from '../records.ts'
 import { addressInside } from './inside.ts'
 import { type BringOrder, bringOut, mustBeThere } from './bring-out.ts'
+import { bringKept } from './kept.ts'
 import { arrivedDisks, askToSweep, type DiskMove, dropMoved, markMoving, unmarkMoving } from './local-disks.ts'
 
 export type MigrateParams = {
@@ -163,7 +164,10 @@ async function move(ctx: Ctx): Promise<VmMove> {
     migration,
     link,
     relink: (s) => moves.open(p.to, s).catch(() => undefined),
-    seal: () => changeHandover(ctx, (x) => x.handover && { ...x, handover: { ...x.handover, sealed: true } }),
+    seal: async (s) => {
+      await bringKept(deps, { job: jobId, vm: p.vm, to: p.to, epoch: p.epoch }, s)
+      await changeHandover(ctx, (x) => x.handover && { ...x, handover: { ...x.handover, sealed: true } })
+    },
     unseal: () => changeHandover(ctx, (x) => x.handover && { ...x, handover: { ...x.handover, sealed: false } }),
     progress: ({ sent_bytes, total_bytes, remaining_bytes }) => {
       const total = Math.max(total_bytes, sent_bytes, 1)
@@ -330,6 +334,7 @@ async function relocate(ctx: Ctx): Promise<VmMove> {
         remedy: `wadah vm show ${p.name}`,
       })
     mustRest(ctx)
+    if (p.state) await bringKept(deps, orderOf(ctx), ctx.signal)
     if (carries(p)) await mustBeThere(deps, orderOf(ctx), ctx.signal)
     await pausePoint('bring-commit')
     const vm = (await deps.store.get(vmKind, p.vm))?.value

@@ -15,7 +15,7 @@ import { submit } from '../submit.ts'
 import { vmTarget } from './allow.ts'
 import { placeDisks } from './local-disks.ts'
 import { type MigrateParams, migrateVm } from './migrate.ts'
-import { ownState, tiedBy } from './tied.ts'
+import { hasOwnState, tiedBy } from './tied.ts'
 
 const STALL_MS = 300
 
@@ -63,7 +63,7 @@ export async function askToMove(
     tls: body.plain !== true,
     ...(disks.length > 0 ? { disks } : {}),
     // Of one that runs its QEMU tells.
-    ...(!live && ownState(vm.value) !== undefined ? { state: true } : {}),
+    ...(!live && hasOwnState(view, vm.value) ? { state: true } : {}),
   }
   return submit(deps, engine, caller, migrateVm, params, vmTarget(vm.value), {
     // What it has was looked at before other hosts were asked: a disk that came meanwhile would stay behind.

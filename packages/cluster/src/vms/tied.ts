@@ -5,6 +5,7 @@ import {
   networkKind,
   poolKind,
   snapshotKind,
+  type SnapshotRecord,
   statusKind,
   type VmRecord,
   type VolumeRecord,
@@ -22,9 +23,17 @@ export function localDisks(view: View, vm: VmRecord): { name: string; volume: Vo
   })
 }
 
-/** What of a machine lies on its host beside its disks. */
-export const ownState = ({ spec }: VmRecord): string | undefined =>
-  spec.tpm ? 'a TPM' : spec.firmware?.kind === 'uefi' ? 'UEFI variables' : undefined
+export const snapshotsOf = (view: Pick<View, 'list'>, vm: string): SnapshotRecord[] =>
+  view
+    .list(snapshotKind)
+    .map((s) => s.value)
+    .filter((s) => s.vm === vm)
+
+/** Whether something of a machine, or of what its snapshots keep of it, lies on its host beside its disks. */
+export const hasOwnState = (view: Pick<View, 'list'>, { id, spec }: Pick<VmRecord, 'id' | 'spec'>): boolean =>
+  [spec, ...snapshotsOf(view, id).map((s) => s.spec)].some(
+    ({ tpm, firmware }) => tpm === true || firmware?.kind === 'uefi',
+  )
 
 /** Undefined: it may go, if there is a host for it. */
 export function tiedBy(view: View, vm: VmRecord): Tie | undefined {
@@ -42,15 +51,8 @@ export function tiedBy(view: View, vm: VmRecord): Tie | undefined {
       detail: `"${name}" has devices of its host (${devices.map((d) => d.name).join(', ')}).`,
       remedy: `wadah vm edit ${name} --remove-hostdev ${devices[0]?.name ?? ''}`,
     }
-  const own = ownState(vm)
   const [local] = localDisks(view, vm)
-  const snapshot =
-    own === undefined && !local ? undefined : view.list(snapshotKind).find((s) => s.value.vm === vm.id)?.value.name
-  if (own !== undefined && snapshot !== undefined)
-    return {
-      detail: `"${name}" has ${own}, and what its snapshot "${snapshot}" keeps of them would stay on its host.`,
-      remedy: `wadah snapshot delete ${name} ${snapshot}`,
-    }
+  const snapshot = local && snapshotsOf(view, vm.id)[0]?.name
   // What is copied is what the guest sees now; what snapshots hold would stay behind.
   if (local && snapshot !== undefined)
     return {

@@ -293,6 +293,12 @@ export function fakeMachine(w: FakeWorld): Machine {
       keepState: async (vm: string, snapshot: string) => void w.kept.add(`${vm}/${snapshot}`),
       restoreState: async () => {},
       dropState: async (vm: string, snapshot: string) => void w.kept.delete(`${vm}/${snapshot}`),
+      readKept: async (vm: string, snapshot: string) =>
+        w.kept.has(`${vm}/${snapshot}`) ? { 'nvram.fd': 'dmFycw==' } : {},
+      writeKept: async (vm: string, snapshot: string) => {
+        w.folders.add(vm)
+        w.kept.add(`${vm}/${snapshot}`)
+      },
     },
     diskMoves: {
       copy: async (m: DiskCopy) => {

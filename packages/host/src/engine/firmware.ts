@@ -137,12 +137,8 @@ export async function replaceFirmwareState(from: VmDirectory, to: VmDirectory, u
 const MOST_VARS_BYTES = 2 * 2 ** 20
 const VARS = (['uefi', 'uefi-secure'] as const).map(varsName)
 
-/** The variables of a VM, to go to another host: file → base64. Undefined for a BIOS. */
-export async function readFirmwareState(
-  directory: VmDirectory,
-  firmware: BootRecord['firmware'],
-): Promise<Record<string, string> | undefined> {
-  if (firmware.kind === 'bios') return undefined
+/** The variables of a VM, to go to another host: file → base64, of both files, for which one is used is the spec's to say. */
+export async function readFirmwareState(directory: VmDirectory): Promise<Record<string, string>> {
   const state: Record<string, string> = {}
   for (const name of VARS) {
     const file = await openRegular(`${directory.state}/${name}`).catch(ignoreMissing)

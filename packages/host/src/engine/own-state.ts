@@ -19,8 +19,7 @@ const MOST_BYTES = 3 * 2 ** 20
 
 /** Name → base64; of a VM that does not run. */
 export async function readOwnState(directory: VmDirectory): Promise<Record<string, string>> {
-  // Both files of variables: which one is used now is the spec's to say.
-  const variables = await readFirmwareState(directory, { kind: 'uefi', secure_boot: false })
+  const variables = await readFirmwareState(directory)
   const state = { ...variables, ...(await readTpmState(directory)) }
   checkSize(state)
   return state

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { VmDirectory } from '../../src/engine/directory.ts'
 import { readOwnState, writeOwnState } from '../../src/engine/own-state.ts'
+import { HostSnapshots, type SnapshotsOptions } from '../../src/engine/snapshot/snapshots.ts'
 
 let dir = ''
 let [from, to]: VmDirectory[] = []
@@ -54,6 +55,26 @@ test.each([
   ['too much of all', { 'nvram.fd': 'A'.repeat(2 ** 21), 'nvram-secure.fd': 'A'.repeat(2 ** 21) }],
 ])('%s is refused', async (_, state) => {
   await expect(write(state as Record<string, string>)).rejects.toMatchObject({ fault: { code: 'invalid' } })
+})
+
+test('what a snapshot keeps goes as it is, twice as once, and nothing else does', async () => {
+  const [here, there] = ['a', 'b'].map(
+    (host) => new HostSnapshots({ dataDir: join(dir, host), root: uid !== null } as SnapshotsOptions),
+  ) as [HostSnapshots, HostSnapshots]
+  const [vm, snapshot] = ['vm-aaaaaaaaaa', 'snap-aaaaaaaaaa']
+  expect(await here.readKept(vm, snapshot)).toEqual({})
+  await writeOwnState(from as VmDirectory, STATE, uid)
+  await here.keepState(vm, snapshot)
+  const state = await here.readKept(vm, snapshot)
+  // A TPM is part of saved RAM.
+  expect(state).toEqual({ 'nvram.fd': STATE['nvram.fd'] })
+  for (let i = 0; i < 2; i++) await there.writeKept(vm, snapshot, state)
+  await there.restoreState(vm, snapshot, uid ?? 0)
+  expect(await readOwnState(to as VmDirectory)).toEqual(state)
+  await expect(there.writeKept(vm, snapshot, { '../x': base64('x') })).rejects.toMatchObject({
+    fault: { code: 'invalid' },
+  })
+  await expect(there.writeKept(vm, '../../x', state)).rejects.toThrow('not an id')
 })
 
 test("a VM's user who laid links in its folder gets nothing of the host sent along", async () => {

@@ -96,7 +96,7 @@ export class HostMigration implements Migration {
     const identity = tls ? await this.#identity(job, 'source') : undefined
     const [disks, state] = await Promise.all([
       mirrorFacts(running, mirrors),
-      readFirmwareState(this.#directory(vm), running.record.firmware),
+      running.record.firmware.kind === 'bios' ? undefined : readFirmwareState(this.#directory(vm)),
     ])
     return this.#leaving(running, job, identity, {
       mirrors: disks,

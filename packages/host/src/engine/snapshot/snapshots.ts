@@ -1,12 +1,14 @@
 /** Snapshots of this machine's VMs. What it promises is written in packages/ports/src/snapshots.ts and docs/snapshots.md. */
 import { rm } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { WadahError, fail, toFault } from '@wadah/api/fault'
 import type { Guest } from '@wadah/ports/machine'
 import type { MergeRequest, SnapshotRequest, SnapshotTaken, Snapshots } from '@wadah/ports/snapshots'
 import type { VolumeWork } from '@wadah/ports/volumes'
 import type { HostVolumes } from '../../storage/volumes.ts'
+import { syncDir } from '../../system/files.ts'
 import { VmDirectory } from '../directory.ts'
-import { copyFirmwareState, replaceFirmwareState } from '../firmware.ts'
+import { copyFirmwareState, readFirmwareState, replaceFirmwareState, writeFirmwareState } from '../firmware.ts'
 import type { RunningVm } from '../running-vm.ts'
 import { closeNodes, headNodes, headVolumes, nodes, openLayer, putOnTop } from './layers.ts'
 import { mergeLive } from './merge.ts'
@@ -229,6 +231,16 @@ export class HostSnapshots implements Snapshots {
   }
   async dropState(vm: string, snapshot: string): Promise<void> {
     await rm(new VmDirectory(this.#o.dataDir, vm).kept(snapshot).root, { recursive: true, force: true })
+  }
+  async readKept(vm: string, snapshot: string): Promise<Record<string, string>> {
+    return readFirmwareState(new VmDirectory(this.#o.dataDir, vm).kept(snapshot))
+  }
+  async writeKept(vm: string, snapshot: string, state: Record<string, string>): Promise<void> {
+    const directory = new VmDirectory(this.#o.dataDir, vm)
+    const kept = directory.kept(snapshot)
+    await kept.makeState(null)
+    await writeFirmwareState(kept, state, null)
+    for (const folder of [kept.root, dirname(kept.root), directory.root, dirname(directory.root)]) await syncDir(folder)
   }
 }
 
