@@ -56,6 +56,12 @@ function rowsOf(raw: Raw, load: string, of_libvirt: number): Row[] {
       3,
     ),
   ])
+  for (const kind of ['plain', 'tls'] as const)
+    if (of(`multifd ${kind} total`).length > 0)
+      rows.push(
+        compare(`${load}, ${kind}: whole move, bare with multifd`, of(`multifd ${kind} total`), bare(`${kind} total`)),
+        compare(`${load}, ${kind}: stall, bare with multifd`, of(`multifd ${kind} stall`), bare(`${kind} stall`)),
+      )
   if (of('hybrid plain stall').length > 0)
     rows.push(
       compare(`${load}, plain: stall by hybrid`, of('hybrid plain stall'), bare('plain stall')),

@@ -16,11 +16,13 @@ const argvOf = (pid: string): string[] => {
     return []
   }
 }
+const address: string[] = []
 const copy = join(CACHE, `${LAB}-copy.db`)
 
 beforeAll(async () => {
   purgeDeadLabs()
-  await lab('up', '--hosts', '3')
+  const made = JSON.parse(await lab('up', '--hosts', '3', '--json')) as { hosts: { address: string }[] }
+  address.push(...made.hosts.map((h) => h.address))
   await until(
     'three copies of the store',
     async () => (await cluster(1)).store.members.filter((m) => m.state !== 'learner').length === 3,
@@ -171,4 +173,20 @@ test('no copy is left: one in a file does, and what runs by now is where it runs
   await until('what runs to be known', async () => (await show(3, 'one')).status.state === 'running')
   const known = await show(3, 'one')
   expect([known.placement, known.status.pid]).toEqual([moved.placement, moved.status.pid])
+}, 240_000)
+
+test('a new machine takes the place of one that is lost, under its name, and VMs go there', async () => {
+  // What the lost one had is nowhere any more.
+  const data = `/var/lib/wadah-${LAB}2`
+  for (const name of readdirSync(data)) rmSync(join(data, name), { recursive: true })
+  await lab('start', `${LAB}2`)
+  const { token } = await json<{ token: string }>(3, 'cluster', 'token')
+  await ok(on(2, ['cluster', 'join', '-', '--address', address[1] as string, '-y'], token))
+  await until(
+    'it to be up',
+    async () => (await cluster(3)).hosts.find((h) => h.name === `${LAB}2`)?.state === 'up',
+    60_000,
+  )
+  await ok(at(3, 'vm', 'migrate', 'one', '--max-stall-ms', '5000', '--to', `${LAB}2`))
+  expect((await show(2, 'one')).status.state).toBe('running')
 }, 240_000)

@@ -28,6 +28,7 @@ import { chainOf } from '../resolve.ts'
 import { volumeGone } from '../storage/gone.ts'
 import { afterLoss, type MoveLiveParams, moveVolumeLive } from '../storage/move-live.ts'
 import { dropWrites } from '../vms/drop.ts'
+import { hasOwnState } from '../vms/tied.ts'
 import { aliveKind } from './records.ts'
 
 type View = Pick<CachedView, 'get' | 'list'>
@@ -37,6 +38,8 @@ export type LossPlan = {
   free: VmRecord[]
   /** VMs of which a disk lay on that host only. */
   gone: VmRecord[]
+  /** Of those that can be started, VMs that kept something beside their disks: UEFI variables, a TPM. They begin anew with these. */
+  bare: VmRecord[]
   volumes: VolumeRecord[]
   images: ImageRecord[]
 }
@@ -56,8 +59,12 @@ export function lossOf(view: View, host: string): LossPlan {
     .flatMap((p) => (p.value.host === host ? [view.get(vmKind, p.id)?.value] : []))
     .filter((vm) => vm !== undefined)
   const tied = (vm: VmRecord) => vm.spec.disks.some((d) => lay(d.volume))
+  const free = vms.filter((vm) => !tied(vm))
+  // Where it was on its way to has that, too.
+  const isOnItsWay = (vm: VmRecord) => view.get(placementKind, vm.id)?.value.handover?.sealed === true
   return {
-    free: vms.filter((vm) => !tied(vm)),
+    free,
+    bare: free.filter((vm) => hasOwnState(view, vm) && !isOnItsWay(vm)),
     gone: vms.filter(tied),
     volumes: view.list(volumeKind).flatMap(({ value }) => (lay(value.id) ? [value] : [])),
     images: view
@@ -78,6 +85,7 @@ export async function giveUp(deps: Deps, host: Rec<HostRecord>, drop: boolean): 
   const kept = await imagesHere(deps, plan.images)
   const lost = [
     ...plan.gone.map((vm) => `the VM ${vm.name}`),
+    ...plan.bare.map((vm) => `what ${vm.name} keeps beside its disks (UEFI variables, a TPM)`),
     ...plan.volumes.filter((v) => v.vm === undefined && v.image === undefined).map((v) => `the volume ${v.name}`),
     ...plan.images.filter((i) => !kept.has(i.id)).map((i) => `the image ${i.name}`),
   ]

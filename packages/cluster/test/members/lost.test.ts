@@ -54,6 +54,30 @@ test('what a lost host had: VMs whose disks others reach are free, what lay on i
   expect(names(found.images)).toEqual(['debian', 'tiny'])
 })
 
+test('what lies beside the disks of a VM that can be started elsewhere is lost too, but where it was on its way', () => {
+  const keeps = (id: string, spec: object) => [id, { id, name: id, spec: { disks: [], ...spec } }] as const
+  const uefi = { firmware: { kind: 'uefi' } }
+  const found = lossOf(
+    view({
+      'vm/spec': Object.fromEntries([
+        keeps('plain', {}),
+        keeps('tpm', { tpm: true }),
+        keeps('uefi', uefi),
+        keeps('by-a-snapshot', {}),
+        keeps('on-its-way', uefi),
+      ]),
+      snapshot: { s: { id: 's', vm: 'by-a-snapshot', spec: uefi } },
+      'vm/placement': Object.fromEntries([
+        ...['plain', 'tpm', 'uefi', 'by-a-snapshot'].map((id) => [id, { host: 'lost', epoch: 1 }]),
+        ['on-its-way', { host: 'lost', epoch: 1, handover: { sealed: true } }],
+      ]),
+    }) as never,
+    'lost',
+  )
+  expect(found.free).toHaveLength(5)
+  expect(found.bare.map((vm) => vm.name).toSorted()).toEqual(['by-a-snapshot', 'tpm', 'uefi'])
+})
+
 test('a VM that was on its way, sealed, is where it went: a QEMU of it may live there; any other is here', () => {
   const placed = { schema: 1 as const, host: 'lost', epoch: 4 }
   const handover = { to: 'target', epoch: 5, job: 'job-a', sealed: true }

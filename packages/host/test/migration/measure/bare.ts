@@ -17,8 +17,10 @@ const MOVE_MS = 120_000
 type Bare = { qmp: Qmp; end: () => Promise<void>; dir: string }
 let serial = 0
 
-/** `downtime_limit_ms`: 0 is one pass, as ours; QEMU's own default is 300. */
-export async function bareGuest(kit: PairKit, memory_mib: number, downtime_limit_ms: number): Promise<Guest> {
+/** `downtime_limit_ms`: 0 is one pass, as ours; QEMU's own default is 300. `channels`: of multifd, where it is to be used. */
+type Means = { downtime_limit_ms: number; channels?: number }
+
+export async function bareGuest(kit: PairKit, memory_mib: number, means: Means): Promise<Guest> {
   const { spec, ...rest } = await kit.request({ memory_mib })
   const plan = await kit.a.plan({ spec, ...rest })
   const { uid } = spec
@@ -27,7 +29,7 @@ export async function bareGuest(kit: PairKit, memory_mib: number, downtime_limit
   return {
     sh: (script) => shell(at, script),
     move: async (secure) => {
-      const { to, ...moved } = await move(at, () => spawned(kit, plan, uid, true), uid, secure, downtime_limit_ms)
+      const { to, ...moved } = await move(at, () => spawned(kit, plan, uid, true), uid, secure, means)
       at = to
       return moved
     },
@@ -73,18 +75,20 @@ async function move(
   spawnTarget: () => Promise<Bare>,
   uid: number,
   secure: boolean,
-  downtime_limit_ms: number,
+  { downtime_limit_ms, channels }: Means,
 ): Promise<Moved & { to: Bare }> {
   const begun = performance.now()
   const [source, target] = secure
     ? await Promise.all([moveIdentity('s.move', 'source', Date.now()), moveIdentity('t.move', 'target', Date.now())])
     : []
   const to = await spawnTarget()
-  const capabilities = CAPABILITIES.map((capability) => ({ capability, state: true }))
+  const named = channels === undefined ? CAPABILITIES : [...CAPABILITIES, 'multifd']
+  const capabilities = named.map((capability) => ({ capability, state: true }))
   const stood = new Standstill()
   for (const side of ['from', 'to'] as const) {
     const { qmp } = side === 'from' ? from : to
     await qmp.executeAny('migrate-set-capabilities', { capabilities })
+    if (channels !== undefined) await qmp.executeAny('migrate-set-parameters', { 'multifd-channels': channels })
     qmp.subscribe((e) => stood[side](e.event, e.timestamp.seconds * 1000 + e.timestamp.microseconds / 1000))
   }
   if (source && target) {

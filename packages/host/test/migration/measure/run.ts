@@ -1,6 +1,6 @@
 /**
  * node run.ts ROUNDS MEMORY_MIB FILL_MIB WRITING_MIB — moves of one guest by turns: ours and bare QEMU, plain and over TLS, libvirt where it is
- * installed, and ours by `hybrid` (plain) of a guest that writes. Prints one JSON. For bench/migration.ts, which may not come closer to these
+ * installed, bare QEMU with multifd of an idle guest, and ours by `hybrid` (plain) of a guest that writes. Prints one JSON. For bench/migration.ts, which may not come closer to these
  * rooms than a process.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -14,6 +14,8 @@ import { hasLibvirt, libvirtGuest } from './libvirt.ts'
 const [rounds = 5, memory_mib = 512, fill = 64, busy = 0] = process.argv.slice(2, 6).map(Number)
 /** Until a guest that begins to write writes as fast as it can, ms. */
 const WARM_MS = 300
+/** As many as there are cores: more could do nothing here. */
+const CHANNELS = 2
 /** One pass, as ours under TCG. */
 const DOWNTIME_LIMIT_MS = 0
 
@@ -49,7 +51,10 @@ const guests: [string, Guest, boolean[]][] = []
 try {
   guests.push(['ours', await ourGuest(kit, 'precopy'), [false, true]])
   if (busy > 0 && (await kit.allowPostcopy())) guests.push(['hybrid', await ourGuest(kit, 'hybrid'), [false]])
-  guests.push(['bare', await bareGuest(kit, memory_mib, DOWNTIME_LIMIT_MS), [false, true]])
+  const means = { downtime_limit_ms: DOWNTIME_LIMIT_MS }
+  guests.push(['bare', await bareGuest(kit, memory_mib, means), [false, true]])
+  if (busy === 0)
+    guests.push(['multifd', await bareGuest(kit, memory_mib, { ...means, channels: CHANNELS }), [false, true]])
   if (hasLibvirt()) guests.push(['libvirt', await libvirtGuest(kit, memory_mib), [false]])
   for (const [, guest] of guests) {
     await guest.sh(filled(fill))
