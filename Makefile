@@ -31,8 +31,8 @@ system: build ## tests against real QEMU, networks and packages
 e2e: build ## tests of the whole daemon
 	@npm run --silent test:e2e
 
-faults: build ## every kill of a daemon, and the whole kill matrix of moves (hours; goes on where it was: .cache/faults.json)
-	@WADAH_ALL_FAULTS=1 vitest run --project e2e tests/faults/kill.test.ts
+faults: build ## every kill of a daemon, ten thousand random requests, and the whole kill matrix of moves (hours; goes on where it was: .cache/faults.json)
+	@WADAH_ALL_FAULTS=1 vitest run --project e2e tests/faults/kill.test.ts tests/faults/fuzz.test.ts
 	@mkdir -p .cache && node tests/faults/moves/run.ts --resume .cache/faults.json
 
 bench: build ## measure what docs/performance.md promises

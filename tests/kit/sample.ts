@@ -3,13 +3,13 @@ import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { ROOT } from './daemon.ts'
 
-const ALL = process.env['WADAH_ALL_FAULTS'] === '1'
+export const ALL_FAULTS = process.env['WADAH_ALL_FAULTS'] === '1'
 let head: string | undefined
 
 /** `most` of them in their order, chosen by the commit and by `of`, what they are cases of. */
 export function some<T>(of: string, cases: readonly T[], most: number): T[] {
   head ??= execFileSync('git', ['rev-parse', 'HEAD'], { cwd: ROOT, encoding: 'utf8' })
-  return ALL ? [...cases] : chosen(`${head}${of}`, cases, most)
+  return ALL_FAULTS ? [...cases] : chosen(`${head}${of}`, cases, most)
 }
 
 /** Pure. */
