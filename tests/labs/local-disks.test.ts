@@ -73,6 +73,56 @@ test('a running VM goes with its disk, there and back', async () => {
   expect(await sh('roamer', SUM)).toBe(sum)
 }, 240_000)
 
+test('snapshots go along, RAM and branches too: it is taken back to them over there', async () => {
+  await create('layered', '--start')
+  const agent = () => until('the agent', async () => (await show(1, 'layered')).status.agent === 'connected')
+  await agent()
+  const mark = (n: number) =>
+    sh('layered', `echo mark-${n} | dd of=/dev/vda bs=1M seek=${n} conv=fsync,notrunc 2>/dev/null`)
+  const marks = () =>
+    sh(
+      'layered',
+      `echo 3 >/proc/sys/vm/drop_caches; for i in 1 2 3; do dd if=/dev/vda bs=1M skip=$i count=1 2>/dev/null | head -c 6; done | tr -d '\\0'`,
+    )
+  const its = async () => {
+    const { items } = await json<{ items: { id: string; vm?: string }[] }>(1, 'volume', 'list')
+    const { id } = await show(1, 'layered')
+    const ids = items.filter((v) => v.vm === id).map((v) => v.id)
+    return [0, 1].map((i) => files(path[i] ?? '').filter((f) => ids.some((v) => f.startsWith(v))).length)
+  }
+  await mark(1)
+  await ok(at(1, 'snapshot', 'create', 'layered', 'one', '--ram'))
+  await mark(2)
+  await ok(at(1, 'snapshot', 'create', 'layered', 'two'))
+  await mark(3)
+  expect(await its()).toEqual([4, 0])
+  const moved = await move('layered', 2)
+  expect(moved.notes.join()).toContain('lies in')
+  expect(await its()).toEqual([0, 4])
+  expect(await marks()).toBe('mark-1mark-2mark-3')
+  // What the guest writes there goes where it should.
+  await mark(3)
+  await ok(at(1, 'snapshot', 'revert', 'layered', 'one', '--force'))
+  await agent()
+  expect(await marks()).toBe('mark-1')
+  // Two branches, live.
+  await move('layered', 1)
+  expect((await its())[1]).toBe(0)
+  expect(await marks()).toBe('mark-1')
+  await ok(at(1, 'snapshot', 'revert', 'layered', 'two', '--force', '--start'))
+  await agent()
+  expect(await marks()).toBe('mark-1mark-2')
+  await ok(at(1, 'vm', 'stop', 'layered', '-y'))
+  await move('layered', 2)
+  expect((await its())[0]).toBe(0)
+  await ok(at(1, 'vm', 'start', 'layered'))
+  await agent()
+  for (const name of ['one', 'two']) await ok(at(1, 'snapshot', 'delete', 'layered', name))
+  expect(await its()).toEqual([0, 1])
+  expect(await marks()).toBe('mark-1mark-2')
+  await ok(at(1, 'vm', 'delete', 'layered', '--force', '-y'))
+}, 300_000)
+
 test('the host where it was to go dies: nothing is lost, and nothing left', async () => {
   await sh('roamer', 'dd if=/dev/urandom of=/dev/vda bs=1M count=48 conv=fsync 2>/dev/null')
   const [disk] = (await show(1, 'roamer')).spec.disks

@@ -236,11 +236,3 @@ test('what a snapshot keeps of UEFI goes along, stopped and running, and the VM 
   await ok(at(2, 'snapshot', 'revert', 'shelf', 'before'))
   expect(variables(1, '.').equals(before)).toBe(true)
 }, 300_000)
-
-test('a VM with snapshots on disks of its host is refused in words', async () => {
-  await ok(at(1, 'snapshot', 'create', 'sleeper', 'before'))
-  const refused = await at(1, 'vm', 'migrate', 'sleeper', ...to(1))
-  expect(refused.code).not.toBe(0)
-  expect(refused.err).toContain('its snapshot "before" there would not go with it')
-  expect(refused.err).toContain('wadah snapshot delete sleeper before')
-}, 120_000)

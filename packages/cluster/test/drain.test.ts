@@ -247,13 +247,22 @@ describe('what ties a VM to its host is a blocker of the plan, and a refusal of 
     )
     expect((await drainPlan(deps, HOST, 2)).blockers).toEqual([])
   })
-  test.each(['running', 'stopped'] as const)('%s, a local disk with a snapshot', async (state) => {
-    await write(
-      ...vm('web', { disk, state }),
-      put(snapshotKind, 'snap-a', { ...named, name: 'before', vm: vmId('web') } as never),
-    )
+  test.each(['running', 'stopped'] as const)('%s, a local disk with layers of snapshots', async (state) => {
+    const layer = {
+      ...named,
+      id: 'vol-layerlayer',
+      name: 'web-root-before',
+      pool: POOL,
+      format: 'qcow2',
+      size_bytes: 2 ** 30,
+    }
+    const held = { ...layer, vm: vmId('web'), read_only: true, role: 'layer' as const, held_bytes: 2 ** 20 }
+    await write(...vm('web', { disk, state }), put(volumeKind, held.id, held as never))
+    expect((await drainPlan(deps, HOST, 2)).blockers).toEqual([])
+    // One that is to go, and could not: over there nobody would find its file.
+    await write(put(volumeKind, held.id, { ...held, dropped: true } as never))
     const { blockers } = await drainPlan(deps, HOST, 2)
-    expect(blockers).toMatchObject([{ vm: 'web', remedy: expect.stringContaining('snapshot delete web before') }])
+    expect(blockers).toMatchObject([{ vm: 'web', why: [expect.stringContaining('web-root-before')] }])
   })
 })
 

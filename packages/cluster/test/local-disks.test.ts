@@ -24,9 +24,11 @@ import {
   dropMoved,
   HAS_PATH,
   isWhereItBelongs,
+  layersOf,
   makeRooms,
   markMoving,
   placeDisks,
+  type Room,
   roomsFor,
   sweepMoves,
   unmarkMoving,
@@ -220,6 +222,89 @@ describe('local disks of a VM that moves', () => {
     await sweepMoves(b)
     expect(worlds.b.files).toContain(fileB)
     expect(worlds.a.files).toContain(`${POOL}/${BASE}.qcow2`)
+  })
+
+  describe('with snapshots', () => {
+    const LAYER = 'vol-layerlayer'
+    const BRANCH = 'vol-branchbran'
+    const RAM = 'vol-ramramrama'
+    beforeEach(async () => {
+      const of = { ...named, pool: POOL, format: 'qcow2' as const, size_bytes: 10 * GIB, vm: VM, read_only: true }
+      const layer = { ...of, role: 'layer' as const, held_bytes: GIB }
+      const rows = [
+        { ...layer, id: LAYER, name: 'web-root-one', base: BASE },
+        // Of a snapshot that the VM was taken back from.
+        { ...layer, id: BRANCH, name: 'web-root-two', base: LAYER },
+        {
+          ...of,
+          id: RAM,
+          name: 'web-ram-two',
+          format: 'raw' as const,
+          size_bytes: GIB,
+          held_bytes: GIB,
+          role: 'ram' as const,
+        },
+        { ...((await volume()) as object), base: LAYER },
+      ] as never[]
+      await apply(
+        a,
+        Promise.resolve({ checks: [], writes: rows.map((v: { id: string }) => put(volumeKind, v.id, v as never)) }),
+      )
+      for (const id of [LAYER, BRANCH]) worlds.a.files.add(`${POOL}/${id}.qcow2`)
+      worlds.a.files.add(`${POOL}/${RAM}.raw`)
+    })
+
+    test('layers and RAM go along, into one pool; only what no image stands below is copied as it is', async () => {
+      const moves = await placeDisks(a, vm, B, undefined)
+      expect(moves.map((m) => [m.volume, m.to, m.based, m.held])).toEqual([
+        [DISK, POOL_B, true, undefined],
+        [BRANCH, POOL_B, true, true],
+        [LAYER, POOL_B, undefined, true],
+        [RAM, POOL_B, undefined, true],
+      ])
+      await apply(a, markMoving(a, moves, JOB))
+      // What nobody writes any more takes what it takes.
+      expect(promisedBytes(a, POOL_B)).toBe(13 * GIB)
+    })
+
+    test('over there the disk stands on its layers, whose files must have come; the records say so', async () => {
+      const moves = await placeDisks(a, vm, B, undefined)
+      await apply(a, markMoving(a, moves, JOB))
+      const rooms = await roomsFor(b, vm, JOB)
+      const [top] = rooms
+      expect(layersOf(rooms, top as Room).map((r) => r.volume.id)).toEqual([DISK, LAYER])
+      await expect(makeRooms(b, rooms, 5000, expected, never)).rejects.toMatchObject({ fault: { code: 'gone' } })
+      for (const id of [LAYER, BRANCH]) worlds.b.files.add(`${POOL_B}/${id}.qcow2`)
+      worlds.b.files.add(`${POOL_B}/${RAM}.raw`)
+      await makeRooms(b, rooms, 5000, expected, never)
+      expect(worlds.b.files.size).toBe(4)
+      await apply(b, arrivedDisks(b, vm, JOB))
+      const bases = await Promise.all(
+        [DISK, LAYER, BRANCH, RAM].map(async (id) => (await a.store.get(volumeKind, id))?.value),
+      )
+      expect(bases.map((v) => [v?.pool, v?.base, v?.moving_to])).toEqual([
+        [POOL_B, LAYER, undefined],
+        [POOL_B, undefined, undefined],
+        [POOL_B, LAYER, undefined],
+        [POOL_B, undefined, undefined],
+      ])
+      await dropMoved(a, moves)
+      expect([...worlds.a.files]).toEqual([`${POOL}/${BASE}.qcow2`])
+    })
+
+    test('what came to nothing goes, layers too', async () => {
+      const moves = await placeDisks(a, vm, B, undefined)
+      await apply(a, markMoving(a, moves, JOB))
+      const rooms = await roomsFor(b, vm, JOB)
+      for (const id of [LAYER, BRANCH]) worlds.b.files.add(`${POOL_B}/${id}.qcow2`)
+      await dropArrival(b, JOB, VM, rooms)
+      expect([...worlds.b.files]).toEqual([])
+      worlds.b.files.add(`${POOL_B}/${LAYER}.qcow2`)
+      await apply(a, unmarkMoving(a, moves, JOB))
+      await sweepMoves(b)
+      expect([...worlds.b.files]).toEqual([])
+      expect(worlds.a.files.size).toBe(5)
+    })
   })
 
   test('what may be all there is stays: the host that the store names says that it has it, or nothing goes', async () => {

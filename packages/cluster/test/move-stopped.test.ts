@@ -22,9 +22,9 @@ import {
   vmKind,
   volumeKind,
 } from '../src/records.ts'
-import { answerBrought, Bringings } from '../src/vms/bring-in.ts'
+import { answerBrought, answerKept, Bringings } from '../src/vms/bring-in.ts'
 import { BROUGHT_PATH } from '../src/vms/bring-out.ts'
-import { answerKept, KEPT_PATH } from '../src/vms/kept.ts'
+import { KEPT_PATH } from '../src/vms/kept.ts'
 import { answerHas, HAS_PATH, LEFTOVERS_PATH, sweepMoves } from '../src/vms/local-disks.ts'
 import { type MigrateParams, migrateVm } from '../src/vms/migrate.ts'
 import { BASE, HOST, POOL, fakeDeps, ground } from './kit/cluster.ts'
@@ -34,6 +34,8 @@ const [B, POOL_B, VM] = ['host-bbbbbbbbbb', 'pool-bbbbbbbbbb', 'vm-aaaaaaaaaa']
 const DISKS = ['vol-diskdiskaa', 'vol-diskdiskab'] as const
 /** Who carries the job out, in the harness. */
 const EXECUTOR = 'host-test'
+/** Below the second disk, and what the snapshot saved of RAM. */
+const [LAYER, RAM] = ['vol-layerlayer', 'vol-ramramrama']
 const SNAPSHOT = 'snap-aaaaaaaaaa'
 const STATE = { 'nvram.fd': 'dmFycw==', 'tpm/tpm2-00.permall': 'dHBt' }
 const named = { schema: 1 as const, project: 'default', created_at: '2026-01-01T00:00:00.000Z' }
@@ -47,14 +49,11 @@ const params: MigrateParams = {
   mode: 'auto',
   limits: { max_stall_ms: 300 },
   tls: true,
-  disks: DISKS.map((volume, i) => ({
-    name: `disk${i}`,
-    volume,
-    from: POOL,
-    to: POOL_B,
-    format: 'qcow2',
-    size_bytes: 2 ** 30,
-  })),
+  disks: [
+    ...DISKS.map((volume, i) => ({ name: `disk${i}`, volume, ...(i === 1 ? { based: true as const } : {}) })),
+    { name: 'web-disk1-before', volume: LAYER, held: true as const },
+    { name: 'web-ram-before', volume: RAM, held: true as const },
+  ].map((d) => ({ ...d, from: POOL, to: POOL_B, format: d.volume === RAM ? 'raw' : 'qcow2', size_bytes: 2 ** 30 })),
   state: true,
 }
 
@@ -91,24 +90,26 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
       put(placementKind, VM, { schema: 1, host: HOST, epoch: 1 }),
       // Of disks that are in shared pools by the time it moves: what it keeps of UEFI is on the host.
       put(snapshotKind, SNAPSHOT, { ...named, id: SNAPSHOT, name: 'before', vm: VM, spec: vm.spec } as never),
-      ...DISKS.map((id) =>
+      ...[...DISKS, LAYER, RAM].map((id, i) =>
         put(volumeKind, id, {
           ...named,
           id,
           name: id,
           pool: POOL,
-          format: 'qcow2',
+          format: id === RAM ? 'raw' : 'qcow2',
           size_bytes: 2 ** 30,
-          base: BASE,
+          ...(id === RAM ? {} : { base: i === 1 ? LAYER : BASE }),
           vm: VM,
-          read_only: false,
+          read_only: i > 1,
+          ...(i > 1 ? { role: id === RAM ? ('ram' as const) : ('layer' as const) } : {}),
         }),
       ),
     ],
     `ground-${Math.random()}`,
   )
   worlds[0].files.add(`${POOL}/${BASE}.qcow2`)
-  for (const id of DISKS) worlds[0].files.add(`${POOL}/${id}.qcow2`)
+  for (const id of [...DISKS, LAYER]) worlds[0].files.add(`${POOL}/${id}.qcow2`)
+  worlds[0].files.add(`${POOL}/${RAM}.raw`)
   worlds[0].folders.add(VM)
   worlds[0].states.set(VM, STATE)
   worlds[0].kept.add(`${VM}/${SNAPSHOT}`)
@@ -204,20 +205,21 @@ describe('one that is on its way', () => {
     return { ...there, store, engine, run, placement, close }
   }
 
-  test('is over there: disks with no base, its state, the new epoch; here nothing', async () => {
+  test('is over there: disks that stand on what came along alone, its state, the new epoch; here nothing', async () => {
     const t = await begun()
     expect(await t.run()).toMatchObject({
       state: 'done',
-      result: { live: false, mode: 'offline', bytes: 2 * 8192, from: 'here', to: 'there', phases: [{ phase: 'copy' }] },
+      result: { live: false, mode: 'offline', bytes: 6 * 4096, from: 'here', to: 'there', phases: [{ phase: 'copy' }] },
     })
     expect(await t.placement()).toEqual({ schema: 1, host: B, epoch: 2 })
-    for (const id of DISKS) {
+    for (const id of [...DISKS, LAYER, RAM]) {
       const { pool, base, moving_to } = (await t.store.get(volumeKind, id))?.value ?? {}
-      expect([pool, base, moving_to]).toEqual([POOL_B, undefined, undefined])
+      expect([pool, base, moving_to]).toEqual([POOL_B, id === DISKS[1] ? LAYER : undefined, undefined])
     }
     expect(t.worlds[1].states.get(VM)).toEqual(STATE)
     expect([...t.worlds[1].kept]).toEqual([`${VM}/${SNAPSHOT}`])
-    expect([...t.worlds[1].files].sort()).toEqual(DISKS.map((id) => `${POOL_B}/${id}.qcow2`))
+    const files = [...DISKS.map((id) => `${id}.qcow2`), `${LAYER}.qcow2`, `${RAM}.raw`]
+    expect([...t.worlds[1].files].sort()).toEqual(files.map((f) => `${POOL_B}/${f}`).toSorted())
     expect([...t.worlds[0].files]).toEqual([`${POOL}/${BASE}.qcow2`])
     expect([t.worlds[0].folders.size, t.worlds[0].states.size]).toEqual([0, 0])
     await t.close()

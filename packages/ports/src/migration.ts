@@ -39,7 +39,13 @@ export type PhaseTimes = { phase: MovePhase; begin_ms: number; end_ms?: number }
 /** What the peer of a TLS connection must be: signed by this CA, with this name. */
 export type MovePeer = { ca: string; name: string }
 
-export type MoveDisk = { name: string; size_bytes: number; format: 'qcow2' | 'raw' }
+export type MoveDisk = {
+  name: string
+  size_bytes: number
+  format: 'qcow2' | 'raw'
+  /** It stands on layers that the target has by then: what it holds itself goes. */
+  layered?: true
+}
 /** What a target has to know. */
 export type MoveFacts = {
   vm: string
@@ -198,10 +204,10 @@ export type ArrivalRequest = {
 export type PostcopySupport = { ok: true } | { ok: false; reason: string; remedy: string }
 
 export interface Migration {
-  /** Opens a move of a VM that runs here. `mirrors`: disks that the target can't see. @throws `wrong_state` that says why it can't be moved */
+  /** Opens a move of a VM that runs here. `mirrors`: disks that the target can't see; `layered`: those of them that stand on layers which it has. @throws `wrong_state` that says why it can't be moved */
   leave(
     vm: string,
-    request: { job: string; tls: boolean; mirrors?: readonly string[] },
+    request: { job: string; tls: boolean; mirrors?: readonly string[]; layered?: readonly string[] },
     signal: AbortSignal,
   ): Promise<LeavingVm>
   /** Makes everything for a VM that is to come, and a QEMU that waits for it. Takes everything back when it can't. */

@@ -50,16 +50,20 @@ export interface Volumes {
   /** Takes away what openPool made, if it is empty. */
   closePool(pool: PoolDefinition): Promise<void>
   path(pool: PoolDefinition, volume: { id: string; format: 'qcow2' | 'raw' }): string
-  /** What a guest would read of it, with what it stands on, spoken as NBD over one stream. No QEMU may have it open. */
-  serve(pool: PoolDefinition, volume: VolumeDefinition, signal: AbortSignal): Promise<ServedVolume>
   /**
-   * A volume that stands by itself, from what another host serves: whole or not at all, and flushed. What has its name already is never
-   * replaced. `bytes`: what is expected to be written; `no_room` at once where less is free.
+   * What a guest would read of it, with what it stands on, spoken as NBD over one stream; as a `layer` the file as it is, without what it
+   * stands on. Nobody may write it meanwhile.
+   */
+  serve(pool: PoolDefinition, volume: VolumeDefinition, signal: AbortSignal, as?: 'layer'): Promise<ServedVolume>
+  /**
+   * From what another host serves a volume that stands by itself, or, as a `layer`, on the same base as there, which need not be here yet:
+   * whole or not at all, and flushed. What has its name already is never replaced. `bytes`: what is expected to be written; `no_room` at
+   * once where less is free.
    */
   receive(
     pool: PoolDefinition,
     volume: VolumeDefinition,
-    from: { stream: ByteStream; bytes: number; bytes_per_s?: number },
+    from: { stream: ByteStream; bytes: number; bytes_per_s?: number; as?: 'layer' },
     work: VolumeWork,
   ): Promise<void>
   /** An empty volume. `no_room` when the file system is full. */

@@ -32,7 +32,7 @@ import { chainOf } from '../resolve.ts'
 import { usualPool } from '../storage/find-pool.ts'
 import { scheduled } from '../rules/members.ts'
 import { type Rooms, roomsFor } from '../storage/rooms.ts'
-import { type Tie, tiedBy } from '../vms/tied.ts'
+import { bytesWithLayers, type Tie, tiedBy } from '../vms/tied.ts'
 import { hostNamed } from './where.ts'
 import { aliveKind, factsKind } from './records.ts'
 
@@ -136,7 +136,7 @@ export function viewOf(view: View, vm: VmRecord, rooms?: Rooms): VmView {
         local.push({
           pool: top.pool,
           shared: false,
-          bytes: top.size_bytes,
+          bytes: bytesWithLayers({ view }, top),
           ...(used_bytes === undefined ? {} : { used_bytes }),
         })
       } else for (const v of chain) shared.set(v.pool, (shared.get(v.pool) ?? 0) + v.size_bytes)

@@ -41,6 +41,8 @@ export type MoveOut = {
   tls: boolean
   /** Disks that the target can't see. */
   mirrors?: readonly string[]
+  /** Of these, disks that stand on layers which the target has by now. */
+  layered?: readonly string[]
   /** Made while the target is prepared. */
   forecast?: Promise<MoveForecast | undefined>
 }
@@ -177,12 +179,16 @@ class Source {
 
   /** Everything up to `go`. */
   async #before(signal: AbortSignal): Promise<SwitchedOver> {
-    const { job, vm, name, from, epoch, mode, limits, tls, mirrors } = this.#order
+    const { job, vm, name, from, epoch, mode, limits, tls, mirrors, layered } = this.#order
     const { migration } = this.#ports
     // From here on whatever ends the stream, or the other side, ends this too.
     const limit = AbortSignal.any([signal, this.#talk.lost])
     this.#phase('offer')
-    this.#leaving = await migration.leave(vm, { job, tls, ...(mirrors ? { mirrors } : {}) }, limit)
+    this.#leaving = await migration.leave(
+      vm,
+      { job, tls, ...(mirrors ? { mirrors } : {}), ...(layered ? { layered } : {}) },
+      limit,
+    )
     const { facts } = this.#leaving
     await pausePoint('source-offer')
     this.#talk.send({

@@ -54,6 +54,8 @@ const LOOK_MS = 3_000
 const UNKNOWN_MS = 500
 /** Post-copy, and the source is gone: the last pages may still be on their way into QEMU. */
 const WHOLE_MS = 5_000
+/** What became of moves is told to sources that come back late; that many of them. */
+const MOST_REMEMBERED = 500
 const RETRY_MS = [100, 500, 2_000, 5_000] as const
 
 /** One move that comes here. */
@@ -86,7 +88,8 @@ export class MoveIn {
   ) {
     this.job = job
     this.vm = offer.vm
-    this.#offer = offer
+    const { vm, epoch, mode, limits } = offer
+    this.#offer = { vm, epoch, mode, limits }
     this.#ports = ports
     this.#stop = stop
     this.#talk = link
@@ -94,6 +97,8 @@ export class MoveIn {
     this.over = promise
     this.#end = (how) => {
       this.#isOver = true
+      // What it said last is all that is asked for from now on.
+      this.#arriving = undefined
       resolve(how)
     }
     if (!arriving) return
@@ -476,7 +481,7 @@ export class Arrivals {
       return talk.close()
     }
     const move = new MoveIn(job, offer, talk, this.#ports, this.#stop)
-    this.#moves.set(job, move)
+    this.#remember(job, move)
     await move.begin(offer)
   }
 
@@ -505,8 +510,17 @@ export class Arrivals {
     const talk = new Talk(endedLink('this daemon was started anew'), this.#ports.migration.wall_ms)
     const move = new MoveIn(job, offer, talk, this.#ports, this.#stop, arriving)
     if (is.is === 'there' && is.status === 'running') move.runs(mode)
-    this.#moves.set(job, move)
+    this.#remember(job, move)
     return move
+  }
+
+  #remember(job: string, move: MoveIn): void {
+    this.#moves.delete(job)
+    this.#moves.set(job, move)
+    for (const [id, { isOver }] of this.#moves) {
+      if (this.#moves.size <= MOST_REMEMBERED) break
+      if (isOver) this.#moves.delete(id)
+    }
   }
 
   async #resume(talk: Talk, { job, vm }: Of<'resume'>): Promise<void> {

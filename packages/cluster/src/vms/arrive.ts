@@ -9,7 +9,7 @@ import { hostKind, placementKind, type VmRecord, vmKind } from '../records.ts'
 import { launchRequest } from '../resolve.ts'
 import { filesReady } from './jobs.ts'
 import { recordNow } from './keeper.ts'
-import { arrivedDisks, dropArrival, forgetElsewhere, makeRooms, roomsFor } from './local-disks.ts'
+import { arrivedDisks, dropArrival, forgetElsewhere, layersOf, makeRooms, roomsFor } from './local-disks.ts'
 import { checkRoomToRun } from './room.ts'
 
 const TRIES = 20
@@ -51,18 +51,19 @@ export function arrivals(deps: Deps): MoveInPorts {
       await filesReady(
         deps,
         vm,
-        rooms.map((r) => r.name),
+        rooms.filter((r) => !r.held).map((r) => r.name),
       )
       await deps.syncNetworks()
       await makeRooms(deps, rooms, vm.spec.uid, () => comesHere(deps, job, vm.id, offer.epoch), signal)
       const request = launchRequest(deps, vm)
+      const tops = rooms.filter((r) => !r.held)
       const disks = request.disks.map((disk) => {
-        const room = rooms.find((r) => r.name === disk.name)
-        return room ? { name: disk.name, chain: [room.volume], pool: room.pool } : disk
+        const room = tops.find((r) => r.name === disk.name)
+        return room ? { name: disk.name, chain: layersOf(rooms, room).map((r) => r.volume), pool: room.pool } : disk
       })
       return {
         request: { ...request, disks, epoch: offer.epoch },
-        mirrors: Object.fromEntries(rooms.map(({ name, pool, volume }) => [name, { pool, volume }])),
+        mirrors: Object.fromEntries(tops.map(({ name, pool, volume }) => [name, { pool, volume }])),
         listen: host.address,
         tls: offer.facts.tls !== undefined,
       }
@@ -112,7 +113,8 @@ export function arrivals(deps: Deps): MoveInPorts {
   }
 }
 
-const isStopped = (deps: Deps, job: string): boolean =>
+/** Whether the VM of this move rests. */
+export const isStopped = (deps: Deps, job: string): boolean =>
   (deps.view.get(jobKind, job)?.value.params as { live?: boolean } | undefined)?.live === false
 
 /**

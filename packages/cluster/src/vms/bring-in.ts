@@ -11,8 +11,8 @@ import { MOVE_PROTOCOL, type MessageLink } from '../migration/link.ts'
 import { pausePoint } from '../migration/pause-point.ts'
 import { type Of, Talk } from '../migration/talk.ts'
 import { refusalOf } from '../migration/target.ts'
-import type { VmRecord } from '../records.ts'
-import { comesHere, isBy } from './arrive.ts'
+import { snapshotKind, type VmRecord } from '../records.ts'
+import { comesHere, isBy, isStopped } from './arrive.ts'
 import { alone, dropArrival, type Room, roomsFor } from './local-disks.ts'
 
 const OFFER_MS = 30_000
@@ -101,8 +101,11 @@ export class Bringings {
     const limit = AbortSignal.any([this.#stop, talk.lost, stop.signal])
     // Nothing but an `abort` is said on it from now on.
     talk.next(['done'], LONGEST_MS, limit).catch((error: unknown) => stop.abort(error))
-    await checkHost(this.#deps, vm)
-    const rooms = await roomsFor(this.#deps, vm, job)
+    // Of one that runs QEMU brings the disks, and what is the machine's own; here only what they stand on.
+    const rests = isStopped(this.#deps, job)
+    if (rests) await checkHost(this.#deps, vm)
+    const all = await roomsFor(this.#deps, vm, job)
+    const rooms = rests ? all : all.filter((r) => r.held)
     checkDisks(rooms, bring)
     const keys = rooms.map((r) => `${job}/${r.volume.id}`)
     for (const key of keys) this.#waiting.set(key, { host: from, ...Promise.withResolvers<ByteStream>() })
@@ -115,7 +118,7 @@ export class Bringings {
           limit.throwIfAborted()
           await machine.volumes.delete(pool, volume)
         }
-        await machine.writeState(vm.id, bring.state, vm.spec.uid)
+        if (rests) await machine.writeState(vm.id, bring.state, vm.spec.uid)
       })
       talk.send({ type: 'ready', job })
       for (const [i, room] of rooms.entries()) {
@@ -126,7 +129,7 @@ export class Bringings {
           await machine.volumes.receive(
             pool,
             volume,
-            { stream, ...expected(bring, volume.id) },
+            { stream, ...expected(bring, volume.id), ...(volume.base ? { as: 'layer' } : {}) },
             {
               signal: limit,
               log: this.#deps.log,
@@ -137,13 +140,15 @@ export class Bringings {
         } finally {
           stream.close()
         }
-        await machine.volumes.grant(pool, volume, { uid: vm.spec.uid })
+        // Saved RAM is this daemon's own to read.
+        if (room.held !== 'ram')
+          await machine.volumes.grant(pool, volume, room.held ? 'read-only' : { uid: vm.spec.uid })
         talk.send({ type: 'brought', job, volume: volume.id })
       }
       limit.throwIfAborted()
     } catch (error) {
       // It stays where it was. What can't be taken away now goes when the source asks for it, or at the next start (`sweepMoves`).
-      await dropArrival(this.#deps, job, vm.id, rooms).catch((why: unknown) =>
+      await dropArrival(this.#deps, job, vm.id, all).catch((why: unknown) =>
         this.#deps.log(`${vm.id}: what was brought could not be taken away yet: ${(why as Error).message}`),
       )
       limit.throwIfAborted()
@@ -169,6 +174,24 @@ export async function answerBrought(deps: Deps, body: unknown): Promise<{ there:
   if (state && !(await deps.machine.known()).includes(record.id)) throw lost()
   return { there: true }
 }
+
+/** On the target; `host`: who asks, as proved. @throws WadahError `malformed`, `not_owner`, `invalid`, what `comesHere` says */
+export async function answerKept(deps: Deps, body: unknown, host: string): Promise<{ kept: true }> {
+  const { job, vm, epoch, snapshot, state } = (body ?? {}) as Record<string, unknown>
+  if (!isText(job) || !isText(vm) || !isText(snapshot) || typeof state !== 'object' || state === null)
+    throw fail('malformed', 'This is nothing that a snapshot keeps.')
+  if (!(await isBy(deps, job, host)))
+    throw fail('not_owner', 'This move is carried out by another host than the one that asks.')
+  await alone(async () => {
+    const record = await comesHere(deps, job, vm, Number(epoch))
+    if (deps.view.get(snapshotKind, snapshot)?.value.vm !== vm)
+      throw fail('not_owner', `The store does not say that "${record.name}" has this snapshot.`)
+    await deps.machine.snapshots.writeKept(vm, snapshot, state as Record<string, string>)
+  })
+  return { kept: true }
+}
+
+const isText = (value: unknown): value is string => typeof value === 'string' && isId(value)
 
 /** What it will need here to start. @throws WadahError `host_lacks`, `busy` */
 async function checkHost(deps: Deps, { id, name, spec }: VmRecord): Promise<void> {

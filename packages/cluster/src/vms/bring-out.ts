@@ -56,11 +56,8 @@ export async function bringOut(
       })
   }
   const state = o.state ? await deps.machine.readState(o.vm) : {}
-  const used = await answerUsed(
-    deps,
-    o.disks.map((d) => d.volume),
-  )
-  const disks = o.disks.map((d): Sized => ({ ...d, bytes: used[d.volume] ?? d.size_bytes }))
+  const disks: Sized[] = []
+  for (const d of o.disks) disks.push({ ...d, bytes: (await bytesOf(deps, d)) ?? d.size_bytes })
   const total = disks.reduce((sum, d) => sum + d.bytes, 0)
   const { job, vm, epoch } = o
   const talk = new Talk(await open(deps, o, signal), () => Date.now())
@@ -81,7 +78,7 @@ export async function bringOut(
     await talk.next(['ready'], READY_MS, signal)
     let done = 0
     for (const disk of disks) {
-      tell.log(`copying the disk "${disk.name}"`)
+      tell.log(disk.held ? `copying ${disk.name}, of its snapshots` : `copying the disk "${disk.name}"`)
       await send(deps, o, disk, talk, signal, (fraction) => tell.progress(done + fraction * disk.bytes, total))
       done += disk.bytes
       tell.progress(done, total)
@@ -95,6 +92,13 @@ export async function bringOut(
   } finally {
     talk.close()
   }
+}
+
+/** What is copied of it: with what it stands on, where that does not go along. */
+async function bytesOf(deps: Deps, { volume, from, format, based }: DiskMove): Promise<number | undefined> {
+  if (!based) return (await answerUsed(deps, [volume]))[volume]
+  const pool = poolDefinition(poolOf(deps, from))
+  return deps.machine.volumes.allocatedBytes(pool, { id: volume, format }).catch(() => undefined)
 }
 
 function broke(deps: Deps, { name, to }: BringOrder, cause: WadahError): WadahError {
@@ -131,7 +135,12 @@ async function send(
   const over = new AbortController()
   const limit = AbortSignal.any([signal, talk.lost, over.signal])
   const pool = poolDefinition(poolOf(deps, volume.pool))
-  const served = await deps.machine.volumes.serve(pool, volumeDefinition(deps, volume), limit)
+  const served = await deps.machine.volumes.serve(
+    pool,
+    volumeDefinition(deps, volume),
+    limit,
+    disk.based ? 'layer' : undefined,
+  )
   try {
     void deps.moves
       ?.carry(to, { job, volume: volume.id }, served, limit)

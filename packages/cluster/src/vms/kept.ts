@@ -1,12 +1,8 @@
 /** What snapshots keep of a machine beside its disks (UEFI variables): small, on its host alone, and goes along when the VM does. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fail, toFault, WadahError } from '@wadah/api/fault'
-import { isId } from '@wadah/api/ids'
 import type { Deps } from '../context.ts'
 import { hostName } from '../members/where.ts'
-import { snapshotKind } from '../records.ts'
-import { comesHere, isBy } from './arrive.ts'
-import { alone } from './local-disks.ts'
 import { snapshotsOf } from './tied.ts'
 
 export const KEPT_PATH = '/peer/v1/kept'
@@ -66,21 +62,3 @@ export async function bringKept(
     }
   }
 }
-
-/** On the target; `host`: who asks, as proved. @throws WadahError `malformed`, `not_owner`, `invalid`, what `comesHere` says */
-export async function answerKept(deps: Deps, body: unknown, host: string): Promise<{ kept: true }> {
-  const { job, vm, epoch, snapshot, state } = (body ?? {}) as Record<string, unknown>
-  if (!isText(job) || !isText(vm) || !isText(snapshot) || typeof state !== 'object' || state === null)
-    throw fail('malformed', 'This is nothing that a snapshot keeps.')
-  if (!(await isBy(deps, job, host)))
-    throw fail('not_owner', 'This move is carried out by another host than the one that asks.')
-  await alone(async () => {
-    const record = await comesHere(deps, job, vm, Number(epoch))
-    if (deps.view.get(snapshotKind, snapshot)?.value.vm !== vm)
-      throw fail('not_owner', `The store does not say that "${record.name}" has this snapshot.`)
-    await deps.machine.snapshots.writeKept(vm, snapshot, state as Record<string, string>)
-  })
-  return { kept: true }
-}
-
-const isText = (value: unknown): value is string => typeof value === 'string' && isId(value)

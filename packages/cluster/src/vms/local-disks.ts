@@ -18,12 +18,12 @@ import {
   vmKind,
   volumeKind,
 } from '../records.ts'
-import { poolDefinition, poolOf } from '../resolve.ts'
+import { chainOf, poolDefinition, poolOf } from '../resolve.ts'
 import { findPool, reaches, usualPool } from '../storage/find-pool.ts'
 import { factsOf } from '../storage/pool-facts.ts'
 import { leftIn } from '../storage/rooms.ts'
 import { poolClosing, promisedBytes } from './create.ts'
-import { hasOwnState, localDisks } from './tied.ts'
+import { bytesWithLayers, hasOwnState, heldHere, localDisks } from './tied.ts'
 
 /** Asked of the host where a move was to go: what it left there goes. */
 export const LEFTOVERS_PATH = '/peer/v1/leftovers'
@@ -34,7 +34,15 @@ const ASK_MS = 30_000
 const HAS_MS = 5_000
 const AGAIN_MS = { first: 5_000, most: 300_000 }
 
-export type DiskMove = MoveDisk & { volume: string; from: string; to: string }
+export type DiskMove = Omit<MoveDisk, 'layered'> & {
+  volume: string
+  from: string
+  to: string
+  /** What it stands on goes along: of it only what it holds itself is copied. */
+  based?: true
+  /** No disk, but what snapshots hold: `size_bytes` is what it takes. */
+  held?: true
+}
 
 /**
  * Where each goes: the pool that was named, else where the scheduler would have it (`choosePools`).
@@ -42,16 +50,35 @@ export type DiskMove = MoveDisk & { volume: string; from: string; to: string }
  */
 export async function placeDisks(deps: Deps, vm: VmRecord, to: string, ref: string | undefined): Promise<DiskMove[]> {
   const disks = localDisks(deps.view, vm)
-  if (disks.length === 0) {
+  const held = heldHere(deps.view, vm)
+  if (disks.length === 0 && held.length === 0) {
     if (ref === undefined) return []
     throw fail('invalid', `"${vm.name}" has no disks that would go to another pool.`, { field: '/pool' })
   }
   const chosen = ref === undefined ? await choose(deps, vm, to, disks) : undefined
-  const moves = disks.map(({ name, volume }, i): DiskMove => {
-    const pool = chosen?.[i] ?? targetPool(deps, vm, to, ref, poolOf(deps, volume.pool).name).id
-    const { id, format, size_bytes } = volume
-    return { name, volume: id, from: volume.pool, to: pool, format, size_bytes }
+  const along = new Set([...disks.map((d) => d.volume.id), ...held.map((v) => v.id)])
+  const move = (name: string, { id, base, pool: from, format, size_bytes }: VolumeRecord, to: string): DiskMove => ({
+    name,
+    volume: id,
+    from,
+    to,
+    format,
+    size_bytes,
+    ...(base !== undefined && along.has(base) ? { based: true } : {}),
   })
+  const tops = disks.map(({ name, volume }, i) =>
+    move(name, volume, chosen?.[i] ?? targetPool(deps, vm, to, ref, poolOf(deps, volume.pool).name).id),
+  )
+  const moves = [
+    ...tops,
+    ...besides(deps, tops, held, (v) => targetPool(deps, vm, to, ref, poolOf(deps, v.pool).name).id).map(
+      ({ volume, pool }) => ({
+        ...move(volume.name, volume, pool),
+        size_bytes: volume.held_bytes ?? volume.size_bytes,
+        held: true as const,
+      }),
+    ),
+  ]
   for (const id of new Set(moves.map((m) => m.to)))
     await checkRoom(
       deps,
@@ -59,6 +86,26 @@ export async function placeDisks(deps: Deps, vm: VmRecord, to: string, ref: stri
       moves.filter((m) => m.to === id).reduce((sum, m) => sum + m.size_bytes, 0),
     )
   return moves
+}
+
+/** Layers stand in one pool with what stands on them; what no disk stands on goes where a disk of its pool goes. Pure but for `other`. */
+function besides(
+  deps: Pick<Deps, 'view'>,
+  tops: readonly DiskMove[],
+  held: readonly VolumeRecord[],
+  other: (volume: VolumeRecord) => string,
+): { volume: VolumeRecord; pool: string }[] {
+  const rootOf = (id: string): string | undefined =>
+    chainOf(deps, id).findLast((v) => held.some((h) => h.id === v.id))?.id
+  const roots = new Map(tops.map((t) => [rootOf(t.volume), t.to]))
+  const elsewhere = new Map<string, string>()
+  return held.map((volume) => {
+    const known =
+      roots.get(rootOf(volume.id)) ?? tops.find((t) => t.from === volume.pool)?.to ?? elsewhere.get(volume.pool)
+    const pool = known ?? other(volume)
+    elsewhere.set(volume.pool, pool)
+    return { volume, pool }
+  })
 }
 
 /** Pools of that host by the rule that plans go by, as its room is now. Undefined: none has room, and who asks is told by one of them why. */
@@ -77,7 +124,7 @@ async function choose(
   const left = new Map(await Promise.all(there.map(async (p) => [p.id, await leftIn(deps, p)] as const)))
   return choosePools(
     pools,
-    disks.map(({ volume }) => ({ pool: volume.pool, shared: false, bytes: volume.size_bytes })),
+    disks.map(({ volume }) => ({ pool: volume.pool, shared: false, bytes: bytesWithLayers(deps, volume) })),
     (id) => poolOf(deps, id).name,
     (id) => left.get(id),
   )?.map((copy) => copy.to_pool)
@@ -154,32 +201,72 @@ export const unmarkMoving = (deps: Deps, disks: readonly DiskMove[], job: string
     ({ moving_to, ...v }) => (moving_to?.job === job ? v : undefined),
   )
 
-/** They have come: written in the commit of the placement. What they stood on, they hold themselves now. */
-export const arrivedDisks = (deps: Deps, vm: VmRecord, job: string): Promise<Change> =>
-  changed(
-    deps,
-    vm.spec.disks.map((d) => d.volume),
-    (volume) => {
-      const { moving_to, base: _, ...v } = volume
-      return moving_to?.job === job ? { ...v, pool: moving_to.pool } : undefined
-    },
-  )
+/** What may come by a job: its disks, and what its snapshots hold, which no job changes meanwhile. */
+const mayCome = (deps: Deps, vm: VmRecord): { name: string; volume: string; held: boolean }[] => {
+  const tops = vm.spec.disks.map(({ name, volume }) => ({ name, volume, held: false }))
+  const known = new Set(tops.map((t) => t.volume))
+  const held = deps.view
+    .list(volumeKind)
+    .map((v) => v.value)
+    .filter((v) => v.vm === vm.id && v.role !== undefined && !known.has(v.id))
+  return [...tops, ...held.map(({ id, name }) => ({ name, volume: id, held: true }))]
+}
 
-export type Room = { name: string; pool: PoolDefinition; volume: VolumeDefinition }
+/** They have come: written in the commit of the placement. What they stood on and did not come, they hold themselves now. */
+export const arrivedDisks = async (deps: Deps, vm: VmRecord, job: string): Promise<Change> => {
+  const ids = mayCome(deps, vm).map((d) => d.volume)
+  const found = await Promise.all(ids.map((id) => deps.store.get(volumeKind, id)))
+  const along = new Set(found.flatMap((v) => (v?.value.moving_to?.job === job ? [v.id] : [])))
+  return changed(deps, ids, (volume) => {
+    const { moving_to, base, ...v } = volume
+    if (moving_to?.job !== job) return undefined
+    return { ...v, ...(base !== undefined && along.has(base) ? { base } : {}), pool: moving_to.pool }
+  })
+}
+
+export type Room = {
+  name: string
+  pool: PoolDefinition
+  /** With what it stands on, where that comes along. */
+  volume: VolumeDefinition
+  /** What snapshots hold: nobody writes it. */
+  held?: 'layer' | 'ram'
+}
 
 /** On the target: the disks that come by this job, and where. @throws WadahError `not_owner` for a pool that is not this host's */
 export async function roomsFor(deps: Deps, vm: VmRecord, job: string): Promise<Room[]> {
-  const rooms: Room[] = []
-  for (const { name, volume: id } of vm.spec.disks) {
-    const volume = (await deps.store.get(volumeKind, id))?.value
-    if (volume?.moving_to?.job !== job) continue
-    const pool = poolOf(deps, volume.moving_to.pool)
-    if (!reaches(deps, pool) || pool.id === volume.pool)
+  const found = await Promise.all(
+    mayCome(deps, vm).map(async (o) => ({ ...o, is: (await deps.store.get(volumeKind, o.volume))?.value })),
+  )
+  const coming = found.flatMap(({ name, is }) =>
+    is?.moving_to?.job === job ? [{ name, is, to: is.moving_to.pool }] : [],
+  )
+  return coming.map(({ name, is, to }) => {
+    const pool = poolOf(deps, to)
+    if (!reaches(deps, pool) || pool.id === is.pool)
       throw fail('not_owner', `The disk "${name}" was to come into "${pool.name}", which is no pool for it here.`)
-    const { format, size_bytes } = volume
-    rooms.push({ name, pool: poolDefinition(pool), volume: { id, pool: pool.id, format, size_bytes } })
+    const { id, format, size_bytes, role } = is
+    const base = coming.find((c) => c.is.id === is.base && c.to === to)?.is
+    const volume = {
+      id,
+      pool: pool.id,
+      format,
+      size_bytes,
+      ...(base ? { base: { id: base.id, format: base.format } } : {}),
+    }
+    return { name, pool: poolDefinition(pool), volume, ...(role === undefined ? {} : { held: role }) }
+  })
+}
+
+/** A disk's room, then those of the layers that come along below it. */
+export function layersOf(rooms: readonly Room[], top: Room): Room[] {
+  const chain = [top]
+  for (let next = top.volume.base; next; next = chain.at(-1)?.volume.base) {
+    const below = rooms.find((r) => r.volume.id === next?.id)
+    if (!below || chain.length > rooms.length) break
+    chain.push(below)
   }
-  return rooms
+  return chain
 }
 
 /** Making a place for a volume or a VM and sweeping such places meet here: what is being filled must not be taken for a leftover. */
@@ -190,7 +277,7 @@ export function alone<T>(work: () => Promise<T>): Promise<T> {
   return mine
 }
 
-/** Empty volumes, whatever an earlier try left in their place. `expected` rejects when the VM does not come any more. */
+/** Empty volumes, on their layers, whatever an earlier try left in their place. `expected` rejects when the VM does not come any more. */
 export async function makeRooms(
   deps: Deps,
   rooms: readonly Room[],
@@ -203,9 +290,17 @@ export async function makeRooms(
     // Not only before: it may have been given up, and swept, while this waited for its turn.
     await expected()
     signal.throwIfAborted()
-    for (const { pool, volume } of rooms) {
+    for (const { pool, volume, name } of rooms.filter((r) => r.held))
+      if (!(await volumes.exists(pool, volume)))
+        throw fail('gone', `What was brought of its snapshots (${name}) is not there any more.`, {
+          remedy: 'move it again',
+        })
+    for (const room of rooms.filter((r) => !r.held)) {
+      const { pool, volume } = room
+      const below = layersOf(rooms, room)[1]
       await volumes.delete(pool, volume)
-      await volumes.create(pool, volume, { signal })
+      if (below) await volumes.clone(pool, below, volume, 'linked', { signal })
+      else await volumes.create(pool, volume, { signal })
       await volumes.grant(pool, volume, { uid })
     }
   })

@@ -146,6 +146,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
   const isThere = there?.value.host === p.to && there.value.epoch === p.epoch
   // Of one that may have been post-copy only the target knows whether all of it had come.
   if (isThere && !mayGoPostcopy(p) && (await migration.ask(p.vm)).is === 'gone') return anew(0)
+  const tops = (p.disks ?? []).filter((d) => !d.held)
   const order = {
     job: jobId,
     vm: p.vm,
@@ -155,7 +156,8 @@ async function move(ctx: Ctx): Promise<VmMove> {
     mode: p.mode,
     limits: p.limits,
     tls: p.tls,
-    ...(p.disks ? { mirrors: p.disks.map((d) => d.name) } : {}),
+    ...(tops.length > 0 ? { mirrors: tops.map((d) => d.name) } : {}),
+    ...(tops.some((d) => d.based) ? { layered: tops.filter((d) => d.based).map((d) => d.name) } : {}),
   }
   const { moves } = deps
   if (!moves) throw fail('internal', 'no way to other hosts')
@@ -201,6 +203,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
   else signal.addEventListener('abort', stop)
   const looking = openProbe(ctx)
   try {
+    await bringLayers(ctx, limit.signal)
     const link = await moves.open(p.to, signal).catch((error: unknown) => {
       throw new WadahError({ ...toFault(error), effect: 'none' }, error)
     })
@@ -223,6 +226,19 @@ async function move(ctx: Ctx): Promise<VmMove> {
   } finally {
     void looking.then((probe) => probe?.stop())
     signal.removeEventListener('abort', stop)
+  }
+}
+
+/** What snapshots hold, while the guest runs: nobody writes it. Its disks then come onto it. */
+async function bringLayers(ctx: Ctx, signal: AbortSignal): Promise<void> {
+  const order = orderOf(ctx)
+  const disks = order.disks.filter((d) => d.held)
+  if (disks.length === 0) return
+  const tell = { log: ctx.log, progress: (done: number, total: number) => ctx.progress({ done, total }) }
+  try {
+    await bringOut(ctx.deps, { ...order, disks, state: false }, tell, signal)
+  } catch (error) {
+    throw new WadahError({ ...toFault(error), effect: 'none' }, error)
   }
 }
 
@@ -298,7 +314,9 @@ async function openProbe({ deps, params: p, signal, log }: Ctx): Promise<Probe |
 }
 
 const whereDisks = ({ deps, params: p }: Ctx): string[] =>
-  (p.disks ?? []).map((d) => `the disk "${d.name}" lies in ${deps.view.get(poolKind, d.to)?.value.name ?? d.to} now`)
+  (p.disks ?? []).flatMap((d) =>
+    d.held ? [] : [`the disk "${d.name}" lies in ${deps.view.get(poolKind, d.to)?.value.name ?? d.to} now`],
+  )
 
 const orderOf = ({ params: p, jobId: job }: Ctx): BringOrder => ({
   job,

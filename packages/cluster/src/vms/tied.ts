@@ -9,6 +9,7 @@ import {
   statusKind,
   type VmRecord,
   type VolumeRecord,
+  volumeKind,
 } from '../records.ts'
 import { chainOf } from '../resolve.ts'
 
@@ -21,6 +22,25 @@ export function localDisks(view: View, vm: VmRecord): { name: string; volume: Vo
     const [volume] = chainOf({ view: view as CachedView }, id)
     return volume && view.get(poolKind, volume.pool)?.value.shared !== true ? [{ name, volume }] : []
   })
+}
+
+/** What a disk may come to take on another host: its size, and what the layers of snapshots below it take. */
+export function bytesWithLayers(deps: { view: View }, top: VolumeRecord): number {
+  const [, ...below] = chainOf(deps as { view: CachedView }, top.id)
+  return below.reduce(
+    (sum, v) => sum + (v.role === 'layer' && v.vm === top.vm ? (v.held_bytes ?? 0) : 0),
+    top.size_bytes,
+  )
+}
+
+/** What its snapshots hold where another host can't reach it: layers below its disks or beside them, saved RAM. */
+export function heldHere(view: Pick<View, 'get' | 'list'>, vm: VmRecord): VolumeRecord[] {
+  const tops = new Set(vm.spec.disks.map((d) => d.volume))
+  return view
+    .list(volumeKind)
+    .map((v) => v.value)
+    .filter((v) => v.vm === vm.id && v.role !== undefined && !tops.has(v.id))
+    .filter((v) => view.get(poolKind, v.pool)?.value.shared !== true)
 }
 
 export const snapshotsOf = (view: Pick<View, 'list'>, vm: string): SnapshotRecord[] =>
@@ -51,13 +71,12 @@ export function tiedBy(view: View, vm: VmRecord): Tie | undefined {
       detail: `"${name}" has devices of its host (${devices.map((d) => d.name).join(', ')}).`,
       remedy: `wadah vm edit ${name} --remove-hostdev ${devices[0]?.name ?? ''}`,
     }
-  const [local] = localDisks(view, vm)
-  const snapshot = local && snapshotsOf(view, vm.id)[0]?.name
-  // What is copied is what the guest sees now; what snapshots hold would stay behind.
-  if (local && snapshot !== undefined)
+  // Its file may still be there, and on the other host nobody could take it away.
+  const dropped = heldHere(view, vm).find((v) => v.dropped)
+  if (dropped)
     return {
-      detail: `The disk "${local.name}" of "${name}" lies in a pool of its host only, and its snapshot "${snapshot}" there would not go with it.`,
-      remedy: `wadah snapshot delete ${name} ${snapshot}; or keep its disks in a shared pool`,
+      detail: `"${name}" still has a layer of a snapshot that was deleted, ${dropped.name}, on its host.`,
+      remedy: 'it is tried again every hour; wadah job list says why it failed (a full pool?)',
     }
   if (!live) return undefined
   for (const nic of vm.spec.nics) {

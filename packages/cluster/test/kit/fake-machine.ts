@@ -10,7 +10,6 @@ export class FakeWorld {
   files = new Set<string>()
   /** Sizes that volumes and disks were grown to. */
   sizes = new Map<string, number>()
-  granted = new Map<string, string>()
   folders = new Set<string>()
   /** Files of a VM's own, beside its disks. */
   states = new Map<string, Record<string, string>>()

@@ -12,7 +12,7 @@ import { room } from './file-system.ts'
 import { coalesce, keyed } from './order.ts'
 import { fileName, folders, parseFileName, prepareFolders, probeDirectIo, removeFolders } from './pool-folder.ts'
 import { HEAD_BYTES, headProblem, MAX_SIZE_BYTES, newQcow2, readHead, type Overlay, withBacking } from './qcow2.ts'
-import { commitLayer, convert, resize, type Source } from './qemu-img.ts'
+import { commitLayer, type Convert, convert, resize, type Source } from './qemu-img.ts'
 import { serveDisk } from './serve.ts'
 import { Confinement } from '../system/confine.ts'
 
@@ -322,30 +322,31 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
       })
     },
 
-    async serve(pool, volume, signal) {
+    async serve(pool, volume, signal, as) {
+      const common = { confinement, size_bytes: volume.size_bytes, sockets: options.sockets, signal }
+      if (as === 'layer') {
+        await check(pool, volume).catch(missing(volume))
+        // A file may end anywhere, which direct I/O does not like.
+        return await serveDisk({ ...common, chain: [{ path: path(pool, volume), format: 'raw' }], direct_io: false })
+      }
       const chain = await checkChain(pool, volume).catch(missing(volume))
-      return await serveDisk({
-        confinement,
-        chain,
-        size_bytes: volume.size_bytes,
-        direct_io: await usesDirectIo(pool),
-        sockets: options.sockets,
-        signal,
-      })
+      return await serveDisk({ ...common, chain, direct_io: await usesDirectIo(pool) })
     },
 
     async receive(pool, volume, from, work) {
       checkSize(volume)
       const { base: _, ...alonestanding } = volume
+      const isLayer = from.as === 'layer'
       await alone(fileName(volume), async () => {
         stopIfAborted(work)
         if (from.bytes > (await facts(pool)).free_bytes) throw await noRoom(pool, from.bytes)
-        const direct_io = { from: false, to: await usesDirectIo(pool) }
+        const direct_io = { from: false, to: !isLayer && (await usesDirectIo(pool)) }
         await publish(pool, volume, volume.size_bytes, async (tmp, handle) => {
-          await fillEmpty(handle, alonestanding)
-          const ends = {
+          if (!isLayer) await fillEmpty(handle, alonestanding)
+          const ends: Convert = {
             from: { stream: from.stream },
-            to: { path: tmp, format: volume.format },
+            // Of a layer the bytes of the file come: it is as long as they are.
+            to: isLayer ? { path: tmp, format: 'raw', fresh: { options: [] } } : { path: tmp, format: volume.format },
             size_bytes: volume.size_bytes,
             direct_io,
             bytes_per_s: from.bytes_per_s,
@@ -358,7 +359,7 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
               ),
             work.signal,
           )
-          await mustFit(tmp, alonestanding)
+          await mustFit(tmp, isLayer ? volume : alonestanding)
         })
       })
     },

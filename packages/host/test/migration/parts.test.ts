@@ -46,7 +46,7 @@ describe('parts', () => {
   )
 
   test('an answer that is read after an event is not believed where it is older', async () => {
-    let say = (_: QmpEvent) => {}
+    let say: (event: QmpEvent) => void = () => {}
     const answer = Promise.withResolvers<{ status: string }>()
     const out = new Outgoing({
       subscribe: (hear: typeof say) => ((say = hear), () => {}),

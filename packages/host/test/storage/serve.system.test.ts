@@ -112,6 +112,36 @@ test.each(['qcow2', 'raw'] as const)('what the guest would read is there, as %s,
   await again.ended
 })
 
+test('a layer comes as it is, on the base it stood on, which is not copied', async () => {
+  const from = await disk()
+  const file = path(here, from)
+  const served = await volumes.serve(here as PoolDefinition, from, signal, 'layer')
+  const to = { ...from, pool: there?.id ?? '' }
+  const taken = await volumes.allocatedBytes(here as PoolDefinition, from)
+  await volumes.receive(there as PoolDefinition, to, { stream: served, bytes: taken, as: 'layer' }, { signal })
+  served.close()
+  await served.ended
+  expect((await exec('cmp', [file, path(there, to)])).stdout).toBe('')
+  expect(await volumes.allocatedBytes(there as PoolDefinition, to)).toBeLessThan(taken + MiB)
+  expect(await tmp(there)).toEqual([])
+  // With its base beside it it reads the same.
+  const base = { ...from, ...(from.base as { id: string; format: 'qcow2' }), size_bytes: 64 * MiB }
+  await exec('cp', [path(here, base), path(there, base)])
+  await exec('qemu-img', ['compare', '-f', 'qcow2', '-F', 'qcow2', file, path(there, to)])
+})
+
+test('what comes as a layer and stands on another file is not taken', async () => {
+  const from = await disk()
+  const served = await volumes.serve(here as PoolDefinition, from, signal, 'layer')
+  const to = { ...from, pool: there?.id ?? '', base: { id: newId('volume', randomBytes), format: 'qcow2' as const } }
+  await expect(
+    volumes.receive(there as PoolDefinition, to, { stream: served, bytes: 0, as: 'layer' }, { signal }),
+  ).rejects.toMatchObject({ fault: { code: 'image_corrupt' } })
+  served.close()
+  await served.ended
+  expect([await tmp(there), await readdir(join(there?.path ?? '', 'wadah/volumes'))]).toEqual([[], []])
+})
+
 test('cut off on the way, or given up: nothing is there, and the disk is free at once', async () => {
   const from = await disk()
   const { base: _, ...to } = from

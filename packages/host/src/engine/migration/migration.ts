@@ -76,10 +76,11 @@ export class HostMigration implements Migration {
 
   async leave(
     vm: string,
-    { job, tls, mirrors = [] }: { job: string; tls: boolean; mirrors?: readonly string[] },
+    o: { job: string; tls: boolean; mirrors?: readonly string[]; layered?: readonly string[] },
     signal: AbortSignal,
   ): Promise<LeavingVm> {
     signal.throwIfAborted()
+    const { job, tls, mirrors = [], layered = [] } = o
     const running = await this.#o.running(vm)
     if (!running)
       throw fail('wrong_state', 'The VM does not run: a stopped one is moved as it is.', {
@@ -95,7 +96,7 @@ export class HostMigration implements Migration {
     this.#wall.retune()
     const identity = tls ? await this.#identity(job, 'source') : undefined
     const [disks, state] = await Promise.all([
-      mirrorFacts(running, mirrors),
+      mirrorFacts(running, mirrors, layered),
       running.record.firmware.kind === 'bios' ? undefined : readFirmwareState(this.#directory(vm)),
     ])
     return this.#leaving(running, job, identity, {

@@ -27,7 +27,11 @@ type BlockJob = { device: string; offset: number; len: number; ready: boolean }
 type Ended = { error?: string; cancelled: boolean }
 
 /** What a running QEMU's disks are, for the target to make as large. @throws WadahError `wrong_state` for one that it does not have */
-export async function mirrorFacts(running: RunningVm, disks: readonly string[]): Promise<MoveDisk[]> {
+export async function mirrorFacts(
+  running: RunningVm,
+  disks: readonly string[],
+  layered: readonly string[],
+): Promise<MoveDisk[]> {
   if (disks.length === 0) return []
   const heads = await headNodes(running)
   const all = (await running.execute('query-named-block-nodes', { flat: true })) as {
@@ -41,7 +45,13 @@ export async function mirrorFacts(running: RunningVm, disks: readonly string[]):
       throw fail('wrong_state', `The running VM does not have the disk "${name}" yet.`, {
         remedy: 'restart it first: wadah vm restart NAME',
       })
-    return { name, size_bytes: node.image['virtual-size'], format: node.drv === 'raw' ? 'raw' : 'qcow2' }
+    const format = node.drv === 'raw' ? 'raw' : 'qcow2'
+    return {
+      name,
+      size_bytes: node.image['virtual-size'],
+      format,
+      ...(layered.includes(name) ? { layered: true } : {}),
+    }
   })
 }
 
@@ -76,7 +86,7 @@ export class Mirrors {
     this.#off ??= running.subscribe((event) => this.#on(event))
     void running.gone.then(() => this.#wake())
     const heads = await headNodes(running)
-    for (const { name } of disks) {
+    for (const { name, layered } of disks) {
       const [head, exported] = [heads.get(name), to.disks[name]]
       if (head === undefined || exported === undefined)
         throw fail('wrong_state', `The disk "${name}" is not ready on both sides.`)
@@ -88,7 +98,7 @@ export class Mirrors {
         'job-id': JOB + name,
         device: head,
         target: NODE + name,
-        sync: 'full',
+        sync: layered ? 'top' : 'full',
         'copy-mode': 'write-blocking',
         ...(o.bytes_per_s ? { speed: o.bytes_per_s } : {}),
       })
