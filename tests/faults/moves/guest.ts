@@ -21,7 +21,7 @@ while [ ! -e /stop ]; do
   i=$((n % ${SLOTS}))
   printf '%-511s\\n' "$n $up $h" | dd of=/dev/vda bs=512 seek=$i conv=notrunc,fsync 2>/dev/null
   echo "$n $up $h" >/j/$i
-  usleep 20000
+  usleep 150000
 done
 echo yes >/stopped`
 

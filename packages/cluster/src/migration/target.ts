@@ -97,8 +97,9 @@ export class MoveIn {
     this.over = promise
     this.#end = (how) => {
       this.#isOver = true
-      // What it said last is all that is asked for from now on.
+      // What it said last is all that is asked for from now on; the stream goes with its buffers.
       this.#arriving = undefined
+      this.#talk = new Talk(endedLink('this move is over'), ports.migration.wall_ms)
       resolve(how)
     }
     if (!arriving) return

@@ -59,6 +59,7 @@ const FILE_MODE = 0o600
 /** How deep layers may stand on one another; no VM gets more snapshots in a row than leave room for an image below. */
 const MAX_CHAIN = 40
 const SECTOR = 512
+const BLOCK = 4096
 /** A large layer may take long; what stands still is ended by the job's own signal. */
 const COPY_TIMEOUT_MS = 24 * 3600 * 1000
 
@@ -326,11 +327,11 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
       const common = { confinement, size_bytes: volume.size_bytes, sockets: options.sockets, signal }
       if (as === 'layer') {
         await check(pool, volume).catch(missing(volume))
-        // A file may end anywhere, which direct I/O does not like.
+        // Its file may end anywhere, too.
         return await serveDisk({ ...common, chain: [{ path: path(pool, volume), format: 'raw' }], direct_io: false })
       }
       const chain = await checkChain(pool, volume).catch(missing(volume))
-      return await serveDisk({ ...common, chain, direct_io: await usesDirectIo(pool) })
+      return await serveDisk({ ...common, chain, direct_io: inBlocks(volume) && (await usesDirectIo(pool)) })
     },
 
     async receive(pool, volume, from, work) {
@@ -340,7 +341,7 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
       await alone(fileName(volume), async () => {
         stopIfAborted(work)
         if (from.bytes > (await facts(pool)).free_bytes) throw await noRoom(pool, from.bytes)
-        const direct_io = { from: false, to: !isLayer && (await usesDirectIo(pool)) }
+        const direct_io = { from: false, to: !isLayer && inBlocks(volume) && (await usesDirectIo(pool)) }
         await publish(pool, volume, volume.size_bytes, async (tmp, handle) => {
           if (!isLayer) await fillEmpty(handle, alonestanding)
           const ends: Convert = {
@@ -553,6 +554,9 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
     return stat.blocks * 512
   }
 }
+
+/** Direct I/O would round up what ends in the middle of a block, as saved RAM does. */
+const inBlocks = ({ size_bytes }: VolumeDefinition): boolean => size_bytes % BLOCK === 0
 
 /** What a program wrote that read a stranger's disk is looked at like a stranger's. */
 async function mustFit(file: string, volume: VolumeDefinition): Promise<void> {

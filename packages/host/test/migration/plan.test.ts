@@ -49,6 +49,21 @@ describe('what comes from another host', () => {
     expect(words[words.indexOf('-incoming') + 1]).toBe('defer')
     expect(words).toContain('-S')
   })
+  test('a disk that a snapshot has put on another file since is the same to the guest', () => {
+    const [own, started] = [{ volume: 'vol-bbbbbbbbbb', serial: 'vol-aaaaaaaaaa' }, { volume: 'vol-aaaaaaaaaa' }].map(
+      (disk) => boot({ devices: boot().devices.map((d) => (d.kind === 'disk' ? { ...d, ...disk } : d)) }),
+    ) as [BootRecord, BootRecord]
+    const made = arrivingPlan(plan(own), from(started), HERE, JOB)
+    expect(made.record).toEqual(started)
+    expect(() =>
+      arrivingPlan(
+        plan(started),
+        from({ ...own, devices: own.devices.map((d) => (d.kind === 'disk' ? { ...d, serial: 'other' } : d)) }),
+        HERE,
+        JOB,
+      ),
+    ).toThrow('disks root (other)')
+  })
   test('fields that are not known are left where they are', () => {
     const strange = { ...boot(), devices: [...boot().devices.map((d) => ({ ...d, romfile: '/etc/shadow' }))], extra: 1 }
     expect(arrivingPlan(plan(), from(strange as BootRecord), HERE, JOB).record).toEqual(boot())

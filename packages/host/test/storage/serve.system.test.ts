@@ -130,6 +130,22 @@ test('a layer comes as it is, on the base it stood on, which is not copied', asy
   await exec('qemu-img', ['compare', '-f', 'qcow2', '-F', 'qcow2', file, path(there, to)])
 })
 
+test('saved RAM, which ends in the middle of a block, comes as long as it is', async () => {
+  const ram = {
+    id: newId('volume', randomBytes),
+    pool: here?.id ?? '',
+    format: 'raw' as const,
+    size_bytes: 3 * 4096 + 512,
+  }
+  await volumes.create(here as PoolDefinition, ram, { signal })
+  await exec('dd', ['if=/dev/urandom', `of=${path(here, ram)}`, 'bs=512', 'count=25', 'conv=notrunc'])
+  const served = await volumes.serve(here as PoolDefinition, ram, signal)
+  await receive({ ...ram, pool: there?.id ?? '' }, served)
+  served.close()
+  await served.ended
+  expect((await exec('cmp', [path(here, ram), path(there, ram)])).stdout).toBe('')
+})
+
 test('what comes as a layer and stands on another file is not taken', async () => {
   const from = await disk()
   const served = await volumes.serve(here as PoolDefinition, from, signal, 'layer')

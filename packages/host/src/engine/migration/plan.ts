@@ -97,7 +97,8 @@ function places(record: BootRecord, kind: 'disk' | 'nic' | 'cdrom' | 'tpm'): str
     .flatMap((d) => {
       if (d.kind !== kind) return []
       if (d.kind === 'tpm') return [d.id]
-      if (d.kind === 'disk') return [`${d.name} (${d.volume})`]
+      // What the guest sees of it; a snapshot has put other files below since.
+      if (d.kind === 'disk') return [`${d.name} (${d.serial ?? d.volume})`]
       return [d.kind === 'nic' ? `${d.name} (${d.mac}, ${d.network})` : d.name]
     })
     .sort()
