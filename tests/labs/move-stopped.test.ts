@@ -216,7 +216,8 @@ test('UEFI variables and a TPM go along; both daemons are killed between the las
 }, 300_000)
 
 test('what a snapshot keeps of UEFI goes along, stopped and running, and the VM goes back to it there', async () => {
-  await ok(at(1, 'vm', 'create', 'shelf', '--firmware', 'uefi', '--network', 'lan', '--host', `${LAB}1`, '--start'))
+  const uefi = ['--firmware', 'uefi', '--disk', '8M', '--network', 'lan', '--host', `${LAB}1`]
+  await ok(at(1, 'vm', 'create', 'shelf', ...uefi, '--start'))
   const { id } = await show('shelf')
   await ok(at(1, 'vm', 'stop', 'shelf', '-y'))
   await ok(at(1, 'snapshot', 'create', 'shelf', 'before'))
@@ -228,7 +229,7 @@ test('what a snapshot keeps of UEFI goes along, stopped and running, and the VM 
   expect(variables(2, kept).equals(before)).toBe(true)
   expect(existsSync(join(data(1), 'vms', id))).toBe(false)
   await ok(at(1, 'vm', 'start', 'shelf'))
-  await ok(at(1, 'vm', 'migrate', 'shelf', ...to(1)))
+  await ok(at(1, 'vm', 'migrate', 'shelf', ...to(1), '--max-stall-ms', '5000'))
   expect(variables(1, kept).equals(before)).toBe(true)
   expect(existsSync(join(data(2), 'vms', id))).toBe(false)
   await ok(at(2, 'vm', 'stop', 'shelf', '-y'))
