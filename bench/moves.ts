@@ -30,6 +30,17 @@ const STEPS = "awk 'NR>1 && $1!=p+1 {bad++} {p=$1} END {print bad+0, NR}' /fill/
 export const moves = inLab('moves', (quick) => inARow(quick ? 10 : 200))
 export const modes = inLab('modes', (quick) => byModes(quick ? 1 : 12), giveBackPostcopy)
 
+/** Pure: the modes in an order of their own for each of four rounds, in which each follows each other one once. */
+function turned(round: number): readonly (typeof MODES)[number][] {
+  const square = [
+    [0, 1, 3, 2],
+    [1, 2, 0, 3],
+    [2, 3, 1, 0],
+    [3, 0, 2, 1],
+  ]
+  return (square[round % 4] ?? []).flatMap((i) => MODES[i] ?? [])
+}
+
 function writing(mib: number): string {
   return `dd if=/dev/urandom of=/fill/hot bs=1M count=${mib} 2>/dev/null
 (while :; do dd if=/fill/hot of=/fill/hot bs=1M count=${mib} conv=notrunc; done) >/dev/null 2>&1 &`
@@ -146,7 +157,8 @@ async function byModes(rounds: number): Promise<Omit<Found, 'name'>> {
     target = 2
     await guest(384, script)
     for (let i = 0; i < rounds; i++)
-      for (const mode of i % 2 === 0 ? MODES : MODES.toReversed()) {
+      // Each comes after each other one: a move starts from what the one before it has left.
+      for (const mode of turned(i)) {
         const tried = await move(mode, 5_000)
         if ('refused' in tried) {
           notes.push(`${load}, ${mode}: refused: ${tried.refused.slice(0, 200)}`)
@@ -154,11 +166,12 @@ async function byModes(rounds: number): Promise<Omit<Found, 'name'>> {
         }
         const { outside, stall_ms = Number.NaN, total_ms } = tried.moved
         ;(raw[`${load} ${mode} gap`] ??= []).push(outside?.longest_gap_ms ?? stall_ms)
+        ;(raw[`${load} ${mode} stall`] ??= []).push(stall_ms)
         ;(raw[`${load} ${mode} total`] ??= []).push(total_ms)
       }
     await ok(at(1, 'vm', 'delete', VM, '--force', '-y'))
-    const of = (mode: string, what: 'gap' | 'total') => raw[`${load} ${mode} ${what}`] ?? []
-    for (const what of ['gap', 'total'] as const) {
+    const of = (mode: string, what: 'gap' | 'stall' | 'total') => raw[`${load} ${mode} ${what}`] ?? []
+    for (const what of ['gap', 'stall', 'total'] as const) {
       const medians = MODES.map((mode) => `${mode} ${median(of(mode, what)).toFixed(0)}`)
       notes.push(`${load}, ${what}, medians in ms: ${medians.join(', ')}`)
     }
