@@ -91,8 +91,8 @@ export type VolumeRecord = Named &
     making?: boolean
     /** The VM whose edit had it made: until that edit's commit nobody else's. Found so at a start, nobody waits for it any more. */
     added_to?: string
-    /** A move of its VM copies it into this pool, which has promised the room; it is there once the move is committed. */
-    moving_to?: { pool: string; job: string }
+    /** A move of its VM copies it into this pool, which has promised the room (`bytes`, or its size); it is there once the move is committed. */
+    moving_to?: { pool: string; job: string; bytes?: number }
     /** Bytes that a job is making it grow to; the pool has promised them. */
     growing_to?: number
     /** What snapshots hold: `layer`: nobody writes it any more, disks stand on it; `ram`. */

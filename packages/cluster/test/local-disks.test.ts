@@ -15,6 +15,7 @@ import {
   volumeKind,
 } from '../src/records.ts'
 import { promisedBytes } from '../src/vms/create.ts'
+import { arrivals } from '../src/vms/arrive.ts'
 import { filesReady } from '../src/vms/jobs.ts'
 import {
   type DiskMove,
@@ -33,6 +34,7 @@ import {
   sweepMoves,
   unmarkMoving,
 } from '../src/vms/local-disks.ts'
+import { migrateVm } from '../src/vms/migrate.ts'
 import { BASE, HOST, POOL, fakeDeps, ground } from './kit/cluster.ts'
 import { FakeWorld } from './kit/fake-machine.ts'
 
@@ -264,7 +266,7 @@ describe('local disks of a VM that moves', () => {
       ])
       await apply(a, markMoving(a, moves, JOB))
       // What nobody writes any more takes what it takes.
-      expect(promisedBytes(a, POOL_B)).toBe(13 * GIB)
+      expect(promisedBytes(a, POOL_B)).toBe(22 * GIB)
     })
 
     test('over there the disk stands on its layers, whose files must have come; the records say so', async () => {
@@ -290,6 +292,23 @@ describe('local disks of a VM that moves', () => {
       ])
       await dropMoved(a, moves)
       expect([...worlds.a.files]).toEqual([`${POOL}/${BASE}.qcow2`])
+    })
+
+    test('a try of the same job that is undone late takes no layer that the next one has brought', async () => {
+      const moves = await placeDisks(a, vm, B, undefined)
+      await apply(a, markMoving(a, moves, JOB))
+      for (const id of [DISK, LAYER, BRANCH]) worlds.b.files.add(`${POOL_B}/${id}.qcow2`)
+      await arrivals(b).undone?.(JOB, VM)
+      expect([...worlds.b.files].toSorted()).toEqual([`${POOL_B}/${BRANCH}.qcow2`, `${POOL_B}/${LAYER}.qcow2`])
+    })
+
+    test('a move claims the VM and its disks, however many layers there are', async () => {
+      const [top, layer] = await placeDisks(a, vm, B, undefined)
+      const disks = [top, ...Array.from({ length: 100 }, (_, i) => ({ ...layer, volume: `vol-${i}` }))]
+      expect(migrateVm.claims?.({ vm: VM, disks } as never, { kind: 'vm', id: VM } as never)).toEqual([
+        `vm/${VM}`,
+        `volume/${DISK}`,
+      ])
     })
 
     test('what came to nothing goes, layers too', async () => {

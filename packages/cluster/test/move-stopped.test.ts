@@ -63,6 +63,7 @@ type Two = World<Deps> & {
   worlds: [FakeWorld, FakeWorld]
   views: [CachedView, CachedView]
   wires: Wire[]
+  hooks: { wire?: (w: Wire) => void }
   b: Deps
   asked: Asked
 }
@@ -130,6 +131,7 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
   const ending = new AbortController()
   const bringings = new Bringings(b, ending.signal)
   const wires: Wire[] = []
+  const hooks: Two['hooks'] = {}
   const asked: Asked = {
     [WAY_PATH]: async (body) => answerWay(b, body),
     [BROUGHT_PATH]: (body) => answerBrought(b, body),
@@ -149,6 +151,7 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
           signal.throwIfAborted()
           const w = wire()
           wires.push(w)
+          hooks.wire?.(w)
           void bringings.handle(w.b, EXECUTOR)
           return w.a
         },
@@ -162,6 +165,7 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
     worlds,
     views,
     wires,
+    hooks,
     asked,
     snapshot: () => worlds.map((w) => w.snapshot()),
     async close() {
@@ -265,6 +269,30 @@ describe('one that is on its way', () => {
     t.asked[KEPT_PATH] = async () => Promise.reject(fail('not_found', 'There is nothing at /peer/v1/kept.'))
     expect(await t.run()).toMatchObject({ state: 'failed', fault: { code: 'host_lacks', effect: 'none' } })
     expect(await t.placement()).toEqual({ schema: 1, host: HOST, epoch: 1 })
+    expect([...t.worlds[1].files, ...t.worlds[1].folders]).toEqual([])
+    await t.close()
+  })
+
+  const offers: [string, (d: { volume: string; bytes: number; as?: 'layer' }) => object, string][] = [
+    ['as what it is not', ({ as: _, ...d }) => d, 'not those that room was made for'],
+    ['another disk', (d) => ({ ...d, volume: 'vol-otherother' }), 'not those that room was made for'],
+  ]
+  test.each(offers)('a source that brings %s brings nothing', async (_, change, why) => {
+    const t = await begun()
+    t.hooks.wire = (w) =>
+      w.pass((m) => {
+        if (m.type === 'bring') m.bring.disks = m.bring.disks.map(change) as never
+        return true
+      })
+    expect(await t.run()).toMatchObject({ state: 'failed', fault: { detail: expect.stringContaining(why) } })
+    expect([...t.worlds[1].files, ...t.worlds[1].folders]).toEqual([])
+    await t.close()
+  })
+
+  test('a layer that takes more than was promised is not kept', async () => {
+    const t = await begun()
+    t.worlds[1].allocated = 3 * 2 ** 30
+    expect(await t.run()).toMatchObject({ state: 'failed', fault: { code: 'no_room' } })
     expect([...t.worlds[1].files, ...t.worlds[1].folders]).toEqual([])
     await t.close()
   })

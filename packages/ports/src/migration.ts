@@ -204,10 +204,10 @@ export type ArrivalRequest = {
 export type PostcopySupport = { ok: true } | { ok: false; reason: string; remedy: string }
 
 export interface Migration {
-  /** Opens a move of a VM that runs here. `mirrors`: disks that the target can't see; `layered`: those of them that stand on layers which it has. @throws `wrong_state` that says why it can't be moved */
+  /** Opens a move of a VM that runs here. `mirrors`: disks that the target can't see; `layered`: those of them that stand on layers which it has, with the volume that QEMU must be writing to. @throws `wrong_state` that says why it can't be moved */
   leave(
     vm: string,
-    request: { job: string; tls: boolean; mirrors?: readonly string[]; layered?: readonly string[] },
+    request: { job: string; tls: boolean; mirrors?: readonly string[]; layered?: Record<string, string> },
     signal: AbortSignal,
   ): Promise<LeavingVm>
   /** Makes everything for a VM that is to come, and a QEMU that waits for it. Takes everything back when it can't. */
@@ -285,7 +285,7 @@ export type BringOffer = {
   /** Of the placement that the target is to have. */
   epoch: number
   /** `bytes`: what each takes at the source, as far as that is known. */
-  disks: { volume: string; bytes: number }[]
+  disks: { volume: string; bytes: number; as?: 'layer' }[]
   /** The machine's own files (`Machine.readState`). */
   state: Record<string, string>
   bandwidth_bytes_per_s?: number

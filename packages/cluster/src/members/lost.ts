@@ -60,11 +60,10 @@ export function lossOf(view: View, host: string): LossPlan {
     .filter((vm) => vm !== undefined)
   const tied = (vm: VmRecord) => vm.spec.disks.some((d) => lay(d.volume))
   const free = vms.filter((vm) => !tied(vm))
-  // Where it was on its way to has that, too.
-  const isOnItsWay = (vm: VmRecord) => view.get(placementKind, vm.id)?.value.handover?.sealed === true
   return {
     free,
-    bare: free.filter((vm) => hasOwnState(view, vm) && !isOnItsWay(vm)),
+    // Also of one that was on its way: where it was to go may have taken it back by now.
+    bare: free.filter((vm) => hasOwnState(view, vm)),
     gone: vms.filter(tied),
     volumes: view.list(volumeKind).flatMap(({ value }) => (lay(value.id) ? [value] : [])),
     images: view

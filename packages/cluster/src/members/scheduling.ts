@@ -32,7 +32,7 @@ import { chainOf } from '../resolve.ts'
 import { usualPool } from '../storage/find-pool.ts'
 import { scheduled } from '../rules/members.ts'
 import { type Rooms, roomsFor } from '../storage/rooms.ts'
-import { bytesWithLayers, type Tie, tiedBy } from '../vms/tied.ts'
+import { heldBytesByTop, type Tie, tiedBy } from '../vms/tied.ts'
 import { hostNamed } from './where.ts'
 import { aliveKind, factsKind } from './records.ts'
 
@@ -126,6 +126,7 @@ export function viewOf(view: View, vm: VmRecord, rooms?: Rooms): VmView {
   const live = lifeOf(state) === 'live'
   const shared = new Map<string, number>()
   const local: DiskView[] = []
+  const along = heldAlong(view, vm)
   for (const { volume } of vm.spec.disks) {
     try {
       const chain = chainOf({ view: view as CachedView }, volume)
@@ -136,7 +137,7 @@ export function viewOf(view: View, vm: VmRecord, rooms?: Rooms): VmView {
         local.push({
           pool: top.pool,
           shared: false,
-          bytes: bytesWithLayers({ view }, top),
+          bytes: top.size_bytes + (along.get(top.id) ?? 0),
           ...(used_bytes === undefined ? {} : { used_bytes }),
         })
       } else for (const v of chain) shared.set(v.pool, (shared.get(v.pool) ?? 0) + v.size_bytes)
@@ -161,6 +162,15 @@ export function viewOf(view: View, vm: VmRecord, rooms?: Rooms): VmView {
     labels: vm.labels,
     ...(devices.length === 0 ? {} : { passthrough: devices }),
     ...(tie ? { held: tie } : {}),
+  }
+}
+
+function heldAlong(view: View, vm: VmRecord): ReadonlyMap<string, number> {
+  try {
+    return heldBytesByTop(view, vm)
+  } catch {
+    // A disk that is gone is said at its start.
+    return new Map()
   }
 }
 

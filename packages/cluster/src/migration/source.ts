@@ -41,8 +41,8 @@ export type MoveOut = {
   tls: boolean
   /** Disks that the target can't see. */
   mirrors?: readonly string[]
-  /** Of these, disks that stand on layers which the target has by now. */
-  layered?: readonly string[]
+  /** Of these, disks that stand on layers which the target has by now: name → volume. */
+  layered?: Record<string, string>
   /** Made while the target is prepared. */
   forecast?: Promise<MoveForecast | undefined>
 }

@@ -113,6 +113,7 @@ export class MoveIn {
   get isOver(): boolean {
     return this.#isOver
   }
+  isRefused = false
 
   #adopt(arriving: ArrivingVm): void {
     this.#arriving = arriving
@@ -154,6 +155,7 @@ export class MoveIn {
       this.#ports.log(`${this.vm}: refused: ${(error as Error).message}`)
       await this.#ports.undone?.(job, this.vm).catch((e: unknown) => this.#ports.log(String(e)))
       this.#state = 'undone'
+      this.isRefused = true
       const why = refusalOf(error)
       this.#talk.send({ type: 'refuse', job, fault: why })
       this.#end({ moved: false, fault: why })
@@ -484,6 +486,8 @@ export class Arrivals {
     const move = new MoveIn(job, offer, talk, this.#ports, this.#stop)
     this.#remember(job, move)
     await move.begin(offer)
+    // It never had a QEMU here: nobody asks for it, and what became of others is not to be pushed out by it.
+    if (move.isRefused && this.#moves.get(job) === move) this.#moves.delete(job)
   }
 
   /** After a start of this daemon: what was on its way here. Those that run are committed; those that wait do so until they are asked for. */

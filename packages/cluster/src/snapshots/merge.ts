@@ -22,6 +22,7 @@ export async function tidyLayers(work: Work, vm: string): Promise<void> {
   const { deps } = work
   // One that can't be merged now keeps no other: of another disk, in another pool.
   const failed = new Set<string>()
+  let isUnsure = false
   let first: unknown
   for (;;) {
     work.signal.throwIfAborted()
@@ -37,12 +38,14 @@ export async function tidyLayers(work: Work, vm: string): Promise<void> {
       else await merge(work, record, next.layer, next.into)
     } catch (error) {
       if (work.signal.aborted) throw error
+      // QEMU may write to the lower one by now, with the guest held until that is recorded.
+      if (next.kind === 'merge') isUnsure = true
       failed.add(next.kind === 'delete' ? next.layer.id : next.into.id)
       first ??= error
       work.log(`${next.layer.name}: ${toFault(error).detail}`)
     }
   }
-  await goOn(deps, vm)
+  if (!isUnsure) await goOn(deps, vm)
   if (first !== undefined) throw first
 }
 

@@ -9,7 +9,16 @@ import { hostKind, placementKind, type VmRecord, vmKind } from '../records.ts'
 import { launchRequest } from '../resolve.ts'
 import { filesReady } from './jobs.ts'
 import { recordNow } from './keeper.ts'
-import { arrivedDisks, dropArrival, forgetElsewhere, layersOf, makeRooms, roomsFor } from './local-disks.ts'
+import {
+  arrivedDisks,
+  dropArrival,
+  forgetElsewhere,
+  layerBytes,
+  layersOf,
+  makeRooms,
+  type Room,
+  roomsFor,
+} from './local-disks.ts'
 import { checkRoomToRun } from './room.ts'
 
 const TRIES = 20
@@ -40,6 +49,8 @@ export async function isBy(deps: Deps, job: string, host: string): Promise<boole
 }
 
 export function arrivals(deps: Deps): MoveInPorts {
+  /** By job: what was made here, for when the records go before the move is over. */
+  const made = new Map<string, readonly Room[]>()
   return {
     migration: deps.machine.migration,
     prepare: async (job: string, offer: MoveOffer, signal: AbortSignal) => {
@@ -54,6 +65,7 @@ export function arrivals(deps: Deps): MoveInPorts {
         rooms.filter((r) => !r.held).map((r) => r.name),
       )
       await deps.syncNetworks()
+      made.set(job, rooms)
       await makeRooms(deps, rooms, vm.spec.uid, () => comesHere(deps, job, vm.id, offer.epoch), signal)
       const request = launchRequest(deps, vm)
       const tops = rooms.filter((r) => !r.held)
@@ -82,13 +94,15 @@ export function arrivals(deps: Deps): MoveInPorts {
           throw fail('not_owner', `The placement of ${vm} says another host by now.`, { effect: 'unknown' })
         const record = (await deps.store.get(vmKind, vm))?.value
         if (!record) throw fail('gone', 'The VM is not there any more.')
-        const disks = await arrivedDisks(deps, record, job)
+        const took = await layerBytes(deps, made.get(job) ?? [])
+        const disks = await arrivedDisks(deps, record, job, took)
         await commit(
           deps,
           [unchanged(placement), ...disks.checks],
           [put(placementKind, vm, { ...rest, host: deps.hostId, epoch }), ...disks.writes],
         )
       })
+      made.delete(job)
       // Its state is this host's to write from now on.
       await recordNow(deps, vm).catch((error: unknown) => deps.log(`status of ${vm}: ${(error as Error).message}`))
       deps.syncNetworks().catch((error: unknown) => deps.log(`networks: ${(error as Error).message}`))
@@ -106,12 +120,16 @@ export function arrivals(deps: Deps): MoveInPorts {
       // It stayed where it was: nothing of it is left here. What the store does not say any more the source's own call, or the next
       // start, finds (`sweepMoves`).
       if (placement?.host !== deps.hostId)
-        await dropArrival(deps, job, vm, record ? await roomsFor(deps, record, job) : [])
+        await dropArrival(deps, job, vm, record ? topsOf(await roomsFor(deps, record, job)) : (made.get(job) ?? []))
+      made.delete(job)
       await deps.syncNetworks()
     },
     log: deps.log,
   }
 }
+
+/** Layers may be what the same job brings anew just now; where it does not, they are swept once it is over. */
+const topsOf = (rooms: readonly Room[]) => rooms.filter((r) => !r.held)
 
 /** Whether the VM of this move rests. */
 export const isStopped = (deps: Deps, job: string): boolean =>

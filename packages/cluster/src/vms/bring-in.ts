@@ -13,12 +13,14 @@ import { type Of, Talk } from '../migration/talk.ts'
 import { refusalOf } from '../migration/target.ts'
 import { snapshotKind, type VmRecord } from '../records.ts'
 import { comesHere, isBy, isStopped } from './arrive.ts'
-import { alone, dropArrival, type Room, roomsFor } from './local-disks.ts'
+import { alone, dropArrival, layerBytes, type Room, roomsFor } from './local-disks.ts'
 
 const OFFER_MS = 30_000
 /** Until the source has a disk open and its stream is there. */
 const STREAM_MS = 120_000
 const LONGEST_MS = 2 ** 31 - 1
+/** Files take whole clusters, and tables. */
+const SLACK_BYTES = 64 * 2 ** 20
 
 type Waiting = { host: string } & PromiseWithResolvers<ByteStream>
 type UnderWay = { stop: AbortController; over: Promise<unknown> }
@@ -140,6 +142,7 @@ export class Bringings {
         } finally {
           stream.close()
         }
+        if (room.held) await mustBeAsPromised(machine, room)
         // Saved RAM is this daemon's own to read.
         if (room.held !== 'ram')
           await machine.volumes.grant(pool, volume, room.held ? 'read-only' : { uid: vm.spec.uid })
@@ -163,16 +166,16 @@ export class Bringings {
 }
 
 /** Of a source that asks just before it lets go. @throws WadahError `gone`, and what `comesHere` says */
-export async function answerBrought(deps: Deps, body: unknown): Promise<{ there: true }> {
+export async function answerBrought(deps: Deps, body: unknown): Promise<{ there: true; took: Record<string, number> }> {
   const { job, vm, epoch, state } = (body ?? {}) as { job?: string; vm?: string; epoch?: number; state?: boolean }
   if (!isId(job ?? '') || !isId(vm ?? '')) throw fail('malformed', 'This is no question about a move.')
   const record = await comesHere(deps, job as string, vm as string, epoch ?? 0)
   const lost = () =>
     fail('gone', `What was brought of "${record.name}" is not all there any more.`, { remedy: 'move it again' })
-  for (const { pool, volume } of await roomsFor(deps, record, job as string))
-    if (!(await deps.machine.volumes.exists(pool, volume))) throw lost()
+  const rooms = await roomsFor(deps, record, job as string)
+  for (const { pool, volume } of rooms) if (!(await deps.machine.volumes.exists(pool, volume))) throw lost()
   if (state && !(await deps.machine.known()).includes(record.id)) throw lost()
-  return { there: true }
+  return { there: true, took: await layerBytes(deps, rooms) }
 }
 
 /** On the target; `host`: who asks, as proved. @throws WadahError `malformed`, `not_owner`, `invalid`, what `comesHere` says */
@@ -212,8 +215,23 @@ async function checkHost(deps: Deps, { id, name, spec }: VmRecord): Promise<void
 function checkDisks(rooms: readonly Room[], bring: BringOffer): void {
   const here = rooms.map((r) => r.volume.id).toSorted()
   const there = bring.disks.map((d) => String(d?.volume)).toSorted()
-  if (here.join() !== there.join())
+  // Else the bytes of a layer would be taken for what a guest wrote.
+  const agrees = rooms.every((r) => {
+    const said = bring.disks.find((d) => d?.volume === r.volume.id)?.as
+    return (said === 'layer') === (r.volume.base !== undefined)
+  })
+  if (here.join() !== there.join() || !agrees)
     throw fail('wrong_state', 'The disks that come are not those that room was made for.', { remedy: 'move it again' })
+}
+
+/** A layer is promised what it takes, not the size of its disk: a peer may not fill the pool. @throws WadahError `no_room` */
+async function mustBeAsPromised(machine: Deps['machine'], { pool, volume, name, promised_bytes }: Room): Promise<void> {
+  const bytes = await machine.volumes.allocatedBytes(pool, volume)
+  if (bytes <= promised_bytes * 1.1 + SLACK_BYTES) return
+  await machine.volumes.delete(pool, volume)
+  throw fail('no_room', `What came of ${name} takes ${bytes} bytes, and ${promised_bytes} were promised.`, {
+    remedy: 'move it again',
+  })
 }
 
 function expected(bring: BringOffer, volume: string): { bytes: number; bytes_per_s?: number } {

@@ -70,7 +70,7 @@ export async function bringOut(
         vm,
         epoch,
         state,
-        disks: disks.map(({ volume, bytes }) => ({ volume, bytes })),
+        disks: disks.map(({ volume, bytes, based }) => ({ volume, bytes, ...(based ? { as: 'layer' as const } : {}) })),
         ...(o.bandwidth_bytes_per_s === undefined ? {} : { bandwidth_bytes_per_s: o.bandwidth_bytes_per_s }),
       },
     })
@@ -163,6 +163,18 @@ async function send(
 
 const toWadah = (error: unknown) => (error instanceof WadahError ? error : new WadahError(toFault(error), error))
 
-/** Just before it is the target's. @throws WadahError, effect `none` */
-export const mustBeThere = (deps: Deps, { job, vm, to, epoch, state }: BringOrder, signal: AbortSignal) =>
-  askTarget(deps, to, BROUGHT_PATH, { job, vm, epoch, state }, signal)
+/** Just before it is the target's. @returns what layers take there, bytes @throws WadahError, effect `none` */
+export async function mustBeThere(
+  deps: Deps,
+  { job, vm, to, epoch, state, disks }: BringOrder,
+  signal: AbortSignal,
+): Promise<Record<string, number>> {
+  const { took } =
+    (await askTarget<{ took?: unknown }>(deps, to, BROUGHT_PATH, { job, vm, epoch, state }, signal)) ?? {}
+  const known = new Set(disks.map((d) => d.volume))
+  return Object.fromEntries(
+    Object.entries(typeof took === 'object' && took !== null ? took : {}).filter(
+      (e): e is [string, number] => known.has(e[0]) && Number.isSafeInteger(e[1]) && e[1] >= 0,
+    ),
+  )
+}

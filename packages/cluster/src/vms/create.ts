@@ -606,7 +606,7 @@ export function promisedBytes(deps: Pick<Deps, 'view'>, pool: string): number {
   let sum = 0
   // What nobody writes any more takes what it takes.
   for (const { value } of deps.view.list(volumeKind))
-    if (value.moving_to?.pool === pool) sum += value.held_bytes ?? value.size_bytes
+    if (value.moving_to?.pool === pool) sum += value.moving_to.bytes ?? value.size_bytes
     else if (value.pool === pool) sum += value.held_bytes ?? Math.max(value.size_bytes, value.growing_to ?? 0)
   return sum
 }

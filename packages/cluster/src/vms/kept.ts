@@ -21,17 +21,16 @@ const DECIDED: ReadonlySet<string> = new Set([
 ])
 
 /** Of a target, just before the VM is its; once more where it did not answer. @throws WadahError, effect `none` */
-export async function askTarget(
+export async function askTarget<T>(
   deps: Deps,
   to: string,
   path: string,
   body: unknown,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<T | undefined> {
   for (const end = performance.now() + ASK_AGAIN_MS; ; ) {
     try {
-      await deps.askHost?.(to, path, body, ASK_MS)
-      return
+      return await deps.askHost?.<T>(to, path, body, ASK_MS)
     } catch (error) {
       // A daemon that is started anew or a store that looks for its leader: hours of copying are not thrown away for that.
       if (DECIDED.has(toFault(error).code) || performance.now() > end)

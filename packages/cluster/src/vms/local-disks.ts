@@ -23,7 +23,7 @@ import { findPool, reaches, usualPool } from '../storage/find-pool.ts'
 import { factsOf } from '../storage/pool-facts.ts'
 import { leftIn } from '../storage/rooms.ts'
 import { poolClosing, promisedBytes } from './create.ts'
-import { bytesWithLayers, hasOwnState, heldHere, localDisks } from './tied.ts'
+import { hasOwnState, heldBytesByTop, heldHere, localDisks } from './tied.ts'
 
 /** Asked of the host where a move was to go: what it left there goes. */
 export const LEFTOVERS_PATH = '/peer/v1/leftovers'
@@ -69,15 +69,15 @@ export async function placeDisks(deps: Deps, vm: VmRecord, to: string, ref: stri
   const tops = disks.map(({ name, volume }, i) =>
     move(name, volume, chosen?.[i] ?? targetPool(deps, vm, to, ref, poolOf(deps, volume.pool).name).id),
   )
+  const other = (v: VolumeRecord) => targetPool(deps, vm, to, ref, poolOf(deps, v.pool).name).id
   const moves = [
     ...tops,
-    ...besides(deps, tops, held, (v) => targetPool(deps, vm, to, ref, poolOf(deps, v.pool).name).id).map(
-      ({ volume, pool }) => ({
-        ...move(volume.name, volume, pool),
-        size_bytes: volume.held_bytes ?? volume.size_bytes,
-        held: true as const,
-      }),
-    ),
+    ...besides(deps, tops, held, other).map(({ volume, pool }): DiskMove => {
+      const one = move(volume.name, volume, pool)
+      // The lowest layer takes in what it had in common with an image, which may be compressed.
+      const alone = volume.base !== undefined && !one.based
+      return { ...one, size_bytes: alone ? volume.size_bytes : (volume.held_bytes ?? volume.size_bytes), held: true }
+    }),
   ]
   for (const id of new Set(moves.map((m) => m.to)))
     await checkRoom(
@@ -121,10 +121,15 @@ async function choose(
     .filter((p) => p.project === vm.project && p.host === to && !p.shared && !p.closing)
   const usual = usualPool(deps.view, vm.project, to)?.id
   const pools = there.map(({ id, name }) => ({ id, name, shared: false, usual: id === usual }))
+  const along = heldBytesByTop(deps.view, vm)
   const left = new Map(await Promise.all(there.map(async (p) => [p.id, await leftIn(deps, p)] as const)))
   return choosePools(
     pools,
-    disks.map(({ volume }) => ({ pool: volume.pool, shared: false, bytes: bytesWithLayers(deps, volume) })),
+    disks.map(({ volume }) => ({
+      pool: volume.pool,
+      shared: false,
+      bytes: volume.size_bytes + (along.get(volume.id) ?? 0),
+    })),
     (id) => poolOf(deps, id).name,
     (id) => left.get(id),
   )?.map((copy) => copy.to_pool)
@@ -190,7 +195,13 @@ export const markMoving = (deps: Deps, disks: readonly DiskMove[], job: string):
   changed(
     deps,
     disks.map((d) => d.volume),
-    (v) => ({ ...v, moving_to: { pool: disks.find((d) => d.volume === v.id)?.to ?? v.pool, job } }),
+    (v) => {
+      const disk = disks.find((d) => d.volume === v.id)
+      return {
+        ...v,
+        moving_to: { pool: disk?.to ?? v.pool, job, ...(disk?.held ? { bytes: disk.size_bytes } : {}) },
+      }
+    },
   )
 
 /** They stay. */
@@ -212,15 +223,29 @@ const mayCome = (deps: Deps, vm: VmRecord): { name: string; volume: string; held
   return [...tops, ...held.map(({ id, name }) => ({ name, volume: id, held: true }))]
 }
 
-/** They have come: written in the commit of the placement. What they stood on and did not come, they hold themselves now. */
-export const arrivedDisks = async (deps: Deps, vm: VmRecord, job: string): Promise<Change> => {
+/**
+ * They have come: written in the commit of the placement. What they stood on and did not come, they hold themselves now.
+ * @param took what layers take on the target, bytes
+ */
+export const arrivedDisks = async (
+  deps: Deps,
+  vm: VmRecord,
+  job: string,
+  took: Record<string, number> = {},
+): Promise<Change> => {
   const ids = mayCome(deps, vm).map((d) => d.volume)
   const found = await Promise.all(ids.map((id) => deps.store.get(volumeKind, id)))
   const along = new Set(found.flatMap((v) => (v?.value.moving_to?.job === job ? [v.id] : [])))
   return changed(deps, ids, (volume) => {
     const { moving_to, base, ...v } = volume
     if (moving_to?.job !== job) return undefined
-    return { ...v, ...(base !== undefined && along.has(base) ? { base } : {}), pool: moving_to.pool }
+    const bytes = v.role === 'layer' ? took[volume.id] : undefined
+    return {
+      ...v,
+      ...(base !== undefined && along.has(base) ? { base } : {}),
+      ...(bytes === undefined ? {} : { held_bytes: bytes }),
+      pool: moving_to.pool,
+    }
   })
 }
 
@@ -229,8 +254,9 @@ export type Room = {
   pool: PoolDefinition
   /** With what it stands on, where that comes along. */
   volume: VolumeDefinition
-  /** What snapshots hold: nobody writes it. */
+  /** What snapshots hold: nobody writes it; and how much of it the pool has promised. */
   held?: 'layer' | 'ram'
+  promised_bytes: number
 }
 
 /** On the target: the disks that come by this job, and where. @throws WadahError `not_owner` for a pool that is not this host's */
@@ -254,8 +280,21 @@ export async function roomsFor(deps: Deps, vm: VmRecord, job: string): Promise<R
       size_bytes,
       ...(base ? { base: { id: base.id, format: base.format } } : {}),
     }
-    return { name, pool: poolDefinition(pool), volume, ...(role === undefined ? {} : { held: role }) }
+    const promised_bytes = is.moving_to?.bytes ?? size_bytes
+    return { name, pool: poolDefinition(pool), volume, promised_bytes, ...(role === undefined ? {} : { held: role }) }
   })
+}
+
+/** On the target: what layers that came take, bytes. What can't be looked at is left out. */
+export async function layerBytes(deps: Deps, rooms: readonly Room[]): Promise<Record<string, number>> {
+  const took: Record<string, number> = {}
+  for (const { pool, volume, held } of rooms)
+    if (held === 'layer')
+      await deps.machine.volumes.allocatedBytes(pool, volume).then(
+        (bytes) => (took[volume.id] = bytes),
+        () => undefined,
+      )
+  return took
 }
 
 /** A disk's room, then those of the layers that come along below it. */

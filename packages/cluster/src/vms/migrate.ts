@@ -147,6 +147,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
   // Of one that may have been post-copy only the target knows whether all of it had come.
   if (isThere && !mayGoPostcopy(p) && (await migration.ask(p.vm)).is === 'gone') return anew(0)
   const tops = (p.disks ?? []).filter((d) => !d.held)
+  const based = tops.filter((d) => d.based)
   const order = {
     job: jobId,
     vm: p.vm,
@@ -157,7 +158,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
     limits: p.limits,
     tls: p.tls,
     ...(tops.length > 0 ? { mirrors: tops.map((d) => d.name) } : {}),
-    ...(tops.some((d) => d.based) ? { layered: tops.filter((d) => d.based).map((d) => d.name) } : {}),
+    ...(based.length > 0 ? { layered: Object.fromEntries(based.map((d) => [d.name, d.volume])) } : {}),
   }
   const { moves } = deps
   if (!moves) throw fail('internal', 'no way to other hosts')
@@ -353,11 +354,11 @@ async function relocate(ctx: Ctx): Promise<VmMove> {
       })
     mustRest(ctx)
     if (p.state) await bringKept(deps, orderOf(ctx), ctx.signal)
-    if (carries(p)) await mustBeThere(deps, orderOf(ctx), ctx.signal)
+    const took = carries(p) ? await mustBeThere(deps, orderOf(ctx), ctx.signal) : {}
     await pausePoint('bring-commit')
     const vm = (await deps.store.get(vmKind, p.vm))?.value
     if (!vm) throw fail('gone', 'The VM is not there any more.')
-    const disks = await arrivedDisks(deps, vm, jobId)
+    const disks = await arrivedDisks(deps, vm, jobId, took)
     const { handover: _, ...rest } = placement.value
     ctx.commit(
       [put(placementKind, p.vm, { ...rest, host: p.to, epoch: p.epoch }), ...disks.writes],
@@ -410,7 +411,8 @@ export const migrateVm = defineJob<MigrateParams, Deps>(
     }),
   ],
   {
-    claims: (p) => [`vm/${p.vm}`, ...(p.disks ?? []).map((d) => `volume/${d.volume}`)],
+    // Whoever changes what snapshots hold claims the VM.
+    claims: (p) => [`vm/${p.vm}`, ...(p.disks ?? []).flatMap((d) => (d.held ? [] : [`volume/${d.volume}`]))],
     lane: 'move',
     result: (output) => output('settle'),
   },

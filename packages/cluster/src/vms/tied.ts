@@ -1,5 +1,6 @@
 /** What keeps a VM where it is, whatever the host: asked by `vm migrate`, which refuses with it, and by the plan of a drain. Pure over the view. */
 import type { CachedView } from '@wadah/store/cache'
+import type { Rec } from '@wadah/store/store'
 import {
   isLive,
   networkKind,
@@ -24,23 +25,42 @@ export function localDisks(view: View, vm: VmRecord): { name: string; volume: Vo
   })
 }
 
-/** What a disk may come to take on another host: its size, and what the layers of snapshots below it take. */
-export function bytesWithLayers(deps: { view: View }, top: VolumeRecord): number {
-  const [, ...below] = chainOf(deps as { view: CachedView }, top.id)
-  return below.reduce(
-    (sum, v) => sum + (v.role === 'layer' && v.vm === top.vm ? (v.held_bytes ?? 0) : 0),
-    top.size_bytes,
-  )
+/** What snapshots hold goes along with a disk: bytes, by the volume of the disk that it follows, the one that stands on it or the first of its pool. */
+export function heldBytesByTop(view: View, vm: VmRecord): ReadonlyMap<string, number> {
+  const held = heldHere(view, vm)
+  const sums = new Map<string, number>()
+  if (held.length === 0) return sums
+  const tops = localDisks(view, vm).map((d) => d.volume)
+  const below = new Map(tops.flatMap((t) => chainOf({ view: view as CachedView }, t.id).map((v) => [v.id, t.id])))
+  for (const v of held) {
+    const top = below.get(v.id) ?? tops.find((t) => t.pool === v.pool)?.id
+    if (top !== undefined) sums.set(top, (sums.get(top) ?? 0) + (v.held_bytes ?? v.size_bytes))
+  }
+  return sums
 }
 
 /** What its snapshots hold where another host can't reach it: layers below its disks or beside them, saved RAM. */
-export function heldHere(view: Pick<View, 'get' | 'list'>, vm: VmRecord): VolumeRecord[] {
+export function heldHere(view: Pick<View, 'get' | 'list'>, vm: VmRecord): readonly VolumeRecord[] {
   const tops = new Set(vm.spec.disks.map((d) => d.volume))
-  return view
-    .list(volumeKind)
-    .map((v) => v.value)
-    .filter((v) => v.vm === vm.id && v.role !== undefined && !tops.has(v.id))
-    .filter((v) => view.get(poolKind, v.pool)?.value.shared !== true)
+  return (heldByVm(view.list(volumeKind)).get(vm.id) ?? []).filter(
+    (v) => !tops.has(v.id) && view.get(poolKind, v.pool)?.value.shared !== true,
+  )
+}
+
+/** A plan asks for every VM: the volumes are gone through once, as long as they are the same. */
+const grouped = new WeakMap<readonly Rec<VolumeRecord>[], Map<string, VolumeRecord[]>>()
+function heldByVm(volumes: readonly Rec<VolumeRecord>[]): Map<string, VolumeRecord[]> {
+  const known = grouped.get(volumes)
+  if (known) return known
+  const by = new Map<string, VolumeRecord[]>()
+  for (const { value } of volumes) {
+    if (value.vm === undefined || value.role === undefined) continue
+    const own = by.get(value.vm)
+    if (own) own.push(value)
+    else by.set(value.vm, [value])
+  }
+  grouped.set(volumes, by)
+  return by
 }
 
 export const snapshotsOf = (view: Pick<View, 'list'>, vm: string): SnapshotRecord[] =>

@@ -13,6 +13,8 @@ export class FakeWorld {
   folders = new Set<string>()
   /** Files of a VM's own, beside its disks. */
   states = new Map<string, Record<string, string>>()
+  /** What each file takes, bytes. */
+  allocated = 4096
   /** Disks that somebody may read now. */
   served = new Set<string>()
   taps = new Set<string>()
@@ -409,7 +411,7 @@ export function fakeMachine(w: FakeWorld): Machine {
         w.aside.delete(file(pool, v))
       },
       exists: async (pool: { id: string }, v: { id: string; format: string }) => w.files.has(file(pool, v)),
-      allocatedBytes: async () => 4096,
+      allocatedBytes: async () => w.allocated,
       list: async () => [],
     },
     imports: {

@@ -54,7 +54,7 @@ test('what a lost host had: VMs whose disks others reach are free, what lay on i
   expect(names(found.images)).toEqual(['debian', 'tiny'])
 })
 
-test('what lies beside the disks of a VM that can be started elsewhere is lost too, but where it was on its way', () => {
+test('what lies beside the disks of a VM that can be started elsewhere is lost too, also of one that was on its way', () => {
   const keeps = (id: string, spec: object) => [id, { id, name: id, spec: { disks: [], ...spec } }] as const
   const uefi = { firmware: { kind: 'uefi' } }
   const found = lossOf(
@@ -75,7 +75,7 @@ test('what lies beside the disks of a VM that can be started elsewhere is lost t
     'lost',
   )
   expect(found.free).toHaveLength(5)
-  expect(found.bare.map((vm) => vm.name).toSorted()).toEqual(['by-a-snapshot', 'tpm', 'uefi'])
+  expect(found.bare.map((vm) => vm.name).toSorted()).toEqual(['by-a-snapshot', 'on-its-way', 'tpm', 'uefi'])
 })
 
 test('a VM that was on its way, sealed, is where it went: a QEMU of it may live there; any other is here', () => {

@@ -241,6 +241,8 @@ export function createVolumes(options: VolumesOptions): HostVolumes {
       if (stat.uid !== uid && uid === 0) await handle.chown(uid, 0)
       await handle.chmod(mode)
       if (owner !== uid) await handle.chown(owner, uid === 0 ? 0 : stat.gid)
+      // Of a disk it is done again at each start; of what it stands on never.
+      if (to === 'read-only') await handle.sync()
     } finally {
       await handle.close()
     }

@@ -76,11 +76,11 @@ export class HostMigration implements Migration {
 
   async leave(
     vm: string,
-    o: { job: string; tls: boolean; mirrors?: readonly string[]; layered?: readonly string[] },
+    o: { job: string; tls: boolean; mirrors?: readonly string[]; layered?: Record<string, string> },
     signal: AbortSignal,
   ): Promise<LeavingVm> {
     signal.throwIfAborted()
-    const { job, tls, mirrors = [], layered = [] } = o
+    const { job, tls, mirrors = [], layered = {} } = o
     const running = await this.#o.running(vm)
     if (!running)
       throw fail('wrong_state', 'The VM does not run: a stopped one is moved as it is.', {

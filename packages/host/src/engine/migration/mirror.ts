@@ -9,7 +9,7 @@ import { fail } from '@wadah/api/fault'
 import type { MoveAccepted, MoveAddress, MoveDisk, MoveProgress } from '@wadah/ports/migration'
 import type { QmpEvent } from '@wadah/qmp/client'
 import type { RunningVm } from '../running-vm.ts'
-import { headNodes } from '../snapshot/layers.ts'
+import { headNodes, headVolumes } from '../snapshot/layers.ts'
 import { nbdClientTls, nbdServerTls } from './setup.ts'
 
 const JOB = 'mirror-'
@@ -30,10 +30,17 @@ type Ended = { error?: string; cancelled: boolean }
 export async function mirrorFacts(
   running: RunningVm,
   disks: readonly string[],
-  layered: readonly string[],
+  layered: Record<string, string>,
 ): Promise<MoveDisk[]> {
   if (disks.length === 0) return []
   const heads = await headNodes(running)
+  // Of these only the topmost is copied: it has to be the one that is meant.
+  const writes = Object.keys(layered).length > 0 ? await headVolumes(running) : {}
+  const other = Object.keys(layered).find((name) => writes[name] !== layered[name])
+  if (other !== undefined)
+    throw fail('wrong_state', `QEMU writes the disk "${other}" to another layer than the one recorded.`, {
+      remedy: 'wadah job list; a merge of layers has to end first',
+    })
   const all = (await running.execute('query-named-block-nodes', { flat: true })) as {
     'node-name': string
     drv: string
@@ -50,7 +57,7 @@ export async function mirrorFacts(
       name,
       size_bytes: node.image['virtual-size'],
       format,
-      ...(layered.includes(name) ? { layered: true } : {}),
+      ...(name in layered ? { layered: true } : {}),
     }
   })
 }
