@@ -14,11 +14,14 @@ import { refusalOf } from '../migration/target.ts'
 import { snapshotKind, type VmRecord } from '../records.ts'
 import { comesHere, isBy, isStopped } from './arrive.ts'
 import { alone, dropArrival, layerBytes, type Room, roomsFor } from './local-disks.ts'
+import { watched } from './still.ts'
 
 const OFFER_MS = 30_000
 /** Until the source has a disk open and its stream is there. */
 const STREAM_MS = 120_000
 const LONGEST_MS = 2 ** 31 - 1
+/** A disk there that has to be woken, or a file system that hangs, takes minutes. */
+const STILL_MS = 600_000
 /** Files take whole clusters, and tables. */
 const SLACK_BYTES = 64 * 2 ** 20
 
@@ -131,7 +134,11 @@ export class Bringings {
           await machine.volumes.receive(
             pool,
             volume,
-            { stream, ...expected(bring, volume.id), ...(volume.base ? { as: 'layer' } : {}) },
+            {
+              stream: watched(stream, STILL_MS, () => stop.abort(stands(room.name))),
+              ...expected(bring, volume.id),
+              ...(volume.base ? { as: 'layer' } : {}),
+            },
             {
               signal: limit,
               log: this.#deps.log,
@@ -223,6 +230,11 @@ function checkDisks(rooms: readonly Room[], bring: BringOffer): void {
   if (here.join() !== there.join() || !agrees)
     throw fail('wrong_state', 'The disks that come are not those that room was made for.', { remedy: 'move it again' })
 }
+
+const stands = (name: string) =>
+  fail('timeout', `Nothing came of ${name} for ${STILL_MS / 60_000} minutes.`, {
+    remedy: 'look at the disks of the host where it is, then move it again',
+  })
 
 /** A layer is promised what it takes, not the size of its disk: a peer may not fill the pool. @throws WadahError `no_room` */
 async function mustBeAsPromised(machine: Deps['machine'], { pool, volume, name, promised_bytes }: Room): Promise<void> {
