@@ -264,6 +264,23 @@ describe('what ties a VM to its host is a blocker of the plan, and a refusal of 
     const { blockers } = await drainPlan(deps, HOST, 2)
     expect(blockers).toMatchObject([{ vm: 'web', why: [expect.stringContaining('web-root-before')] }])
   })
+  test('more layers than one commit can move', async () => {
+    await write(...vm('web', { disk }))
+    const layers = Array.from({ length: 101 }, (_, i) => `vol-layer${i}`)
+    const held = {
+      ...named,
+      pool: POOL,
+      format: 'qcow2',
+      size_bytes: 2 ** 30,
+      vm: vmId('web'),
+      read_only: true,
+      role: 'layer',
+    }
+    for (const half of [layers.slice(0, 50), layers.slice(50)])
+      await write(...half.map((id) => put(volumeKind, id, { ...held, id, name: id } as never)))
+    const { blockers } = await drainPlan(deps, HOST, 2)
+    expect(blockers).toMatchObject([{ vm: 'web', why: [expect.stringContaining('at most 100')] }])
+  })
 })
 
 describe('the job', () => {

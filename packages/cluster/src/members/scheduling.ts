@@ -32,7 +32,7 @@ import { chainOf } from '../resolve.ts'
 import { usualPool } from '../storage/find-pool.ts'
 import { scheduled } from '../rules/members.ts'
 import { type Rooms, roomsFor } from '../storage/rooms.ts'
-import { heldBytesByTop, type Tie, tiedBy } from '../vms/tied.ts'
+import { heldBytesByTop, tiedBy } from '../vms/tied.ts'
 import { hostNamed } from './where.ts'
 import { aliveKind, factsKind } from './records.ts'
 
@@ -118,6 +118,8 @@ function poolViewOf(view: View, pool: PoolRecord, rooms: Rooms | undefined): Poo
   }
 }
 
+const NOTHING: ReadonlyMap<string, number> = new Map()
+
 /** A VM that is there. */
 export function viewOf(view: View, vm: VmRecord, rooms?: Rooms): VmView {
   const status = view.get(statusKind, vm.id)?.value
@@ -126,7 +128,7 @@ export function viewOf(view: View, vm: VmRecord, rooms?: Rooms): VmView {
   const live = lifeOf(state) === 'live'
   const shared = new Map<string, number>()
   const local: DiskView[] = []
-  const along = heldAlong(view, vm)
+  const along = orWhenGone(() => heldBytesByTop(view, vm), NOTHING)
   for (const { volume } of vm.spec.disks) {
     try {
       const chain = chainOf({ view: view as CachedView }, volume)
@@ -146,7 +148,8 @@ export function viewOf(view: View, vm: VmRecord, rooms?: Rooms): VmView {
     }
   }
   // One that neither rests nor runs says that itself, and its devices are said by name.
-  const tie = lifeOf(state) === 'between' || vm.spec.hostdevs?.length ? undefined : tieOf(view, vm)
+  const tie =
+    lifeOf(state) === 'between' || vm.spec.hostdevs?.length ? undefined : orWhenGone(() => tiedBy(view, vm), undefined)
   const devices = (vm.spec.hostdevs ?? []).map((d) => d.name)
   return {
     id: vm.id,
@@ -165,21 +168,12 @@ export function viewOf(view: View, vm: VmRecord, rooms?: Rooms): VmView {
   }
 }
 
-function heldAlong(view: View, vm: VmRecord): ReadonlyMap<string, number> {
+/** A disk that is gone is said at its start. */
+function orWhenGone<T>(look: () => T, otherwise: T): T {
   try {
-    return heldBytesByTop(view, vm)
+    return look()
   } catch {
-    // A disk that is gone is said at its start.
-    return new Map()
-  }
-}
-
-function tieOf(view: View, vm: VmRecord): Tie | undefined {
-  try {
-    return tiedBy(view, vm)
-  } catch {
-    // A disk that is gone is said at its start.
-    return undefined
+    return otherwise
   }
 }
 

@@ -18,6 +18,7 @@ import {
   makeRooms,
   type Room,
   roomsFor,
+  topsOf,
 } from './local-disks.ts'
 import { checkRoomToRun } from './room.ts'
 
@@ -59,16 +60,16 @@ export function arrivals(deps: Deps): MoveInPorts {
       if (host?.address === undefined) throw fail('internal', 'this host has no address in the cluster')
       checkRoomToRun(deps, vm)
       const rooms = await roomsFor(deps, vm, job)
+      const tops = topsOf(rooms)
       await filesReady(
         deps,
         vm,
-        rooms.filter((r) => !r.held).map((r) => r.name),
+        tops.map((r) => r.name),
       )
       await deps.syncNetworks()
       made.set(job, rooms)
       await makeRooms(deps, rooms, vm.spec.uid, () => comesHere(deps, job, vm.id, offer.epoch), signal)
       const request = launchRequest(deps, vm)
-      const tops = rooms.filter((r) => !r.held)
       const disks = request.disks.map((disk) => {
         const room = tops.find((r) => r.name === disk.name)
         return room ? { name: disk.name, chain: layersOf(rooms, room).map((r) => r.volume), pool: room.pool } : disk
@@ -94,7 +95,7 @@ export function arrivals(deps: Deps): MoveInPorts {
           throw fail('not_owner', `The placement of ${vm} says another host by now.`, { effect: 'unknown' })
         const record = (await deps.store.get(vmKind, vm))?.value
         if (!record) throw fail('gone', 'The VM is not there any more.')
-        const took = await layerBytes(deps, made.get(job) ?? [])
+        const took = await layerBytes(deps, await roomsFor(deps, record, job))
         const disks = await arrivedDisks(deps, record, job, took)
         await commit(
           deps,
@@ -119,6 +120,7 @@ export function arrivals(deps: Deps): MoveInPorts {
       const placement = (await deps.store.get(placementKind, vm))?.value
       // It stayed where it was: nothing of it is left here. What the store does not say any more the source's own call, or the next
       // start, finds (`sweepMoves`).
+      // Layers may be what the same job brings anew just now.
       if (placement?.host !== deps.hostId)
         await dropArrival(deps, job, vm, record ? topsOf(await roomsFor(deps, record, job)) : (made.get(job) ?? []))
       made.delete(job)
@@ -127,9 +129,6 @@ export function arrivals(deps: Deps): MoveInPorts {
     log: deps.log,
   }
 }
-
-/** Layers may be what the same job brings anew just now; where it does not, they are swept once it is over. */
-const topsOf = (rooms: readonly Room[]) => rooms.filter((r) => !r.held)
 
 /** Whether the VM of this move rests. */
 export const isStopped = (deps: Deps, job: string): boolean =>

@@ -177,12 +177,12 @@ type Change = { checks: Check[]; writes: Write[] }
 async function changed(
   deps: Deps,
   ids: readonly string[],
-  change: (volume: VolumeRecord) => VolumeRecord | undefined,
+  change: (volume: VolumeRecord, all: readonly Rec<VolumeRecord>[]) => VolumeRecord | undefined,
 ): Promise<Change> {
   const found = (await Promise.all(ids.map((id) => deps.store.get(volumeKind, id)))).filter((r) => r !== undefined)
   const out: Change = { checks: [], writes: [] }
-  for (const rec of found as Rec<VolumeRecord>[]) {
-    const next = change(rec.value)
+  for (const rec of found) {
+    const next = change(rec.value, found)
     if (!next) continue
     out.checks.push(unchanged(rec))
     out.writes.push(put(volumeKind, rec.value.id, next))
@@ -234,15 +234,14 @@ export const arrivedDisks = async (
   took: Record<string, number> = {},
 ): Promise<Change> => {
   const ids = mayCome(deps, vm).map((d) => d.volume)
-  const found = await Promise.all(ids.map((id) => deps.store.get(volumeKind, id)))
-  const along = new Set(found.flatMap((v) => (v?.value.moving_to?.job === job ? [v.id] : [])))
-  return changed(deps, ids, (volume) => {
+  return changed(deps, ids, (volume, all) => {
     const { moving_to, base, ...v } = volume
     if (moving_to?.job !== job) return undefined
+    const along = all.some((o) => o.id === base && o.value.moving_to?.job === job)
     const bytes = v.role === 'layer' ? took[volume.id] : undefined
     return {
       ...v,
-      ...(base !== undefined && along.has(base) ? { base } : {}),
+      ...(base !== undefined && along ? { base } : {}),
       ...(bytes === undefined ? {} : { held_bytes: bytes }),
       pool: moving_to.pool,
     }
@@ -284,6 +283,9 @@ export async function roomsFor(deps: Deps, vm: VmRecord, job: string): Promise<R
     return { name, pool: poolDefinition(pool), volume, promised_bytes, ...(role === undefined ? {} : { held: role }) }
   })
 }
+
+/** Disks, without what snapshots hold. */
+export const topsOf = (rooms: readonly Room[]): Room[] => rooms.filter((r) => !r.held)
 
 /** On the target: what layers that came take, bytes. What can't be looked at is left out. */
 export async function layerBytes(deps: Deps, rooms: readonly Room[]): Promise<Record<string, number>> {
@@ -334,7 +336,7 @@ export async function makeRooms(
         throw fail('gone', `What was brought of its snapshots (${name}) is not there any more.`, {
           remedy: 'move it again',
         })
-    for (const room of rooms.filter((r) => !r.held)) {
+    for (const room of topsOf(rooms)) {
       const { pool, volume } = room
       const below = layersOf(rooms, room)[1]
       await volumes.delete(pool, volume)

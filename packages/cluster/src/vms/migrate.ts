@@ -235,9 +235,8 @@ async function bringLayers(ctx: Ctx, signal: AbortSignal): Promise<void> {
   const order = orderOf(ctx)
   const disks = order.disks.filter((d) => d.held)
   if (disks.length === 0) return
-  const tell = { log: ctx.log, progress: (done: number, total: number) => ctx.progress({ done, total }) }
   try {
-    await bringOut(ctx.deps, { ...order, disks, state: false }, tell, signal)
+    await bringOut(ctx.deps, { ...order, disks, state: false }, tellOf(ctx), signal)
   } catch (error) {
     throw new WadahError({ ...toFault(error), effect: 'none' }, error)
   }
@@ -319,6 +318,11 @@ const whereDisks = ({ deps, params: p }: Ctx): string[] =>
     d.held ? [] : [`the disk "${d.name}" lies in ${deps.view.get(poolKind, d.to)?.value.name ?? d.to} now`],
   )
 
+const tellOf = ({ log, progress }: Ctx) => ({
+  log,
+  progress: (done: number, total: number) => progress({ done, total }),
+})
+
 const orderOf = ({ params: p, jobId: job }: Ctx): BringOrder => ({
   job,
   vm: p.vm,
@@ -338,8 +342,7 @@ function mustRest({ deps, params: p }: Ctx): void {
 async function bring(ctx: Ctx): Promise<Brought> {
   mustRest(ctx)
   if (!carries(ctx.params)) return { brought: { bytes: 0, took_ms: 0 } }
-  const tell = { log: ctx.log, progress: (done: number, total: number) => ctx.progress({ done, total }) }
-  return { brought: await bringOut(ctx.deps, orderOf(ctx), tell, ctx.signal) }
+  return { brought: await bringOut(ctx.deps, orderOf(ctx), tellOf(ctx), ctx.signal) }
 }
 
 /** A stopped VM: all that it is lies on the target too. One commit. */

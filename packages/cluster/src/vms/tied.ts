@@ -75,6 +75,9 @@ export const hasOwnState = (view: Pick<View, 'list'>, { id, spec }: Pick<VmRecor
     ({ tpm, firmware }) => tpm === true || firmware?.kind === 'uefi',
   )
 
+/** All that goes along changes its place in one commit (`TXN_OPS_MAX`). */
+const MOST_HELD = 100
+
 /** Undefined: it may go, if there is a host for it. */
 export function tiedBy(view: View, vm: VmRecord): Tie | undefined {
   const { name } = vm
@@ -92,11 +95,17 @@ export function tiedBy(view: View, vm: VmRecord): Tie | undefined {
       remedy: `wadah vm edit ${name} --remove-hostdev ${devices[0]?.name ?? ''}`,
     }
   // Its file may still be there, and on the other host nobody could take it away.
-  const dropped = heldHere(view, vm).find((v) => v.dropped)
+  const held = heldHere(view, vm)
+  const dropped = held.find((v) => v.dropped)
   if (dropped)
     return {
       detail: `"${name}" still has a layer of a snapshot that was deleted, ${dropped.name}, on its host.`,
       remedy: 'it is tried again every hour; wadah job list says why it failed (a full pool?)',
+    }
+  if (held.length > MOST_HELD)
+    return {
+      detail: `The snapshots of "${name}" hold ${held.length} layers and files of RAM on its host: at most ${MOST_HELD} go along.`,
+      remedy: `wadah snapshot list ${name}, then wadah snapshot delete ${name} SNAPSHOT`,
     }
   if (!live) return undefined
   for (const nic of vm.spec.nics) {

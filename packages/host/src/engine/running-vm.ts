@@ -11,6 +11,7 @@ import { monitorFault } from './monitor-fault.ts'
 import { isAlive, signalProcess, waitGone } from './process.ts'
 import { closeNodes } from './snapshot/layers.ts'
 import { STATE_EVENTS, stateOf } from './state.ts'
+import { unlessTold } from './unless-told.ts'
 
 const QUIT_TIMEOUT_MS = 5_000
 const RESET_TIMEOUT_MS = 10_000
@@ -374,11 +375,12 @@ export class RunningVm implements Running {
 
   /** First state after connecting: what QEMU says, and whether an agent is there. */
   async begin(): Promise<Observed> {
-    const before = this.#agentTold
-    const ports = (await this.execute('query-chardev').catch(() => [])) as { label: string; 'frontend-open': boolean }[]
-    const port = ports.find((p) => p.label === 'chan-agent0')
-    // An answer that is read after an event may be older.
-    if (port && this.#agentTold === before) this.#agent = port['frontend-open'] ? 'connected' : 'absent'
+    const ports = (await unlessTold(
+      () => this.#agentTold,
+      () => this.execute('query-chardev').catch(() => []),
+    )) as { label: string; 'frontend-open': boolean }[] | undefined
+    const port = ports?.find((p) => p.label === 'chan-agent0')
+    if (port) this.#agent = port['frontend-open'] ? 'connected' : 'absent'
     return this.refresh()
   }
 

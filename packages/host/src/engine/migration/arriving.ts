@@ -3,8 +3,9 @@ import { fail } from '@wadah/api/fault'
 import type { ArrivingVm, MoveAccepted, MoveAddress } from '@wadah/ports/migration'
 import type { QmpEvent } from '@wadah/qmp/client'
 import type { RunningVm } from '../running-vm.ts'
+import { unlessTold } from '../unless-told.ts'
 import { unexportDisks } from './mirror.ts'
-import { type Info, ask, stampOf, statusOf, statusUnlessTold } from './outgoing.ts'
+import { type Info, ask, stampOf, statusOf } from './outgoing.ts'
 import { dropSetup, tcpUri } from './setup.ts'
 
 const RESUME_MS = 30_000
@@ -64,7 +65,13 @@ export class Arriving implements ArrivingVm {
   }
   /** Asks QEMU for what its events may not have said to this daemon. */
   async look(): Promise<void> {
-    this.#status = (await statusUnlessTold(this.#o.running, () => this.#told)) ?? this.#status
+    this.#status =
+      (
+        await unlessTold(
+          () => this.#told,
+          () => ask(this.#o.running),
+        )
+      )?.status ?? this.#status
     this.#wake()
   }
 

@@ -3,6 +3,7 @@ import { fail } from '@wadah/api/fault'
 import type { QmpEvent } from '@wadah/qmp/client'
 import type { QemuClaim } from '@wadah/ports/migration'
 import type { RunningVm } from '../running-vm.ts'
+import { unlessTold } from '../unless-told.ts'
 import type { Seen } from './steer.ts'
 
 export type MigrationStatus = string
@@ -31,13 +32,6 @@ export const statusOf = (e: QmpEvent): string => (e.data as { status?: string })
 
 export async function ask(running: RunningVm): Promise<Info> {
   return (await running.execute('query-migrate')) as Info
-}
-
-/** QEMU's answer; nothing where an event came meanwhile: the answer may be older, though it is read later. */
-export async function statusUnlessTold(running: RunningVm, told: () => number): Promise<string | undefined> {
-  const before = told()
-  const { status } = await ask(running)
-  return told() === before ? status : undefined
 }
 
 export function seenOf(info: Info, at_ms: number): Seen | undefined {
@@ -98,7 +92,13 @@ export class Outgoing {
   }
   /** Asks QEMU for what its events may not have said to this daemon. */
   async look(): Promise<void> {
-    this.status = (await statusUnlessTold(this.#running, () => this.#told)) ?? this.status
+    this.status =
+      (
+        await unlessTold(
+          () => this.#told,
+          () => ask(this.#running),
+        )
+      )?.status ?? this.status
     this.#wake()
   }
   /** Calls `look` now and at every event, until the returned function is called. */
