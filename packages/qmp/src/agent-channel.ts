@@ -109,6 +109,14 @@ export class AgentChannel {
     this.#end('the agent channel was closed on this side')
   }
 
+  /**
+   * The agent closed its end: what it has not answered, it never will. The request on the wire ends with `closed`; the channel stays, and
+   * whoever waits for it goes on.
+   */
+  left(): void {
+    this.#receiver?.fail(new QmpError('closed', 'the guest agent was closed in the guest before it answered'))
+  }
+
   async #lock(phase: Phase): Promise<void> {
     if (!this.#busy) {
       this.#busy = true

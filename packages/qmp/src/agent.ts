@@ -95,6 +95,11 @@ export class AgentClient {
     this.#channel.close()
   }
 
+  /** QEMU says that the guest closed its end (a reset, an agent that ended): a request without an answer ends with `closed`. */
+  left(): void {
+    this.#channel.left()
+  }
+
   /** Resolves when an agent answers. */
   async ping(options: RequestOptions = {}): Promise<void> {
     await this.#channel.request('guest-ping', undefined, options)

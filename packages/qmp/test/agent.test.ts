@@ -62,6 +62,22 @@ describe('an agent that works', () => {
   })
 })
 
+describe('an agent that closed its end', () => {
+  it('owes no answer: who asked is told at once, and the next is not held up', async () => {
+    const { agent: client } = agent({ handlers: { 'guest-set-time': { stall: true } } })
+    await client.ping()
+    const asked = failure(client.setTime(0, { timeout_ms: 30_000 }))
+    const next = client.ping({ timeout_ms: 5_000 })
+    await new Promise(setImmediate)
+    client.left()
+    expect(await asked).toMatchObject({ kind: 'closed', command: 'guest-set-time', sent: true })
+    await next
+    // With nothing on the wire it is no news.
+    client.left()
+    await client.ping()
+  })
+})
+
 describe('exec', () => {
   const programs = {
     '/bin/cat': ({ input, args, env }: { input: Buffer; args: string[]; env: string[] }) => ({

@@ -57,6 +57,14 @@ export class VmGuest implements Guest {
     }
   }
 
+  /** The agent closed its end of the channel: an answer that it owes never comes, and who waits for it holds up everybody else. */
+  left(): void {
+    void this.#client?.then(
+      (client) => client.left(),
+      () => {},
+    )
+  }
+
   ping(signal: AbortSignal): Promise<void> {
     return this.#ask(signal, (agent) => agent.ping({ timeout_ms: 5_000, signal }))
   }

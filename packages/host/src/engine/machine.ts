@@ -445,6 +445,7 @@ export class HostMachine implements Machine {
       observed: (o) => this.#observed(o),
       released: (device) => this.#released(vm, device),
       wentOn: () => this.#setClock(vm),
+      agentLeft: () => this.#guests.get(vm)?.left(),
       log: this.#o.log,
     })
     this.#running.set(running.vm, running)

@@ -32,6 +32,8 @@ export type RunningOptions = {
   released?: (device: BootDevice) => Promise<void>
   /** It went on from saved RAM just now, and believes that no time has passed. */
   wentOn?: () => void
+  /** Its agent closed its end: the guest was reset, or the agent ended. */
+  agentLeft?: () => void
   log: (line: string) => void
 }
 
@@ -252,6 +254,7 @@ export class RunningVm implements Running {
         if (data.id === 'port-agent0') {
           this.#agentTold += 1
           this.#agent = data.open ? 'connected' : 'absent'
+          if (!data.open) this.#o.agentLeft?.()
           this.#tell({ ...this.last, agent: this.#agent })
         }
       } else if (event.event === 'DEVICE_DELETED') {
@@ -272,6 +275,7 @@ export class RunningVm implements Running {
         if (event.event === 'RESET') {
           this.#agentTold += 1
           this.#agent = 'absent'
+          this.#o.agentLeft?.()
         }
         if (this.#hushed === 0) void this.refresh()
       }

@@ -5,9 +5,10 @@ import { RunningVm, type RunningOptions } from '../../src/engine/running-vm.ts'
 
 function goingOn(live: Partial<LiveRecord>) {
   let status = 'paused'
-  let hear = (_event: { event: string }): void => {}
+  let hear = (_event: { event: string; data?: object }): void => {}
   const written: LiveRecord[] = []
   let times = 0
+  let left = 0
   const running = new RunningVm({
     directory: { writeLive: async (l: LiveRecord) => void written.push(structuredClone(l)) },
     boot: { devices: [] },
@@ -20,12 +21,15 @@ function goingOn(live: Partial<LiveRecord>) {
     now_ms: () => 0,
     observed: () => {},
     wentOn: () => (times += 1),
+    agentLeft: () => (left += 1),
     log: () => {},
   } as unknown as RunningOptions)
   return {
     running,
     written,
     times: () => times,
+    left: () => left,
+    hear: (event: { event: string; data?: object }) => hear(event),
     async fall(to: string) {
       status = to
       hear({ event: 'STOP' })
@@ -69,4 +73,14 @@ test('an instant clone that runs is a stranger until it has become itself', asyn
   await clone.resume()
   await clone.running.noteItself()
   expect([clone.running.isBeginning, clone.times(), clone.written.length]).toEqual([false, 0, 1])
+})
+
+test('an agent that closes its end, or whose guest is reset, is told to whoever waits for its answer', async () => {
+  const at = goingOn({})
+  at.hear({ event: 'VSERPORT_CHANGE', data: { id: 'port-agent0', open: true } })
+  expect([at.left(), at.running.last.agent]).toEqual([0, 'connected'])
+  at.hear({ event: 'RESET', data: { guest: true, reason: 'guest-reset' } })
+  expect(at.left()).toBe(1)
+  at.hear({ event: 'VSERPORT_CHANGE', data: { id: 'port-agent0', open: false } })
+  expect([at.left(), at.running.last.agent]).toEqual([2, 'absent'])
 })
