@@ -273,6 +273,17 @@ describe('a guest agent that is silent', () => {
     })
     await expect(asked).rejects.toMatchObject({ fault: { code: expect.stringMatching(/agent_silent|timeout/) } })
     expect((await d.vm('steady')).status.state).toBe('running')
+  })
+
+  test('holds nobody up once its guest is reset', async () => {
+    const long = d.api
+      .call(vms.exec, { params: { vm: 'steady' }, body: { argv: ['/bin/true'], timeout_ms: 600_000 } })
+      .catch((error: unknown) => error)
+    await new Promise((done) => setTimeout(done, 500))
+    await d.api.call(vms.reset, { params: { vm: 'steady' } })
+    expect(await long).toMatchObject({ fault: { code: 'agent_silent', detail: expect.stringContaining('closed') } })
+    await d.booted('steady')
+    expect((await d.exec('steady', '/bin/busybox', 'echo', 'here')).out).toBe('here\n')
     const job: Job = await d.api.call(vms.stop, { params: { vm: 'steady' } })
     await d.done(job)
   })

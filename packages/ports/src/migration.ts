@@ -158,12 +158,17 @@ export interface LeavingVm {
   recover(to: MoveAddress, signal: AbortSignal): Promise<void>
   /** What QEMU says of it. Not while the guest stands still. */
   claim(): Promise<QemuClaim>
-  /** The guest goes on here after all. Only before `go`, or when the target has given its word that it never will. */
+  /**
+   * The guest goes on here after all. Only before `go`, or when the target has given its word that it never will.
+   * @throws WadahError effect `unknown`: it does not go on yet; `in_use`: before the QEMU over there has ended, which has its disks
+   */
   takeBack(): Promise<void>
   /** Ends this QEMU: the guest runs elsewhere, and that is committed. */
   quit(): Promise<void>
   /** Lets go of whatever this move holds, also after a failure; the guest stays as it is. */
   close(): Promise<void>
+  /** What it holds of the VM's monitor; that it is on its way stays noted, for whoever finds out how it ended. */
+  letGo(): Promise<void>
 }
 
 /** The target's half of one move. */

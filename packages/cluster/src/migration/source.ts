@@ -7,8 +7,9 @@
  * Up to `go` a failure leaves the guest where it is and undoes the target. From `go` on this side never lets its guest go on by itself: it
  * takes it back only with the target's word that its QEMU is gone and will not come back. docs/migration.md.
  */
-import { WadahError, fail, toFault } from '@wadah/api/fault'
+import { type Fault, WadahError, fail, toFault } from '@wadah/api/fault'
 import type {
+  ArrivalState,
   LeavingVm,
   Migration,
   MoveForecast,
@@ -55,6 +56,8 @@ export type MoveOutPorts = {
   seal(signal: AbortSignal): Promise<void>
   /** Takes the hand-over out of the placement: it stays here. Done twice is done once. */
   unseal(): Promise<void>
+  /** Whether the store says by now that it is placed on the target, in its new epoch. */
+  isPlaced(): Promise<boolean>
   progress?: (p: MoveProgress) => void
   phase?: (phase: MovePhase) => void
   /** Right before `go` is said: what is done here may not wait for anything. A job passes its pivot with it. */
@@ -71,6 +74,8 @@ const COMMIT_MS = 600_000
 const ASK_AGAIN_MS = 10_000
 /** The target looks for so long whether all has come (5 s), and ends its QEMU if not. */
 const WHOLE_MS = 30_000
+/** As long as its QEMU there has its disks the guest stands still here; later both are asked again and again (`resume`). */
+const END_THERE_MS = 30_000
 /** As long as a timer can be. */
 const LONGEST_MS = 2 ** 31 - 1
 const SILENT_MS = 20_000
@@ -84,7 +89,8 @@ const RESOLVE_MS = 600_000
  *   and the target can't be asked: call `resumeMoveOut` once it can
  */
 export async function moveOut(order: MoveOut, ports: MoveOutPorts, signal: AbortSignal): Promise<MoveReport> {
-  return new Source(order, ports).run(signal)
+  const source = new Source(order, ports)
+  return source.run(signal).finally(() => source.letGo())
 }
 
 /** Goes on with a move of which this daemon knows no more than its job: it was started anew. Undefined: the guest runs on here. */
@@ -93,7 +99,8 @@ export async function resumeMoveOut(
   ports: MoveOutPorts,
   signal: AbortSignal,
 ): Promise<{ moved: boolean }> {
-  return new Source(order, ports).resume(signal)
+  const source = new Source(order, ports)
+  return source.resume(signal).finally(() => source.letGo())
 }
 
 class Source {
@@ -115,6 +122,11 @@ class Source {
     this.#phases = new Phases(ports.migration.wall_ms, ports.at)
     this.#talk = new Talk(ports.link, ports.migration.wall_ms)
     this.#clock = this.#talk.clock
+  }
+
+  /** However it ended: nothing of this process waits for its QEMU any more. */
+  async letGo(): Promise<void> {
+    await this.#leaving?.letGo()
   }
 
   #phase(phase: MovePhase): void {
@@ -265,16 +277,22 @@ class Source {
     const { job } = this.#order
     const told = toFault(error)
     let after = error
+    // First: its QEMU may have what this one needs, to go on.
+    this.#talk.send({ type: 'abort', job, fault: told })
     try {
       // `copy` may have come to its end before the failure.
-      if (this.#leaving && told.effect !== 'partial') await this.#leaving.takeBack()
+      if (this.#leaving && told.effect !== 'partial') await this.#takeBack(this.#leaving, told)
+      if (error instanceof WadahError && told.effect === 'unknown')
+        after = new WadahError({ ...told, effect: 'none' }, error)
     } catch (failed) {
-      after = new WadahError(
-        { ...toFault(failed), effect: toFault(failed).effect === 'none' ? 'partial' : 'unknown' },
-        error,
-      )
+      const { effect } = toFault(failed)
+      after = new WadahError({ ...toFault(failed), effect: effect === 'none' ? 'partial' : 'unknown' }, error)
+      // All stays as it is, sealed, for whoever asks both once they can be asked.
+      if (effect === 'unknown') {
+        this.#talk.close()
+        return after
+      }
     }
-    this.#talk.send({ type: 'abort', job, fault: told })
     await this.#leaving?.close().catch((e: unknown) => this.#ports.log(`after the move: ${(e as Error).message}`))
     if (this.#sealed)
       await this.#ports.unseal().catch((e: unknown) => {
@@ -283,6 +301,35 @@ class Source {
       })
     this.#talk.close()
     return after
+  }
+
+  /** `go` was never said: what waits over there is of no use, and where it has taken the disks it has to end first. */
+  async #takeBack(leaving: LeavingVm, why: Fault): Promise<void> {
+    const held = await leaving.takeBack().then(
+      () => undefined,
+      (error: unknown) => error,
+    )
+    if (held === undefined) return
+    if (!this.#sealed || toFault(held).effect !== 'unknown') throw held
+    this.#ports.log(`${toFault(held).detail} The QEMU on the other host is ended first.`)
+    await this.#endThere(why, AbortSignal.timeout(END_THERE_MS)).catch(() => {
+      throw held
+    })
+    await leaving.takeBack()
+  }
+
+  /** Until the target has said that it has no QEMU of it any more. */
+  async #endThere(why: Fault, signal: AbortSignal): Promise<void> {
+    for (;;) {
+      const { state } = await this.#ask(signal)
+      if (isOverThere(state)) return
+      this.#talk.send({ type: 'abort', job: this.#order.job, fault: why })
+      // Its word, or the end of the stream: then it is asked over another one.
+      const limit = AbortSignal.any([signal, this.#talk.lost])
+      const answer = await this.#talk.next([], RUNNING_MS, limit).catch((error: unknown) => error)
+      if (answer instanceof PeerAbort && answer.undone) return
+      await pause(100, signal)
+    }
   }
 
   /** `go`, and everything until the guest is known to run there. When, on the target's clock. */
@@ -320,7 +367,10 @@ class Source {
       this.#ports.log(`after a break: the target is ${said.state}: ${what}`)
       if (what === 'finish') return said.run_ms ?? this.#ports.migration.wall_ms()
       if (what === 'take-back') throw await this.#tookBack(why)
-      if (what === 'lost') throw await this.#memoryLost('its new host ended it')
+      if (what === 'lost') {
+        if (await this.#hadArrived()) return said.run_ms ?? this.#ports.migration.wall_ms()
+        throw await this.#memoryLost('its new host ended it')
+      }
       if (what === 'ask-again') {
         await pause(1_000, signal)
         continue
@@ -387,14 +437,26 @@ class Source {
       } catch (error) {
         signal.throwIfAborted()
         this.#isLoss(error)
-        // It may have been said on a stream that broke.
-        await this.#ask(signal)
+        // It may have been said on a stream that broke, by a host that is gone since.
+        if (await this.#isPlaced()) return true
+        const { state } = await this.#ask(signal)
+        if (isOverThere(state) && !(await this.#isPlaced())) throw await this.#memoryLost('its new host ended it')
       }
     }
     throw fail('store_failed', 'The guest runs on its new host, which could not commit it yet.', {
       effect: 'unknown',
       remedy: 'it is tried again; wadah job list',
     })
+  }
+
+  /** A store that can't be asked now says nothing. */
+  #isPlaced(): Promise<boolean> {
+    return this.#ports.isPlaced().catch(() => false)
+  }
+
+  /** It came there whole and was placed there: what has become of it since is no end of the move. */
+  async #hadArrived(): Promise<boolean> {
+    return (await this.#isPlaced()) && (!mayGoPostcopy(this.#order) || (await this.#hasAllGone()))
   }
 
   async #follow(signal: AbortSignal): Promise<void> {
@@ -475,7 +537,7 @@ class Source {
   /** @throws WadahError `memory_lost` when there is no QEMU over there that could still take the rest */
   async #askOfLoss(signal: AbortSignal): Promise<void> {
     const { state } = await this.#ask(signal)
-    if (['undone', 'unknown'].includes(state)) this.#lostThere ??= 'its new host has no QEMU of it any more'
+    if (isOverThere(state)) this.#lostThere ??= 'its new host has no QEMU of it any more'
     await this.#throwIfLost()
   }
 
@@ -551,8 +613,9 @@ class Source {
         if (mayWait) throw error
         return { state: 'cannot-tell' as const }
       })
-      const what = resolveMove(await this.#ports.migration.ask(vm), state)
+      let what = resolveMove(await this.#ports.migration.ask(vm), state)
       this.#ports.log(`after a restart: the target is ${state}: ${what}`)
+      if (what === 'lost' && (await this.#hadArrived())) what = 'finish'
       if (own.is === 'gone' && state === 'waiting' && ['postcopy', 'hybrid'].includes(this.#order.mode))
         throw await this.#memoryLost('its QEMU here ended before all of it had gone over', true)
       if (what === 'finish') {
@@ -591,6 +654,9 @@ class Source {
     }
   }
 }
+
+/** It has no QEMU of the VM, or none that this move brought. */
+const isOverThere = (state: ArrivalState): boolean => state === 'undone' || state === 'unknown'
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {

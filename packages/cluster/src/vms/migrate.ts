@@ -171,6 +171,10 @@ async function move(ctx: Ctx): Promise<VmMove> {
       await bringKept(deps, { job: jobId, vm: p.vm, to: p.to, epoch: p.epoch }, s)
       await changeHandover(ctx, (x) => x.handover && { ...x, handover: { ...x.handover, sealed: true } })
     },
+    isPlaced: async () => {
+      const now = (await deps.store.get(placementKind, p.vm))?.value
+      return now?.host === p.to && now.epoch === p.epoch
+    },
     unseal: () => changeHandover(ctx, (x) => x.handover && { ...x, handover: { ...x.handover, sealed: false } }),
     progress: ({ sent_bytes, total_bytes, remaining_bytes }) => {
       const total = Math.max(total_bytes, sent_bytes, 1)

@@ -70,6 +70,8 @@ export class World {
       claim: async () => ({ downtime_ms: 1 }),
       takeBack: async () => {
         if (this.target === 'running') throw new Error('taken back while it runs over there')
+        if (this.source === 'let-go' && this.how === 'postcopy' && this.target === 'waiting')
+          throw fail('in_use', 'the QEMU over there has its disks', { effect: 'unknown' })
         this.source = 'running'
         this.check('takeBack')
       },
@@ -79,6 +81,7 @@ export class World {
         this.source = 'gone'
       },
       close: async () => {},
+      letGo: async () => {},
     }
   }
   arriving(): ArrivingVm {
@@ -202,6 +205,7 @@ export class World {
         this.check('unseal')
         this.placement.sealed = false
       },
+      isPlaced: async () => this.placement.host === 'b',
       log: () => {},
       ...over,
     }

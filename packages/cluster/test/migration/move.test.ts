@@ -1,4 +1,5 @@
 import type { MoveMessage, MovePhase } from '@wadah/ports/migration'
+import { fail } from '@wadah/api/fault'
 import { describe, expect, test, vi } from 'vitest'
 import { moveOut, resumeMoveOut } from '../../src/migration/source.ts'
 import { SILENT_BEATS, Talk } from '../../src/migration/talk.ts'
@@ -330,6 +331,114 @@ describe('a target that was started anew', () => {
     await w.arrivals.recover(found)
     await settled()
     expect(w.target).toBe('none')
+  })
+})
+
+describe('post-copy that is given up after its QEMU over there has taken the disks, before `go`', () => {
+  const begun = () => {
+    const w = new World()
+    w.how = 'postcopy'
+    return w
+  }
+  const none = { source: 'running', target: 'none', placement: { host: 'a', epoch: 1, sealed: false } }
+  test('cancelled: that one ends, then it goes on here', async () => {
+    const w = begun()
+    const cancel = new AbortController()
+    const stream = wire()
+    stream.pass((m) => {
+      if (m.type === 'loaded') cancel.abort(fail('cancelled', 'enough'))
+      return m.type !== 'loaded'
+    })
+    await expect(moveOut({ ...w.order, mode: 'postcopy' }, w.ports(stream), cancel.signal)).rejects.toMatchObject({
+      fault: { code: 'cancelled', effect: 'none' },
+    })
+    expect(w).toMatchObject(none)
+  })
+  test('its daemon is started anew: it is asked over a new stream', async () => {
+    const w = begun()
+    const stream = wire()
+    stream.pass((m) => {
+      if (m.type !== 'loaded') return true
+      w.arrivals = w.daemon()
+      stream.cut()
+      return false
+    })
+    await expect(moveOut({ ...w.order, mode: 'postcopy' }, w.ports(stream), never)).rejects.toMatchObject({
+      fault: { code: 'unreachable', effect: 'none' },
+    })
+    expect(w).toMatchObject(none)
+  })
+  test('its host can not be asked: it stays sealed, and is settled once it can', async () => {
+    const w = begun()
+    const stream = wire()
+    stream.pass((m) => {
+      if (m.type !== 'loaded') return true
+      w.arrivals = w.daemon()
+      stream.cut()
+      return false
+    })
+    vi.useFakeTimers({ toFake: ['setTimeout', 'setInterval', 'clearTimeout', 'performance'] })
+    vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => {
+      const c = new AbortController()
+      setTimeout(() => c.abort(new Error('timeout')), ms)
+      return c.signal
+    })
+    const order = { ...w.order, mode: 'postcopy' as const }
+    const ended = moveOut(order, w.ports(stream, { relink: async () => undefined }), never).catch((e: unknown) => e)
+    await vi.advanceTimersByTimeAsync(40_000)
+    expect(await ended).toMatchObject({ fault: { effect: 'unknown' } })
+    expect(w).toMatchObject({ source: 'let-go', target: 'waiting', placement: { sealed: true } })
+    vi.useRealTimers()
+    vi.restoreAllMocks()
+    expect(await resumeMoveOut(order, w.ports(wire()), never)).toEqual({ moved: true })
+    expect(w).toMatchObject({ source: 'gone', target: 'running', placement: { host: 'b', sealed: false } })
+  })
+})
+
+describe('its new host is lost once it runs there, and comes back without it', () => {
+  const lostAfter = async (how: 'precopy' | 'postcopy', isCommitted: boolean, back = true) => {
+    const w = new World()
+    w.how = how
+    w.follows = true
+    const stream = wire()
+    const over = { relink: async () => undefined }
+    if (!isCommitted) w.arrivals = w.daemon({ commitMoved: () => Promise.reject(new Error('the store is away')) })
+    stream.pass((m) => {
+      if (m.type !== (isCommitted ? 'committed' : 'running')) return true
+      // It arrives, and is the last that does.
+      setImmediate(() => {
+        w.target = 'none'
+        w.lost = true
+        w.arrivals = w.daemon()
+        stream.cut()
+      })
+      return m.type === 'running'
+    })
+    const ended = moveOut({ ...w.order, mode: how }, w.ports(stream, back ? {} : over), never)
+    return { w, ended }
+  }
+  test('committed before: by pre-copy it had arrived, whatever has become of it since', async () => {
+    for (const back of [true, false]) {
+      const { w, ended } = await lostAfter('precopy', true, back)
+      expect((await ended).how).toBe('precopy')
+      expect(w).toMatchObject({ source: 'gone', placement: { host: 'b' } })
+    }
+  })
+  test('committed before, and post-copy not through: lost', async () => {
+    const { w, ended } = await lostAfter('postcopy', true)
+    await expect(ended).rejects.toMatchObject({ fault: { code: 'memory_lost' } })
+    expect(w).toMatchObject({ source: 'gone', placement: { host: 'b' } })
+  })
+  test('not committed: it ran there, so what is left here ends, and it is placed where it was', async () => {
+    const { w, ended } = await lostAfter('precopy', false)
+    await expect(ended).rejects.toMatchObject({ fault: { code: 'memory_lost', effect: 'partial' } })
+    expect(w).toMatchObject({ source: 'gone', placement: { host: 'a', sealed: false } })
+  })
+  test('after a restart of this daemon it is the same', async () => {
+    const w = new World()
+    Object.assign(w, { source: 'let-go', target: 'none', placement: { host: 'b', epoch: 2, sealed: false } })
+    expect(await resumeMoveOut(w.order, w.ports(wire()), never)).toEqual({ moved: true })
+    expect(w).toMatchObject({ source: 'gone', placement: { host: 'b' } })
   })
 })
 

@@ -1,4 +1,5 @@
 /** Moves that something goes wrong with: the guest runs in one place, whole, and what was made for the move is gone. */
+import { fail } from '@wadah/api/fault'
 import { describe, expect, test } from 'vitest'
 import { resumeMoveOut } from '@wadah/cluster/migration/source'
 import { wire } from '@wadah/cluster/migration/testing'
@@ -67,6 +68,33 @@ describe('a move that breaks', () => {
     expect(await b.migration.ask(m.vm)).toEqual({ is: 'gone' })
     // Where it can be started.
     expect(m.placement).toMatchObject({ host: b, epoch: 2, sealed: false })
+  })
+
+  test.each([
+    ['all of RAM has gone over', undefined],
+    ['RAM follows', SLOW],
+  ])('post-copy is cancelled before `go`, when %s: the target, which has the disks, ends first', async (_, limits) => {
+    const { a } = kit
+    if (!(await kit.allowPostcopy())) return
+    const m = await begin()
+    const cancel = new AbortController()
+    const stream = wire()
+    stream.pass((message) => {
+      if (message.type !== 'loaded') return true
+      // The last word of it is still under way: so long the source waits for it.
+      const done = () => cancel.abort(fail('cancelled', 'enough'))
+      if (limits) done()
+      else
+        void until('all of RAM over there', async () => {
+          const is = await a.migration.ask(m.vm)
+          return is.is === 'there' && is.migration === 'completed'
+        }).finally(done)
+      return false
+    })
+    const means = { ...m, wire: stream, signal: cancel.signal }
+    const moving = move(kit, m.request, kit.a, kit.b, { mode: 'postcopy', ...(limits ? { limits } : {}) }, means)
+    await expect(moving).rejects.toMatchObject({ fault: { code: 'cancelled', effect: 'none' } })
+    await stayed(m)
   })
 
   test('the connection breaks while RAM follows (post-copy): it goes on over a new one, whole', async () => {
@@ -171,6 +199,7 @@ describe('a move that breaks', () => {
         relink: async () => undefined,
         seal: async () => {},
         unseal: async () => {},
+        isPlaced: async () => m.placement.host === b,
         log: (line) => kit.logs.push(line),
       },
       never,

@@ -227,6 +227,7 @@ export async function move(
           placement.sealed = false
           placement.log.push('unsealed')
         },
+        isPlaced: async () => placement.host === to,
         log: (line) => kit.logs.push(`out: ${line}`),
         ...means.ports,
       },

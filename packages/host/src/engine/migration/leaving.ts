@@ -141,7 +141,10 @@ export class Leaving implements LeavingVm {
         },
         error,
       )
-    await this.#goOn()
+    await this.#goOn().catch((why: unknown) => {
+      this.#o.log(`${this.vm}: ${(why as Error).message}`)
+      throw new WadahError({ ...toFault(error), effect: 'unknown' }, why)
+    })
   }
 
   /** First the mirrors: a write of the guest may hang on one, and with it all that waits for the disks. */
@@ -193,7 +196,6 @@ export class Leaving implements LeavingVm {
     if (this.#closed) return
     this.#closed = true
     const { running, log } = this.#o
-    this.#out.close()
     if (!running.isGone) {
       try {
         await this.#mirrors.drop()
@@ -203,6 +205,11 @@ export class Leaving implements LeavingVm {
         log(`${this.vm}: after the move: ${(error as Error).message}`)
       }
     }
+    await this.letGo()
+  }
+
+  async letGo(): Promise<void> {
+    this.#out.close()
     await this.#unhush()
   }
 }

@@ -1,5 +1,5 @@
 /** What a source's QEMU says of its migration: events as they come, questions only while the guest runs. */
-import { fail } from '@wadah/api/fault'
+import { fail, toFault } from '@wadah/api/fault'
 import type { QmpEvent } from '@wadah/qmp/client'
 import type { QemuClaim } from '@wadah/ports/migration'
 import type { RunningVm } from '../running-vm.ts'
@@ -10,6 +10,9 @@ export type MigrationStatus = string
 const ENDS = ['completed', 'failed', 'cancelled', 'none'] as const
 const SETTLE_MS = 30_000
 const LOOK_MS = 2
+/** So long a QEMU that has let go of its guest is refused its disks, before whoever asked is told. */
+const HELD_MS = 1_000
+const HELD_LOOK_MS = 20
 
 export type Info = {
   status?: string
@@ -141,7 +144,8 @@ export class Outgoing {
 
 /**
  * Whatever the migration is: afterwards none stands, and the guest runs here, or is paused as it was. Not when it has gone over.
- * @throws WadahError `qemu_failed` with effect `unknown` when it does not come to run
+ * @throws WadahError effect `unknown` when it does not come to run; `in_use` when another QEMU has its disks: post-copy takes them as soon
+ *   as the devices are loaded, whether the guest runs or not (QEMU, migration/savevm.c, loadvm_postcopy_handle_run_bh)
  */
 export async function goOnHere(running: RunningVm, paused: boolean): Promise<void> {
   const end = performance.now() + SETTLE_MS
@@ -159,12 +163,25 @@ export async function goOnHere(running: RunningVm, paused: boolean): Promise<voi
     if (!told) await running.execute('migrate_cancel')
     await later()
   }
+  const held_ms = performance.now() + HELD_MS
   for (;;) {
     const status = await running.status()
     if (status === 'running' || (paused && status !== 'finish-migrate')) return
     // It goes on by itself when it was QEMU who stopped it; while it makes up its mind (finish-migrate) it refuses.
-    if (status !== 'finish-migrate') await running.execute('cont').catch(() => {})
-    else await later()
+    if (status === 'finish-migrate') {
+      await later()
+      continue
+    }
+    const refused = await running.execute('cont').then(
+      () => undefined,
+      (error: unknown) => toFault(error),
+    )
+    if (refused && status === 'postmigrate' && performance.now() > held_ms)
+      throw fail('in_use', `QEMU, which had let go of the guest, does not get its disks back: ${refused.detail}`, {
+        effect: 'unknown',
+        remedy: 'it is tried again once the other host has ended its QEMU',
+      })
+    if (refused) await new Promise((resolve) => setTimeout(resolve, HELD_LOOK_MS))
     if (performance.now() > end) await later()
   }
 }
