@@ -237,9 +237,14 @@ export async function runCell(cell: Cell, say: (line: string) => void): Promise<
     if (volumes() !== before.volumes) wrong.push(`volumes: ${volumes()}, before: ${before.volumes}`)
     // A VM that ended is started by us, to look at its disk.
     if (seen.vm?.status.state === 'stopped') {
-      const start = await api().call(endpoints.vms.start, { params: { vm: VM } })
-      const done = await api().wait(start, { signal: AbortSignal.timeout(60_000) })
-      if (done.state !== 'done') wrong.push(`it can't be started: ${done.fault?.detail ?? ''}`)
+      const why = await api()
+        .call(endpoints.vms.start, { params: { vm: VM } })
+        .then((start) => api().wait(start, { signal: AbortSignal.timeout(60_000) }))
+        .then(
+          (done) => (done.state === 'done' ? undefined : (done.fault?.detail ?? '')),
+          (error: Error) => error.message,
+        )
+      if (why !== undefined) wrong.push(`it can't be started: ${why}`)
     }
     const there = await within(
       90_000,

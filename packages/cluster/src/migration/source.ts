@@ -277,15 +277,14 @@ class Source {
     const { job } = this.#order
     const told = toFault(error)
     let after = error
-    // First: its QEMU may have what this one needs, to go on.
-    this.#talk.send({ type: 'abort', job, fault: told })
     try {
       // `copy` may have come to its end before the failure.
       if (this.#leaving && told.effect !== 'partial') await this.#takeBack(this.#leaving, told)
       if (error instanceof WadahError && told.effect === 'unknown')
         after = new WadahError({ ...told, effect: 'none' }, error)
     } catch (failed) {
-      const { effect } = toFault(failed)
+      const { code, effect } = toFault(failed)
+      if (code === 'memory_lost' && effect === 'partial') return failed
       after = new WadahError({ ...toFault(failed), effect: effect === 'none' ? 'partial' : 'unknown' }, error)
       // All stays as it is, sealed, for whoever asks both once they can be asked.
       if (effect === 'unknown') {
@@ -293,6 +292,7 @@ class Source {
         return after
       }
     }
+    this.#talk.send({ type: 'abort', job, fault: told })
     await this.#leaving?.close().catch((e: unknown) => this.#ports.log(`after the move: ${(e as Error).message}`))
     if (this.#sealed)
       await this.#ports.unseal().catch((e: unknown) => {
@@ -303,19 +303,28 @@ class Source {
     return after
   }
 
-  /** `go` was never said: what waits over there is of no use, and where it has taken the disks it has to end first. */
+  /**
+   * `go` was never said: what waits over there is of no use, and where it has taken the disks it has to end first. Not before it is tried
+   * here: a post-copy that breaks can't be taken back at all.
+   */
   async #takeBack(leaving: LeavingVm, why: Fault): Promise<void> {
-    const held = await leaving.takeBack().then(
-      () => undefined,
-      (error: unknown) => error,
-    )
+    const tried = () =>
+      leaving.takeBack().then(
+        () => undefined,
+        (error: unknown) => error,
+      )
+    const held = await tried()
     if (held === undefined) return
     if (!this.#sealed || toFault(held).effect !== 'unknown') throw held
     this.#ports.log(`${toFault(held).detail} The QEMU on the other host is ended first.`)
     await this.#endThere(why, AbortSignal.timeout(END_THERE_MS)).catch(() => {
       throw held
     })
-    await leaving.takeBack()
+    const still = await tried()
+    if (still === undefined) return
+    const { code, detail } = toFault(still)
+    const isLost = code === 'memory_lost' || (code === 'monitor_silent' && mayGoPostcopy(this.#order))
+    throw isLost ? await this.#memoryLost(detail) : still
   }
 
   /** Until the target has said that it has no QEMU of it any more. */

@@ -97,6 +97,23 @@ describe('a move that breaks', () => {
     await stayed(m)
   })
 
+  test('the QEMU of the target is killed in post-copy, before `go`: QEMU gives the guest back to nobody, and that is said', async () => {
+    const { a, b } = kit
+    if (!(await kit.allowPostcopy())) return
+    const m = await begin()
+    const stream = wire()
+    stream.pass((message) => {
+      if (message.type !== 'loaded') return true
+      process.kill(b.running(m.vm)?.pid ?? 0, 'SIGKILL')
+      return false
+    })
+    const moving = move(kit, m.request, a, b, { mode: 'postcopy', limits: SLOW }, { ...m, wire: stream })
+    await expect(moving).rejects.toMatchObject({ fault: { code: 'memory_lost', effect: 'partial' } })
+    // Where it can be started again.
+    expect(m.placement).toMatchObject({ host: a, epoch: 1, sealed: false })
+    for (const host of [a, b]) expect(await host.migration.ask(m.vm)).toEqual({ is: 'gone' })
+  })
+
   test('the connection breaks while RAM follows (post-copy): it goes on over a new one, whole', async () => {
     const { a, b } = kit
     if (!(await kit.allowPostcopy())) return

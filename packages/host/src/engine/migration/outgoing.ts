@@ -8,10 +8,14 @@ import type { Seen } from './steer.ts'
 
 export type MigrationStatus = string
 const ENDS = ['completed', 'failed', 'cancelled', 'none'] as const
+/** Post-copy without its connection. Its guest is `finish-migrate`, which QEMU lets go on neither here nor, without a connection, there. */
+const BROKEN = 'postcopy-paused'
+/** QEMU notices so much later at most that the other one has ended. */
+const BREAK_MS = 200
 const SETTLE_MS = 30_000
 const LOOK_MS = 2
 /** So long a QEMU that has let go of its guest is refused its disks, before whoever asked is told. */
-const HELD_MS = 1_000
+const HELD_MS = 300
 const HELD_LOOK_MS = 20
 
 export type Info = {
@@ -142,9 +146,14 @@ export class Outgoing {
   }
 }
 
+const broken = () =>
+  fail('memory_lost', 'Post-copy broke before the guest ran over there, and QEMU does not give it back', {
+    effect: 'unknown',
+  })
+
 /**
  * Whatever the migration is: afterwards none stands, and the guest runs here, or is paused as it was. Not when it has gone over.
- * @throws WadahError effect `unknown` when it does not come to run; `in_use` when another QEMU has its disks: post-copy takes them as soon
+ * @throws WadahError effect `unknown` when it does not come to run; `in_use` when another QEMU has its disks, `memory_lost` when it never will: post-copy takes the disks as soon
  *   as the devices are loaded, whether the guest runs or not (QEMU, migration/savevm.c, loadvm_postcopy_handle_run_bh)
  */
 export async function goOnHere(running: RunningVm, paused: boolean): Promise<void> {
@@ -157,10 +166,19 @@ export async function goOnHere(running: RunningVm, paused: boolean): Promise<voi
       })
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
   }
-  for (let told = false; ; told = true) {
+  let told = false
+  for (let isBetween = false; ; ) {
     const { status = 'none' } = await ask(running)
     if ((ENDS as readonly string[]).includes(status)) break
+    if (status === BROKEN || (isBetween && performance.now() > end)) throw broken()
+    if (!isBetween && status.startsWith('postcopy')) {
+      // One that breaks is not to be cancelled: its threads wait for a new connection, and QEMU for them, for ever (7.2, postcopy_pause).
+      isBetween = true
+      await new Promise((resolve) => setTimeout(resolve, BREAK_MS))
+      continue
+    }
     if (!told) await running.execute('migrate_cancel')
+    told = true
     await later()
   }
   const held_ms = performance.now() + HELD_MS
