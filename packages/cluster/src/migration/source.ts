@@ -352,10 +352,23 @@ class Source {
     if (after) await after
     this.#phase('start')
     try {
-      return (await this.#talk.next(['running'], RUNNING_MS, AbortSignal.any([signal, this.#talk.lost]))).run_ms
+      return await this.#runsThere(switched.how, AbortSignal.any([signal, this.#talk.lost]))
     } catch (error) {
       if (error instanceof PeerAbort && error.undone) throw await this.#tookBack(error)
       return await this.#afterBreak(error, switched.how, signal)
+    }
+  }
+
+  /** Post-copy whose source has ended answers nothing: that is looked at meanwhile. */
+  async #runsThere(how: SwitchedOver['how'], limit: AbortSignal): Promise<number> {
+    for (const end = performance.now() + RUNNING_MS; ; ) {
+      try {
+        return (await this.#talk.next(['running'], how === 'postcopy' ? ASK_AGAIN_MS : RUNNING_MS, limit)).run_ms
+      } catch (error) {
+        const isLate = toFault(error).code === 'timeout' && !limit.aborted
+        if (!isLate || performance.now() > end) throw error
+        if ((await this.#ports.migration.ask(this.#order.vm)).is === 'gone') throw error
+      }
     }
   }
 

@@ -77,7 +77,8 @@ export class World {
       },
       quit: async () => {
         this.check('quit')
-        if (this.placement.host !== 'b' && this.target !== 'none') throw new Error('ended before it was committed')
+        if (this.source !== 'gone' && this.placement.host !== 'b' && this.target !== 'none')
+          throw new Error('ended before it was committed')
         this.source = 'gone'
       },
       close: async () => {},

@@ -395,6 +395,24 @@ describe('post-copy that is given up after its QEMU over there has taken the dis
   })
 })
 
+test('post-copy whose source ends after `go`, and whose target stands still for what is missing: told after ten seconds', async () => {
+  const w = new World()
+  w.how = 'postcopy'
+  w.follows = true
+  const stream = wire()
+  stream.pass((m) => {
+    if (m.type !== 'go') return true
+    w.source = 'gone'
+    return false
+  })
+  vi.useFakeTimers({ toFake: ['setTimeout', 'setInterval', 'clearTimeout', 'performance'] })
+  const ended = moveOut({ ...w.order, mode: 'postcopy' }, w.ports(stream), never).catch((e: unknown) => e)
+  await vi.advanceTimersByTimeAsync(15_000)
+  vi.useRealTimers()
+  expect(await ended).toMatchObject({ fault: { code: 'memory_lost' } })
+  expect(w).toMatchObject({ source: 'gone', target: 'none', placement: { sealed: false } })
+})
+
 describe('its new host is lost once it runs there, and comes back without it', () => {
   const lostAfter = async (how: 'precopy' | 'postcopy', isCommitted: boolean, back = true) => {
     const w = new World()
