@@ -10,7 +10,6 @@ import { dropSetup, tcpUri } from './setup.ts'
 
 const RESUME_MS = 30_000
 const LISTEN_MS = 10_000
-const PAUSE_MS = 5_000
 const FOLLOW_MS = 7 * 24 * 3600 * 1000
 
 export type ArrivingOptions = {
@@ -133,12 +132,8 @@ export class Arriving implements ArrivingVm {
 
   async recover(listen: string, signal: AbortSignal): Promise<MoveAddress> {
     const { running } = this.#o
-    // It listens already where the answer was lost; and of a connection that its source closed while the line was cut it never hears.
-    for (const end = performance.now() + PAUSE_MS; (await ask(running)).status !== 'postcopy-paused'; ) {
-      if (performance.now() > end) break
-      await running.execute('migrate-pause').catch(() => {})
-      await new Promise((resolve) => setTimeout(resolve, 20))
-    }
+    // It listens already where the answer was lost.
+    if ((await ask(running)).status === 'postcopy-recover') await running.execute('migrate-pause').catch(() => {})
     await running.execute('migrate-recover', { uri: tcpUri({ host: listen, port: 0 }) }, { signal })
     return listening(running, listen, signal)
   }
