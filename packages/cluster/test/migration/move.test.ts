@@ -340,6 +340,18 @@ describe('post-copy that is given up after its QEMU over there has taken the dis
     w.how = 'postcopy'
     return w
   }
+  /** Its daemon over there is started anew in that moment. */
+  const begunAnew = () => {
+    const w = begun()
+    const stream = wire()
+    stream.pass((m) => {
+      if (m.type !== 'loaded') return true
+      w.arrivals = w.daemon()
+      stream.cut()
+      return false
+    })
+    return { w, stream }
+  }
   const none = { source: 'running', target: 'none', placement: { host: 'a', epoch: 1, sealed: false } }
   test('cancelled: that one ends, then it goes on here', async () => {
     const w = begun()
@@ -355,28 +367,14 @@ describe('post-copy that is given up after its QEMU over there has taken the dis
     expect(w).toMatchObject(none)
   })
   test('its daemon is started anew: it is asked over a new stream', async () => {
-    const w = begun()
-    const stream = wire()
-    stream.pass((m) => {
-      if (m.type !== 'loaded') return true
-      w.arrivals = w.daemon()
-      stream.cut()
-      return false
-    })
+    const { w, stream } = begunAnew()
     await expect(moveOut({ ...w.order, mode: 'postcopy' }, w.ports(stream), never)).rejects.toMatchObject({
       fault: { code: 'unreachable', effect: 'none' },
     })
     expect(w).toMatchObject(none)
   })
   test('its host can not be asked: it stays sealed, and is settled once it can', async () => {
-    const w = begun()
-    const stream = wire()
-    stream.pass((m) => {
-      if (m.type !== 'loaded') return true
-      w.arrivals = w.daemon()
-      stream.cut()
-      return false
-    })
+    const { w, stream } = begunAnew()
     vi.useFakeTimers({ toFake: ['setTimeout', 'setInterval', 'clearTimeout', 'performance'] })
     vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => {
       const c = new AbortController()
