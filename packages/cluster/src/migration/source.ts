@@ -25,7 +25,7 @@ import { MOVE_PROTOCOL, type MessageLink } from './link.ts'
 import { pausePoint } from './pause-point.ts'
 import { Phases } from './phases.ts'
 import { makeReport } from './report.ts'
-import { mayGoPostcopy, resolveMove } from './resolve.ts'
+import { mayGoPostcopy, resolveMove, type Resolution } from './resolve.ts'
 import { type Of, PeerAbort, Talk } from './talk.ts'
 
 export type MoveOut = {
@@ -365,7 +365,7 @@ class Source {
       try {
         return (await this.#talk.next(['running'], how === 'postcopy' ? ASK_AGAIN_MS : RUNNING_MS, limit)).run_ms
       } catch (error) {
-        const isLate = toFault(error).code === 'timeout' && !limit.aborted
+        const isLate = !(error instanceof PeerAbort) && toFault(error).code === 'timeout' && !limit.aborted
         if (!isLate || performance.now() > end) throw error
         if ((await this.#ports.migration.ask(this.#order.vm)).is === 'gone') throw error
       }
@@ -385,14 +385,11 @@ class Source {
       if (how === 'postcopy' && (await this.#ports.migration.ask(this.#order.vm)).is === 'gone')
         throw await this.#memoryLost('its QEMU here ended before all of it had gone over', true)
       const said = await this.#ask(signal)
-      const what = resolveMove(await this.#ports.migration.ask(this.#order.vm), said.state)
+      const what = await this.#resolve(said.state)
       this.#ports.log(`after a break: the target is ${said.state}: ${what}`)
       if (what === 'finish') return said.run_ms ?? this.#ports.migration.wall_ms()
       if (what === 'take-back') throw await this.#tookBack(why)
-      if (what === 'lost') {
-        if (await this.#hadArrived()) return said.run_ms ?? this.#ports.migration.wall_ms()
-        throw await this.#memoryLost('its new host ended it')
-      }
+      if (what === 'lost') throw await this.#memoryLost('its new host ended it')
       if (what === 'ask-again') {
         await pause(1_000, signal)
         continue
@@ -476,9 +473,11 @@ class Source {
     return this.#ports.isPlaced().catch(() => false)
   }
 
-  /** It came there whole and was placed there: what has become of it since is no end of the move. */
-  async #hadArrived(): Promise<boolean> {
-    return (await this.#isPlaced()) && (!mayGoPostcopy(this.#order) || (await this.#hasAllGone()))
+  /** What both say. What came there whole and was placed there is not lost: what has become of it since is no end of the move. */
+  async #resolve(state: ArrivalState): Promise<Resolution> {
+    const what = resolveMove(await this.#ports.migration.ask(this.#order.vm), state)
+    if (what !== 'lost' || !(await this.#isPlaced())) return what
+    return !mayGoPostcopy(this.#order) || (await this.#hasAllGone()) ? 'finish' : 'lost'
   }
 
   async #follow(signal: AbortSignal): Promise<void> {
@@ -635,9 +634,8 @@ class Source {
         if (mayWait) throw error
         return { state: 'cannot-tell' as const }
       })
-      let what = resolveMove(await this.#ports.migration.ask(vm), state)
+      const what = await this.#resolve(state)
       this.#ports.log(`after a restart: the target is ${state}: ${what}`)
-      if (what === 'lost' && (await this.#hadArrived())) what = 'finish'
       if (own.is === 'gone' && state === 'waiting' && ['postcopy', 'hybrid'].includes(this.#order.mode))
         throw await this.#memoryLost('its QEMU here ended before all of it had gone over', true)
       if (what === 'finish') {

@@ -52,6 +52,21 @@ describe('a move', () => {
     await settled()
     expect(w).toMatchObject({ source: 'running', target: 'none', placement: { host: 'a', sealed: false } })
   })
+  test.each(['precopy', 'postcopy'] as const)(
+    '%s: its word that it was too late is not taken for silence',
+    async (mode) => {
+      const w = new World()
+      const plain = w.arriving.bind(w)
+      w.arriving = () => ({
+        ...plain(),
+        go: () => Promise.reject(fail('timeout', 'QEMU did not let the guest run within 30 s.')),
+      })
+      await expect(moveOut({ ...w.order, mode }, w.ports(wire()), never)).rejects.toMatchObject({
+        fault: { code: 'timeout', effect: 'none' },
+      })
+      expect(w).toMatchObject({ source: 'running', target: 'none', placement: { host: 'a', sealed: false } })
+    },
+  )
   test('the commit fails at first: tried again, and the source waits for it', async () => {
     const w = new World()
     w.fails = 'commit'

@@ -153,8 +153,8 @@ const broken = () =>
 
 /**
  * Whatever the migration is: afterwards none stands, and the guest runs here, or is paused as it was. Not when it has gone over.
- * @throws WadahError effect `unknown` when it does not come to run; `in_use` when another QEMU has its disks, `memory_lost` when it never will: post-copy takes the disks as soon
- *   as the devices are loaded, whether the guest runs or not (QEMU, migration/savevm.c, loadvm_postcopy_handle_run_bh)
+ * @throws WadahError effect `unknown`: it does not come to run. `memory_lost`: it never will. `in_use`: another QEMU has its disks, which
+ *   post-copy takes as soon as the devices are loaded, whether the guest runs or not (QEMU, savevm.c, loadvm_postcopy_handle_run_bh)
  */
 export async function goOnHere(running: RunningVm, paused: boolean): Promise<void> {
   const end = performance.now() + SETTLE_MS
