@@ -138,6 +138,9 @@ export type QemuAnswer =
   | { is: 'unknown'; why: string }
   | { is: 'there'; status: string; migration: string; epoch: number; job?: string }
 
+/** Where a broken post-copy goes on; the keys of both ends are new ones. */
+export type RecoverAt = { address: MoveAddress; tls?: MovePeer }
+
 /** The source's half of one move. */
 export interface LeavingVm {
   readonly vm: string
@@ -154,8 +157,8 @@ export interface LeavingVm {
   ): Promise<SwitchedOver>
   /** Post-copy: until all of RAM has gone over. A broken connection: `recover`. */
   follow(signal: AbortSignal): Promise<'completed' | 'paused'>
-  /** Post-copy that was paused by a broken connection goes on through a new one. */
-  recover(to: MoveAddress, signal: AbortSignal): Promise<void>
+  /** Post-copy that was paused by a broken connection goes on through a new one. `ask`: where to, told who comes (TLS). */
+  recover(ask: (mine?: MovePeer) => Promise<RecoverAt>, signal: AbortSignal): Promise<void>
   /** What QEMU says of it. Not while the guest stands still. */
   claim(): Promise<QemuClaim>
   /**
@@ -182,8 +185,8 @@ export interface ArrivingVm {
   go(signal: AbortSignal): Promise<{ run_ms: number }>
   /** Whether nothing of it is still to come: post-copy has ended, or there was none. Of one whose QEMU is gone: had ended, before that. */
   whole(): Promise<boolean>
-  /** Post-copy on a connection that broke: listens anew, on this address of the machine. */
-  recover(listen: string, signal: AbortSignal): Promise<MoveAddress>
+  /** Post-copy on a connection that broke: listens anew, on this address of the machine, by TLS where it is told who comes. */
+  recover(listen: string, peer: MovePeer | undefined, signal: AbortSignal): Promise<RecoverAt>
   /** Announced, observed, capabilities taken back, mirrors' exports closed. After post-copy: all of RAM is here. */
   settle(how: 'precopy' | 'postcopy', signal: AbortSignal): Promise<void>
   /** Ends the QEMU that waits and takes back what was made for it. Never after `go`, but for one that provably never ran, or never can again. */
@@ -256,8 +259,8 @@ export type MoveMessage =
   /** Either, before `go`. From the target also after it: `undone` is its word that its QEMU is gone and will not come back. */
   | { type: 'abort'; job: string; fault: Fault; undone?: true }
   /** Post-copy broke: where to go on to. */
-  | { type: 'recover'; job: string }
-  | { type: 'recover-at'; job: string; address: MoveAddress }
+  | { type: 'recover'; job: string; tls?: MovePeer }
+  | ({ type: 'recover-at'; job: string } & RecoverAt)
   /** First on a new stream after a break. */
   | { type: 'resume'; version: number; job: string; vm: string }
   /** `lost`: post-copy; the QEMU that ran there ended before all of the memory had come. */

@@ -21,6 +21,8 @@ const CONNECT_TIMEOUT_MS = 10_000
 const GREETING_TIMEOUT_MS = 5_000
 const COMMAND_TIMEOUT_MS = 30_000
 const MAX_UNANSWERED = 1_000
+/** QEMU stops reading at eight that wait (monitor/qmp.c, QMP_REQ_QUEUE_LEN_MAX), and then hears no out-of-band command either. */
+const MAX_SENT = 6
 const EVENT_BUFFER = 1_024
 /** QEMU's own JSON parser gives up at 64 MiB. */
 const MAX_REQUEST_CHARS = 32 * 1024 * 1024
@@ -50,6 +52,7 @@ export async function attachQmp(stream: Duplex, options: QmpOptions = {}, name =
 type Pending = {
   command: string
   sent_ms: number
+  oob: boolean
   /** Absent once the caller gave up: the answer will be dropped. */
   settle?: { resolve: (value: unknown) => void; reject: (error: QmpError) => void }
 }
@@ -64,9 +67,13 @@ class QmpClient implements Qmp {
   readonly #hub: EventHub
   /** In the order sent, which is the order QEMU answers in. */
   readonly #pending = new Map<number, Pending>()
+  /** Not sent yet, because too many wait for their answer. */
+  readonly #waiting = new Map<Pending, () => void>()
   readonly #greeting = Promise.withResolvers<JsonObject>()
   readonly #ended = Promise.withResolvers<CloseReason>()
   #greeted = false
+  #hasOob = false
+  #inBand = 0
   #reason: CloseReason | undefined
   #next_id = 1
   #heard_ms: number
@@ -99,7 +106,7 @@ class QmpClient implements Qmp {
   }
 
   get unanswered(): number {
-    return this.#pending.size
+    return this.#pending.size + this.#waiting.size
   }
 
   async negotiate(name: string): Promise<void> {
@@ -124,8 +131,10 @@ class QmpClient implements Qmp {
       },
     )
     this.version = readVersion(greeting)
+    const { capabilities } = greeting.QMP as JsonObject
+    this.#hasOob = Array.isArray(capabilities) && capabilities.includes('oob')
     try {
-      await this.executeAny('qmp_capabilities', {}, { timeout_ms, signal })
+      await this.executeAny('qmp_capabilities', this.#hasOob ? { enable: ['oob'] } : {}, { timeout_ms, signal })
     } catch (error) {
       if (error instanceof QmpError && (error.kind === 'aborted' || error.kind === 'protocol')) throw error
       const message = `QEMU did not accept qmp_capabilities on ${name}: ${messageOf(error)}`
@@ -141,24 +150,32 @@ class QmpClient implements Qmp {
 
   executeAny(command: string, args?: object, options: ExecuteOptions = {}): Promise<unknown> {
     const timeout_ms = options.timeout_ms ?? this.#options.command_timeout_ms ?? COMMAND_TIMEOUT_MS
+    const oob = options.oob === true && this.#hasOob
     let sent = false
     return bounded<unknown>(
       (resolve, reject) => {
         if (this.#reason) throw this.#closedError(command, false)
-        if (this.#pending.size >= MAX_UNANSWERED) {
+        if (this.unanswered >= MAX_UNANSWERED) {
           const message = `QEMU has ${MAX_UNANSWERED} unanswered commands and was silent for ${Math.round(this.silent_ms)} ms`
           throw new QmpError('limit', `${message}: ${command} was not sent`, { command })
         }
         const id = this.#next_id
-        const line = encode(command, args, id)
+        const line = encode(command, args, id, oob)
         this.#next_id += 1
-        const pending: Pending = { command, sent_ms: this.#now_ms(), settle: { resolve, reject } }
-        this.#pending.set(id, pending)
-        sent = true
-        this.#stream.write(line)
-        this.#log({ what: 'sent', command, id })
+        const pending: Pending = { command, sent_ms: 0, oob, settle: { resolve, reject } }
+        const send = () => {
+          pending.sent_ms = this.#now_ms()
+          this.#pending.set(id, pending)
+          if (!oob) this.#inBand += 1
+          sent = true
+          this.#stream.write(line)
+          this.#log({ what: 'sent', command, id })
+        }
+        if (oob || this.#inBand < MAX_SENT) send()
+        else this.#waiting.set(pending, send)
         return () => {
           delete pending.settle
+          this.#waiting.delete(pending)
         }
       },
       {
@@ -264,6 +281,10 @@ class QmpClient implements Qmp {
       return
     }
     this.#pending.delete(id)
+    if (!pending.oob) {
+      this.#inBand -= 1
+      this.#sendNext()
+    }
     const { command, settle } = pending
     const ms = this.#now_ms() - pending.sent_ms
     this.#log({ what: settle ? 'answered' : 'late', command, id, ms })
@@ -281,6 +302,13 @@ class QmpClient implements Qmp {
     }
   }
 
+  #sendNext(): void {
+    const [next] = this.#waiting
+    if (!next) return
+    this.#waiting.delete(next[0])
+    next[1]()
+  }
+
   #end(reason: CloseReason): void {
     if (this.#reason) return
     this.#reason = reason
@@ -289,6 +317,7 @@ class QmpClient implements Qmp {
     const pending = [...this.#pending.values()]
     this.#pending.clear()
     for (const { command, settle } of pending) settle?.reject(this.#closedError(command, true))
+    for (const { command, settle } of [...this.#waiting.keys()]) settle?.reject(this.#closedError(command, false))
     this.#greeting.reject(this.#greetingError(reason))
     this.#hub.end()
     this.#log({ what: 'closed', detail: reason.detail })
@@ -320,8 +349,9 @@ class QmpClient implements Qmp {
   }
 }
 
-function encode(command: string, args: object | undefined, id: number): string {
-  const line = JSON.stringify(args === undefined ? { execute: command, id } : { execute: command, arguments: args, id })
+function encode(command: string, args: object | undefined, id: number, oob: boolean): string {
+  const execute = oob ? 'exec-oob' : 'execute'
+  const line = JSON.stringify({ [execute]: command, ...(args === undefined ? {} : { arguments: args }), id })
   if (line.length > MAX_REQUEST_CHARS) {
     const message = `the arguments of ${command} are larger than ${MAX_REQUEST_CHARS} characters; nothing was sent`
     throw new QmpError('limit', message, { command })

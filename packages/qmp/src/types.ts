@@ -39,6 +39,11 @@ export type ExecuteOptions = {
   /** Deadline for the answer. When it passes the connection stays open, and the late answer is dropped. */
   timeout_ms?: number
   signal?: AbortSignal | undefined
+  /**
+   * Out of band: carried out at once, whatever QEMU's main loop hangs on, where QEMU offers that. Only commands that its schema says
+   * `allow-oob` of: `migrate-recover`, `migrate-pause`, `yank`. Source: QEMU, docs/interop/qmp-spec.txt, 2.3.1.
+   */
+  oob?: boolean
 }
 
 export type CloseReason = {
@@ -60,7 +65,7 @@ export interface Qmp {
   readonly version: { major: number; minor: number; micro: number; package: string }
   /** How long nothing was heard: neither answer nor event. Large while commands wait: QEMU is busy or hung. */
   readonly silent_ms: number
-  /** Commands sent and not answered, those whose callers gave up included. */
+  /** Commands not answered, those whose callers gave up included. */
   readonly unanswered: number
   /** Settles, never rejects, when the connection ends for whatever reason. */
   readonly closed: Promise<CloseReason>

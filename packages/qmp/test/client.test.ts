@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { type QmpEvent, type QmpLogEntry, attachQmp } from '@wadah/qmp/client'
 import { isCommandError } from '@wadah/qmp/errors'
-import { FakeQemu } from '@wadah/qmp/testing/fake-qemu'
+import { FakeQemu, GREETING } from '@wadah/qmp/testing/fake-qemu'
 import { closing, connected, cutAt, failure } from './helpers.ts'
 
 describe('connecting', () => {
@@ -118,6 +118,38 @@ describe('execute', () => {
     abort.abort()
     expect(await waiting).toMatchObject({ kind: 'aborted', sent: true })
     expect(qemu.received.some(({ command }) => command === 'never')).toBe(false)
+  })
+
+  it('never has so many wait at QEMU that it stops reading: out of band gets through, and the rest follows in order', async () => {
+    const go = Promise.withResolvers<void>()
+    const { qemu, qmp } = await connected({
+      handlers: { slow: [{ until: go.promise }, { return: 1 }], yank: { return: {} } },
+    })
+    const many = Array.from({ length: 20 }, () => qmp.executeAny('slow'))
+    const late = failure(qmp.executeAny('late', {}, { timeout_ms: 20 }))
+    await qmp.executeAny('yank', { instances: [] }, { oob: true })
+    expect(qemu.received.filter(({ command }) => command === 'slow').length).toBeLessThan(8)
+    expect(qemu.received.at(-1)).toMatchObject({ command: 'yank', oob: true })
+    // What was given up before it was sent never is.
+    expect(await late).toMatchObject({ kind: 'timeout', sent: false })
+    expect(qmp.unanswered).toBe(20)
+    go.resolve()
+    expect(await Promise.all(many)).toHaveLength(20)
+    await qmp.execute('query-status')
+    expect(qemu.received.some(({ command }) => command === 'late')).toBe(false)
+  })
+
+  it('asks in band where QEMU offers nothing else', async () => {
+    const greeting = { QMP: { ...GREETING.QMP, capabilities: [] } }
+    const { qemu, qmp } = await connected({
+      greeting: [{ raw: `${JSON.stringify(greeting)}\r\n` }],
+      handlers: { yank: { return: {} } },
+    })
+    await qmp.executeAny('yank', {}, { oob: true })
+    expect(qemu.received.map(({ command, args, oob }) => [command, args, oob])).toEqual([
+      ['qmp_capabilities', {}, undefined],
+      ['yank', {}, undefined],
+    ])
   })
 
   it('refuses more commands than QEMU could ever be asked', async () => {

@@ -495,10 +495,10 @@ class Source {
       try {
         if (this.#talk.lost.aborted) await this.#askOfLoss(signal)
         else await this.#throwIfLost()
-        this.#talk.send({ type: 'recover', job: this.#order.job })
-        const limit = AbortSignal.any([signal, this.#talk.lost])
-        const { address } = await this.#talk.next(['recover-at'], RUNNING_MS, limit)
-        await leaving.recover(address, signal)
+        await leaving.recover((tls) => {
+          this.#talk.send({ type: 'recover', job: this.#order.job, ...(tls ? { tls } : {}) })
+          return this.#talk.next(['recover-at'], RUNNING_MS, AbortSignal.any([signal, this.#talk.lost]))
+        }, signal)
       } catch (error) {
         signal.throwIfAborted()
         this.#isLoss(error)

@@ -9,6 +9,7 @@ import type {
   ArrivingVm,
   Migration,
   MoveOffer,
+  MovePeer,
   MoveProgress,
 } from '@wadah/ports/migration'
 import { MOVE_PROTOCOL, type MessageLink, endedLink } from './link.ts'
@@ -198,7 +199,7 @@ export class MoveIn {
         // Not waited for: a QEMU that stands for a page of a source that has ended answers nothing, and its end has to be heard of.
         if (m.type === 'go') this.#letRun(talk, m)
         else if (m.type === 'resume') await this.#answer(talk)
-        else if (m.type === 'recover') await this.#recover(talk)
+        else if (m.type === 'recover') await this.#recover(talk, m.tls)
         else if (m.type === 'done') return await this.#finished()
       }
     } catch (error) {
@@ -303,12 +304,12 @@ export class MoveIn {
     setTimeout(() => this.#done(), DONE_MS).unref()
   }
 
-  async #recover(talk: Talk): Promise<void> {
+  async #recover(talk: Talk, peer: MovePeer | undefined): Promise<void> {
     const { job } = this
     try {
-      const address = await this.#arriving?.recover(this.#ports.address(), this.#stop)
-      if (!address) throw fail('gone', 'There is nothing to be recovered here.')
-      talk.send({ type: 'recover-at', job, address })
+      const at = await this.#arriving?.recover(this.#ports.address(), peer, this.#stop)
+      if (!at) throw fail('gone', 'There is nothing to be recovered here.')
+      talk.send({ type: 'recover-at', job, ...at })
     } catch (error) {
       const is = await this.#ports.migration.ask(this.vm)
       const why = is.is === 'gone' ? fail('memory_lost', 'Its QEMU ended before all of its memory was there.') : error

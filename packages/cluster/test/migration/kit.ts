@@ -66,7 +66,10 @@ export class World {
         }
         return 'completed'
       },
-      recover: async () => this.check('recover'),
+      recover: async (ask) => {
+        await ask()
+        this.check('recover')
+      },
       claim: async () => ({ downtime_ms: 1 }),
       takeBack: async () => {
         if (this.target === 'running') throw new Error('taken back while it runs over there')
@@ -101,7 +104,7 @@ export class World {
         return { run_ms: 11 }
       },
       whole: async () => !this.lost,
-      recover: async () => ({ host: '127.0.0.1', port: 2 }),
+      recover: async () => ({ address: { host: '127.0.0.1', port: 2 } }),
       settle: async () => this.check('settle'),
       undo: async () => {
         this.check('undo')

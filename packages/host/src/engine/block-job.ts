@@ -9,10 +9,17 @@ export type BlockJob = {
   'total-progress': number
   error?: string
 }
+const STANDS = ['paused', 'standby']
 const LOOK_MS = [5, 10, 20, 50, 100, 200] as const
 
 export async function jobOf(running: Running, id: string): Promise<BlockJob | undefined> {
   return ((await running.execute('query-jobs')) as BlockJob[]).find((j) => j.id === id)
+}
+
+/** Of one that was told to stand where it can't write (`on-target-error`). */
+async function hasFailed(running: Running, id: string): Promise<boolean> {
+  const jobs = (await running.execute('query-block-jobs')) as { device: string; 'io-status': string }[]
+  return jobs.some((j) => j.device === id && j['io-status'] !== 'ok')
 }
 
 /**
@@ -35,6 +42,8 @@ export async function until(
     const [done, at] = [job['current-progress'], performance.now()]
     progress(done, job['total-progress'])
     if (wanted.includes(job.status)) return job
+    if (STANDS.includes(job.status) && (await hasFailed(running, id)))
+      throw fail('qemu_failed', 'QEMU could not write the new file of the disk.')
     if (done !== last.done) last = { done, at }
     else if (at - last.at > stuck_ms)
       throw fail('qemu_failed', `Nothing of the disk was copied for ${Math.round(stuck_ms / 1000)} s.`)

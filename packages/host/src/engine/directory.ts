@@ -51,6 +51,8 @@ export class VmDirectory {
   readonly state: string
   readonly transfer: string
   readonly move: string
+  /** Where QEMU listens for the rest of a post-copy whose connection broke. */
+  readonly recover: string
   readonly serialLog: string
   readonly qemuLog: string
   readonly tpmLog: string
@@ -63,6 +65,7 @@ export class VmDirectory {
     this.state = `${this.root}/state`
     this.transfer = `${this.root}/transfer`
     this.move = `${this.root}/move`
+    this.recover = `${this.live}/recover`
     this.serialLog = `${this.root}/serial.log`
     this.qemuLog = `${this.root}/qemu.log`
     this.tpmLog = `${this.root}/tpm.log`

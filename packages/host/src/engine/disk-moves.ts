@@ -12,6 +12,7 @@ import type { HostVolumes } from '../storage/volumes.ts'
 import { dismiss, endJob, jobOf, until } from './block-job.ts'
 import type { RunningVm } from './running-vm.ts'
 import { closeNodes, headNodes, headOf, nodes, openLayer } from './snapshot/layers.ts'
+import { whileStill } from './still.ts'
 import { activate } from './snapshot/snapshots.ts'
 
 export type DiskMovesOptions = {
@@ -95,6 +96,8 @@ export class HostDiskMoves implements DiskMoves {
       target,
       sync: 'full',
       'copy-mode': 'write-blocking',
+      // It stands then, instead of ending by itself beside a guest that writes (still.ts).
+      'on-target-error': 'stop',
       'auto-dismiss': false,
     })
   }
@@ -118,7 +121,7 @@ export class HostDiskMoves implements DiskMoves {
     try {
       if (await this.#writesTo(running, move, move.to))
         throw fail('wrong_state', `The disk "${move.disk}" is the new file already.`, { effect: 'unknown' })
-      await endJob(running, jobId(move), AbortSignal.timeout(CANCEL_MS))
+      await cancel(running, move)
       await letGo(running)
       await this.#close(running, move)
     } catch (error) {
@@ -182,7 +185,7 @@ export class HostDiskMoves implements DiskMoves {
 
   /** It was not to be: the guest goes on with its old file, when it can be made sure that this is its file and stays so. */
   async #stays(running: RunningVm, move: DiskCopy, why: unknown): Promise<unknown> {
-    await endJob(running, jobId(move), AbortSignal.timeout(CANCEL_MS))
+    await cancel(running, move)
     if (await this.#writesTo(running, move, move.to)) return why
     await letGo(running)
     return decided(new WadahError({ ...toFault(await this.#explain(move, why)), effect: 'none' }, why))
@@ -222,6 +225,9 @@ export class HostDiskMoves implements DiskMoves {
 }
 
 const jobId = ({ disk }: { disk: string }) => `move-${disk}`
+
+const cancel = (running: RunningVm, move: DiskCopy) =>
+  whileStill(running, () => endJob(running, jobId(move), AbortSignal.timeout(CANCEL_MS)))
 
 /** Errors of which it is known that the disk is the old file. */
 const DECIDED = new WeakSet<WadahError>()

@@ -94,7 +94,7 @@ export class RunningVm implements Running {
   async execute(
     command: string,
     args?: Record<string, unknown>,
-    options: { timeout_ms?: number; signal?: AbortSignal } = {},
+    options: { timeout_ms?: number; signal?: AbortSignal; oob?: boolean } = {},
   ): Promise<unknown> {
     try {
       return await this.#monitor().executeAny(command, args, options)

@@ -28,6 +28,8 @@ export type Call = {
   id: unknown
   /** How often this command came on this fake, this time included. */
   nth: number
+  /** It came out of band. */
+  oob?: boolean
 }
 
 export type Answer = Step | readonly Step[]
@@ -155,15 +157,16 @@ export abstract class FakePeer {
     } catch {
       message = undefined
     }
-    if (!isObject(message) || typeof message.execute !== 'string') {
+    const command = isObject(message) ? (message.execute ?? message['exec-oob']) : undefined
+    if (!isObject(message) || typeof command !== 'string') {
       const error = { class: 'GenericError', desc: 'JSON parse error, invalid command' }
       this.#perform(connection, { error, id: undefined }, undefined)
       return
     }
-    const { execute: command } = message
     const nth = this.received.filter((seen) => seen.command === command).length + 1
     const args = isObject(message.arguments) ? message.arguments : {}
-    const call: Call = { command, args, id: message.id, nth }
+    const oob = 'exec-oob' in message
+    const call: Call = { command, args, id: message.id, nth, ...(oob ? { oob } : {}) }
     this.received.push(call)
     for (const wake of this.#watchers) wake()
     this.#watchers.clear()

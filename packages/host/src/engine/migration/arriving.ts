@@ -1,20 +1,29 @@
 /** The target's half of a move over QMP. What each call promises stands in packages/ports/src/migration.ts. */
 import { fail } from '@wadah/api/fault'
-import type { ArrivingVm, MoveAccepted, MoveAddress } from '@wadah/ports/migration'
+import type { ArrivingVm, MoveAccepted, MoveAddress, MovePeer, RecoverAt } from '@wadah/ports/migration'
 import type { QmpEvent } from '@wadah/qmp/client'
+import type { VmDirectory } from '../directory.ts'
 import type { RunningVm } from '../running-vm.ts'
 import { unlessTold } from '../unless-told.ts'
+import type { MoveIdentity } from './certificates.ts'
 import { unexportDisks } from './mirror.ts'
 import { type Info, ask, stampOf, statusOf } from './outgoing.ts'
-import { dropSetup, tcpUri } from './setup.ts'
+import { type Relay, relay } from './relay.ts'
+import { dropSetup } from './setup.ts'
 
 const RESUME_MS = 30_000
 const LISTEN_MS = 10_000
+/** Of what a connection's end causes. */
+const NOTICE_MS = 3_000
+const PAUSED = 'postcopy-paused'
 const FOLLOW_MS = 7 * 24 * 3600 * 1000
 
 export type ArrivingOptions = {
   running: RunningVm
   job: string
+  directory: VmDirectory
+  /** A new one, where the connection has to be made anew. */
+  identify: () => Promise<MoveIdentity>
   accepted: MoveAccepted
   /** Ends the VM here, with all that was made for it. */
   undo: () => Promise<void>
@@ -34,6 +43,8 @@ export class Arriving implements ArrivingVm {
   #told = 0
   #run_ms: number | undefined
   #isGone: string | undefined
+  #relay: Relay | undefined
+  #isPlain: Promise<unknown> | undefined
 
   constructor(options: ArrivingOptions) {
     const { running } = options
@@ -54,6 +65,8 @@ export class Arriving implements ArrivingVm {
     if (event.event === 'MIGRATION') {
       this.#told += 1
       this.#status = statusOf(event)
+      // While its monitor answers; and the guest does not yet stand still.
+      if (this.#status === 'active') void this.#plain()
     }
     // The first: what it does later is not the move's.
     else if (event.event === 'RESUME') this.#run_ms ??= stampOf(event)
@@ -130,12 +143,38 @@ export class Arriving implements ArrivingVm {
     return !(await ask(this.#o.running)).status?.startsWith('postcopy')
   }
 
-  async recover(listen: string, signal: AbortSignal): Promise<MoveAddress> {
-    const { running } = this.#o
-    // It listens already where the answer was lost.
-    if ((await ask(running)).status === 'postcopy-recover') await running.execute('migrate-pause').catch(() => {})
-    await running.execute('migrate-recover', { uri: tcpUri({ host: listen, port: 0 }) }, { signal })
-    return listening(running, listen, signal)
+  /** Asks QEMU nothing but out of band: its main loop may wait for the page that is to come (relay.ts). */
+  async recover(listen: string, peer: MovePeer | undefined, signal: AbortSignal): Promise<RecoverAt> {
+    const { running, directory, identify, accepted } = this.#o
+    if (accepted.tls && !peer) throw fail('invalid', 'The source does not speak TLS any more.')
+    const mine = peer && (await identify())
+    await this.#plain()
+    this.#relay?.close()
+    const notices = () =>
+      this.#until(() => this.#status === PAUSED, 'notice that it lost its source', NOTICE_MS, signal)
+    await notices().catch(async () => {
+      // It mostly listens. Not told at once: told while it notices by itself it crashes (7.2, qmp_migrate_pause uses the closed file).
+      await running.execute('migrate-pause', {}, { oob: true, timeout_ms: NOTICE_MS, signal })
+      await notices()
+    })
+    const path = directory.recover
+    this.#relay = await relay(listen, path, mine && peer ? { mine, peer } : undefined)
+    await running.execute('migrate-recover', { uri: `unix:${path}` }, { oob: true, timeout_ms: LISTEN_MS, signal })
+    return {
+      address: { host: listen, port: this.#relay.port },
+      ...(mine ? { tls: { ca: mine.ca, name: mine.name } } : {}),
+    }
+  }
+
+  /** From here on this QEMU takes connections as they are: the first has come, and each later one comes through the relay. */
+  async #plain(): Promise<void> {
+    this.#isPlain ??= this.#o.running
+      .execute('migrate-set-parameters', { 'tls-creds': '' }, { timeout_ms: NOTICE_MS })
+      .then(
+        () => true,
+        () => (this.#isPlain = undefined),
+      )
+    await this.#isPlain
   }
 
   async settle(how: 'precopy' | 'postcopy', signal: AbortSignal): Promise<void> {

@@ -4,11 +4,12 @@ import { WadahError, fail, toFault } from '@wadah/api/fault'
 import type {
   CopyOrder,
   LeavingVm,
-  MoveAddress,
   MoveFacts,
+  MovePeer,
   MovePhase,
   MoveProgress,
   QemuClaim,
+  RecoverAt,
   SwitchedOver,
 } from '@wadah/ports/migration'
 import type { VmDirectory } from '../directory.ts'
@@ -31,6 +32,8 @@ export type LeavingOptions = {
   job: string
   facts: MoveFacts
   identity?: MoveIdentity
+  /** A new one, where the connection has to be made anew. */
+  identify: () => Promise<MoveIdentity>
   /** Whether the daemon is root: QEMU then has the VM's own user. */
   root: boolean
   wall_ms: () => number
@@ -175,9 +178,17 @@ export class Leaving implements LeavingVm {
     )
   }
 
-  async recover(to: MoveAddress, signal: AbortSignal): Promise<void> {
+  async recover(ask: (mine?: MovePeer) => Promise<RecoverAt>, signal: AbortSignal): Promise<void> {
+    const { running, directory, identify, root } = this.#o
+    const set = (await running.execute('query-migrate-parameters', {}, { signal })) as { 'tls-creds'?: string }
+    const mine = set['tls-creds'] ? await identify() : undefined
+    const to = await ask(mine && { ca: mine.ca, name: mine.name })
+    if (mine) {
+      if (!to.tls) throw fail('invalid', 'The target does not speak TLS any more.')
+      await setTls(running, directory, 'client', mine, to.tls, root ? running.live.uid : null)
+    }
     this.#out.status = 'postcopy-recover'
-    await this.#o.running.execute('migrate', { uri: tcpUri(to), resume: true }, { signal })
+    await running.execute('migrate', { uri: tcpUri(to.address), resume: true }, { signal })
   }
 
   async claim(): Promise<QemuClaim> {

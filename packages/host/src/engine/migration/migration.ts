@@ -17,7 +17,7 @@ import { VmDirectory } from '../directory.ts'
 import { readFirmwareState, writeFirmwareState } from '../firmware.ts'
 import { lastWords } from '../launch.ts'
 import type { RunningVm } from '../running-vm.ts'
-import { Arriving, listening } from './arriving.ts'
+import { Arriving, type ArrivingOptions, listening } from './arriving.ts'
 import { type MoveIdentity, moveIdentity } from './certificates.ts'
 import { Leaving } from './leaving.ts'
 import { exportDisks, mirrorFacts } from './mirror.ts'
@@ -127,6 +127,7 @@ export class HostMigration implements Migration {
       job,
       facts,
       ...(identity ? { identity } : {}),
+      identify: () => this.#identity(job, 'source'),
       root: this.#o.root,
       wall_ms: () => this.#wall.now(),
       stop: () => this.#o.machine.stop(vm),
@@ -201,20 +202,29 @@ export class HostMigration implements Migration {
     const exports =
       disks.length === 0 ? undefined : await exportDisks(running, disks, listen, identity !== undefined, signal)
     const arriving = new Arriving({
-      running,
-      job,
+      ...this.#arriving(running, job),
       accepted: {
         qemu_version,
         address: { host: listen, port: 0 },
         ...(identity ? { tls: { ca: identity.ca, name: identity.name } } : {}),
         ...(exports ? { exports } : {}),
       },
-      undo: () => this.#undo(running.vm),
-      log: this.#o.log,
     })
     await running.execute('migrate-incoming', { uri: tcpUri({ host: listen, port: 0 }) }, { signal })
     arriving.accepted.address = await listening(running, listen, signal)
     return arriving
+  }
+
+  #arriving(running: RunningVm, job: string): Omit<ArrivingOptions, 'accepted'> {
+    const { vm } = running
+    return {
+      running,
+      job,
+      directory: this.#directory(vm),
+      identify: () => this.#identity(job, 'target'),
+      undo: () => this.#undo(vm),
+      log: this.#o.log,
+    }
   }
 
   /** Its log stays, to be read. */
@@ -239,11 +249,8 @@ export class HostMigration implements Migration {
     if (running?.live.moving?.job !== job || running.live.moving.role !== 'arriving') return undefined
     const { qemu_version } = running.live
     const arriving = new Arriving({
-      running,
-      job,
+      ...this.#arriving(running, job),
       accepted: { qemu_version, address: { host: '', port: 0 } },
-      undo: () => this.#undo(vm),
-      log: this.#o.log,
     })
     try {
       await arriving.look()

@@ -10,6 +10,7 @@ import type { MoveAccepted, MoveAddress, MoveDisk, MoveProgress } from '@wadah/p
 import type { QmpEvent } from '@wadah/qmp/client'
 import type { RunningVm } from '../running-vm.ts'
 import { headNodes, headVolumes } from '../snapshot/layers.ts'
+import { whileStill } from '../still.ts'
 import { nbdClientTls, nbdServerTls } from './setup.ts'
 
 const JOB = 'mirror-'
@@ -23,7 +24,7 @@ const CANCEL_MS = 30_000
 const PORT_TRIES = 10
 
 type Exports = NonNullable<MoveAccepted['exports']>
-type BlockJob = { device: string; offset: number; len: number; ready: boolean }
+type BlockJob = { device: string; offset: number; len: number; ready: boolean; 'io-status': string }
 type Ended = { error?: string; cancelled: boolean }
 
 /** What a running QEMU's disks are, for the target to make as large. @throws WadahError `wrong_state` for one that it does not have */
@@ -107,15 +108,16 @@ export class Mirrors {
         target: NODE + name,
         sync: layered ? 'top' : 'full',
         'copy-mode': 'write-blocking',
+        // It stands then, instead of ending by itself beside a guest that writes (still.ts).
+        'on-target-error': 'stop',
         ...(o.bytes_per_s ? { speed: o.bytes_per_s } : {}),
       })
     }
     let last = { done: -1, at: performance.now() }
     for (;;) {
       signal.throwIfAborted()
-      this.#checkNone()
       const jobs = await mirrorJobs(running)
-      this.#checkNone()
+      this.#checkNone(jobs)
       const done = jobs.reduce((sum, j) => sum + Math.min(j.offset, j.len), 0)
       const total = Math.max(
         this.total_bytes,
@@ -154,6 +156,20 @@ export class Mirrors {
     this.#off = undefined
     const running = this.#running
     if (running.isGone) return
+    const jobs = await mirrorJobs(running)
+    if (jobs.length > 0)
+      await whileStill(
+        running,
+        () => this.#cancel(),
+        () => this.#cut(jobs),
+      )
+    const all = (await running.execute('query-named-block-nodes', { flat: true })) as { 'node-name': string }[]
+    for (const { 'node-name': node } of all)
+      if (node.startsWith(NODE)) await running.execute('blockdev-del', { 'node-name': node })
+  }
+
+  async #cancel(): Promise<void> {
+    const running = this.#running
     const end = performance.now() + CANCEL_MS
     for (const told = new Set<string>(); ; ) {
       const jobs = await mirrorJobs(running)
@@ -171,12 +187,21 @@ export class Mirrors {
         })
       await sleep(20)
     }
-    const all = (await running.execute('query-named-block-nodes', { flat: true })) as { 'node-name': string }[]
-    for (const { 'node-name': node } of all)
-      if (node.startsWith(NODE)) await running.execute('blockdev-del', { 'node-name': node })
+  }
+
+  /** The connections of these, whatever hangs on them: their writes fail at once. */
+  async #cut(jobs: BlockJob[]): Promise<void> {
+    const instances = jobs.map((j) => ({ type: 'block-node', 'node-name': NODE + j.device.slice(JOB.length) }))
+    await this.#running.execute('yank', { instances }, { oob: true })
   }
 
   #on(event: QmpEvent): void {
+    if (event.event === 'BLOCK_JOB_ERROR') {
+      const { device } = event.data as { device: string }
+      if (!device.startsWith(JOB)) return
+      this.#ended.set(device, { cancelled: false, error: 'Input/output error' })
+      return this.#wake()
+    }
     if (event.event !== 'BLOCK_JOB_COMPLETED' && event.event !== 'BLOCK_JOB_CANCELLED') return
     const { device, error } = event.data as { device: string; error?: string }
     if (!device.startsWith(JOB)) return
@@ -187,9 +212,12 @@ export class Mirrors {
   #wake(): void {
     for (const look of [...this.#waiting]) look()
   }
-  /** No mirror may have ended by itself. */
-  #checkNone(): void {
-    for (const [id, { error }] of this.#ended) throw broke(id, error)
+  /** No mirror may have ended by itself, or stand. */
+  #checkNone(jobs: BlockJob[] = []): void {
+    for (const [id, { error }] of this.#ended) {
+      const isFull = jobs.find((j) => j.device === id)?.['io-status'] === 'nospace'
+      throw broke(id, isFull ? 'No space left on device' : error)
+    }
   }
   async #until(look: () => boolean): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>()
