@@ -157,6 +157,8 @@ export interface LeavingVm {
   ): Promise<SwitchedOver>
   /** Post-copy: until all of RAM has gone over. A broken connection: `recover`. */
   follow(signal: AbortSignal): Promise<'completed' | 'paused'>
+  /** Post-copy of which nothing goes over, after a line was cut: broken, to be recovered, before TCP tries it again by itself. */
+  breakIfStuck(signal: AbortSignal): Promise<void>
   /** Post-copy that was paused by a broken connection goes on through a new one. `ask`: where to, told who comes (TLS). */
   recover(ask: (mine?: MovePeer) => Promise<RecoverAt>, signal: AbortSignal): Promise<void>
   /** What QEMU says of it. Not while the guest stands still. */

@@ -113,6 +113,8 @@ class Source {
   #leaving: LeavingVm | undefined
   #sealed = false
   #isCommitted = false
+  /** The line of the daemons was cut, and is there again: that of the QEMUs may have been too. */
+  #wasCut = false
   /** Post-copy: what the target said of its QEMU, which ended too early. */
   #lostThere: string | undefined
 
@@ -427,6 +429,7 @@ class Source {
           if (i * 2_000 > RESOLVE_MS) return { type: 'resumed', job, state: 'cannot-tell' }
           continue
         }
+        this.#wasCut ||= this.#talk.isCut
         this.#talk = new Talk(link, this.#ports.migration.wall_ms, this.#clock)
         this.#talk.beat()
       }
@@ -514,7 +517,7 @@ class Source {
   async #followOrLoss(leaving: LeavingVm, signal: AbortSignal): Promise<'completed' | 'paused'> {
     const over = new AbortController()
     const limit = AbortSignal.any([signal, over.signal])
-    const loss = this.#hearOfLoss(limit)
+    const loss = this.#hearOfLoss(leaving, limit)
     loss.catch(() => {})
     try {
       return await Promise.race([leaving.follow(limit), loss])
@@ -526,9 +529,13 @@ class Source {
   }
 
   /** Until the signal ends it. @throws WadahError `memory_lost` */
-  async #hearOfLoss(signal: AbortSignal): Promise<never> {
+  async #hearOfLoss(leaving: LeavingVm, signal: AbortSignal): Promise<never> {
     for (;;) {
       await this.#throwIfLost()
+      if (this.#wasCut) {
+        this.#wasCut = false
+        await leaving.breakIfStuck(signal)
+      }
       try {
         await this.#talk.next([], LONGEST_MS, signal)
       } catch (error) {

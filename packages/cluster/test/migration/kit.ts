@@ -66,6 +66,7 @@ export class World {
         }
         return 'completed'
       },
+      breakIfStuck: async () => this.check('breakIfStuck'),
       recover: async (ask) => {
         await ask()
         this.check('recover')

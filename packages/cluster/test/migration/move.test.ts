@@ -604,9 +604,24 @@ describe("post-copy whose target's QEMU is killed while RAM follows: the source'
     stream.cut()
     await vi.waitFor(() => expect(relinked).toHaveLength(1))
     await settled()
+    // Its daemon may have ended: the line of the QEMUs is another.
+    expect(w.calls).not.toContain('breakIfStuck')
     w.follows = false
     await moving
     expect(w).toMatchObject({ source: 'gone', target: 'running', placement: { host: 'b' } })
+  })
+  test('a line that was cut and is there again: once, QEMU does not wait until TCP tries again', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+    const { w, stream, moving, relinked } = await following()
+    stream.pass(() => false)
+    await vi.advanceTimersByTimeAsync(60_000)
+    expect(relinked).toHaveLength(1)
+    expect(w.calls.filter((c) => c === 'breakIfStuck')).toHaveLength(1)
+    w.follows = false
+    await vi.advanceTimersByTimeAsync(1_000)
+    vi.useRealTimers()
+    await moving
+    expect(w).toMatchObject({ source: 'gone', placement: { host: 'b' } })
   })
   test('all had gone over before its end: that is no end of the move', async () => {
     const { w, moving } = await following()

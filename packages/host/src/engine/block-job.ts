@@ -43,7 +43,7 @@ export async function until(
     progress(done, job['total-progress'])
     if (wanted.includes(job.status)) return job
     if (STANDS.includes(job.status) && (await hasFailed(running, id)))
-      throw fail('qemu_failed', 'QEMU could not write the new file of the disk.')
+      throw fail('qemu_failed', 'QEMU could not read the disk, or not write its new file.')
     if (done !== last.done) last = { done, at }
     else if (at - last.at > stuck_ms)
       throw fail('qemu_failed', `Nothing of the disk was copied for ${Math.round(stuck_ms / 1000)} s.`)

@@ -24,6 +24,8 @@ export type DiskMovesOptions = {
 
 const STUCK_MS = 120_000
 const CANCEL_MS = 60_000
+/** Of a pool that is there. */
+const ANSWERS_MS = 3_000
 /** For this long the guest may stand still; QEMU has nothing left to copy by then. */
 const SWITCH_MS = 20_000
 /** A pool in which not even so much is left was the reason. */
@@ -98,6 +100,7 @@ export class HostDiskMoves implements DiskMoves {
       'copy-mode': 'write-blocking',
       // It stands then, instead of ending by itself beside a guest that writes (still.ts).
       'on-target-error': 'stop',
+      'on-source-error': 'stop',
       'auto-dismiss': false,
     })
   }
@@ -121,13 +124,24 @@ export class HostDiskMoves implements DiskMoves {
     try {
       if (await this.#writesTo(running, move, move.to))
         throw fail('wrong_state', `The disk "${move.disk}" is the new file already.`, { effect: 'unknown' })
-      await cancel(running, move)
+      await this.#cancel(running, move)
       await letGo(running)
       await this.#close(running, move)
     } catch (error) {
       // With QEMU all that it had open is gone.
       if (!(await this.#isGone(running, error))) throw error
     }
+  }
+
+  /** Where the new file's pool does not answer, the guest is not held: it would stand until it does. */
+  async #cancel(running: RunningVm, move: DiskCopy): Promise<void> {
+    const end = () => endJob(running, jobId(move), AbortSignal.timeout(CANCEL_MS))
+    const facts = this.#o.volumes.facts(move.to.pool).then(
+      () => true,
+      () => true,
+    )
+    const answers = await Promise.race([facts, sleep(ANSWERS_MS, false, { ref: false })])
+    await (answers ? whileStill(running, end) : end())
   }
 
   async switch(move: DiskCopy): Promise<{ stall_ms?: number }> {
@@ -185,7 +199,7 @@ export class HostDiskMoves implements DiskMoves {
 
   /** It was not to be: the guest goes on with its old file, when it can be made sure that this is its file and stays so. */
   async #stays(running: RunningVm, move: DiskCopy, why: unknown): Promise<unknown> {
-    await cancel(running, move)
+    await this.#cancel(running, move)
     if (await this.#writesTo(running, move, move.to)) return why
     await letGo(running)
     return decided(new WadahError({ ...toFault(await this.#explain(move, why)), effect: 'none' }, why))
@@ -225,9 +239,6 @@ export class HostDiskMoves implements DiskMoves {
 }
 
 const jobId = ({ disk }: { disk: string }) => `move-${disk}`
-
-const cancel = (running: RunningVm, move: DiskCopy) =>
-  whileStill(running, () => endJob(running, jobId(move), AbortSignal.timeout(CANCEL_MS)))
 
 /** Errors of which it is known that the disk is the old file. */
 const DECIDED = new WeakSet<WadahError>()

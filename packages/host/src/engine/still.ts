@@ -22,11 +22,7 @@ export async function whileStill<T>(
     const late = setTimeout(() => void cut?.().catch(() => {}), HANGS_MS)
     try {
       // QEMU waits here until all that was written is on the disks.
-      await running.execute('stop')
-    } finally {
-      clearTimeout(late)
-    }
-    try {
+      await running.execute('stop').finally(() => clearTimeout(late))
       return await work()
     } finally {
       await running.execute('cont')

@@ -15,6 +15,7 @@ const RESUME_MS = 30_000
 const LISTEN_MS = 10_000
 /** Of what a connection's end causes. */
 const NOTICE_MS = 3_000
+const BY_ITSELF_MS = 1_000
 const PAUSED = 'postcopy-paused'
 const FOLLOW_MS = 7 * 24 * 3600 * 1000
 
@@ -22,6 +23,8 @@ export type ArrivingOptions = {
   running: RunningVm
   job: string
   directory: VmDirectory
+  /** Whose QEMU it is; null: the daemon's own user. */
+  uid: number | null
   /** A new one, where the connection has to be made anew. */
   identify: () => Promise<MoveIdentity>
   accepted: MoveAccepted
@@ -64,7 +67,9 @@ export class Arriving implements ArrivingVm {
   #on(event: QmpEvent): void {
     if (event.event === 'MIGRATION') {
       this.#told += 1
-      this.#status = statusOf(event)
+      const status = statusOf(event)
+      // One that listens anew says `setup`, and is paused until somebody comes.
+      if (status !== 'setup' || this.#status !== PAUSED) this.#status = status
       // While its monitor answers; and the guest does not yet stand still.
       if (this.#status === 'active') void this.#plain()
     }
@@ -149,19 +154,25 @@ export class Arriving implements ArrivingVm {
     if (accepted.tls && !peer) throw fail('invalid', 'The source does not speak TLS any more.')
     const mine = peer && (await identify())
     await this.#plain()
+    // A connection that breaks in this state is the last: QEMU takes no other (before 8.2, migration.c, qmp_migrate_recover).
+    if (this.#status === 'postcopy-recover')
+      throw fail('busy', 'The QEMU that takes the guest is about to go on with it.')
     this.#relay?.close()
-    const notices = () =>
-      this.#until(() => this.#status === PAUSED, 'notice that it lost its source', NOTICE_MS, signal)
-    await notices().catch(async () => {
+    const notices = (ms: number) =>
+      this.#until(() => this.#status === PAUSED, 'notice that it lost its source', ms, signal)
+    await notices(BY_ITSELF_MS).catch(async () => {
       // It mostly listens. Not told at once: told while it notices by itself it crashes (7.2, qmp_migrate_pause uses the closed file).
-      await running.execute('migrate-pause', {}, { oob: true, timeout_ms: NOTICE_MS, signal })
-      await notices()
+      await running.execute('migrate-pause', {}, { oob: true, timeout_ms: NOTICE_MS, signal }).catch(() => {})
+      await notices(NOTICE_MS)
     })
     const path = directory.recover
-    this.#relay = await relay(listen, path, mine && peer ? { mine, peer } : undefined)
     await running.execute('migrate-recover', { uri: `unix:${path}` }, { oob: true, timeout_ms: LISTEN_MS, signal })
+    const way = await relay(listen, { path, uid: this.#o.uid }, mine && peer ? { mine, peer } : undefined)
+    // Asked twice at once, over an old stream and a new one: the last one counts.
+    this.#relay?.close()
+    this.#relay = way
     return {
-      address: { host: listen, port: this.#relay.port },
+      address: { host: listen, port: way.port },
       ...(mine ? { tls: { ca: mine.ca, name: mine.name } } : {}),
     }
   }

@@ -22,6 +22,11 @@ import { dropSetup, setCapabilities, setTls, tcpUri } from './setup.ts'
 
 /** A very large guest through a thin line; whoever asked may say less. */
 const GONE_MS = 2_000
+/** As long as not a page comes through, which a guest that runs fetches all the time, and QEMU sends by itself. */
+const STUCK_MS = 1_000
+/** Our own word, between QEMU's `postcopy-paused` and `postcopy-recover`. */
+const CONNECTS = 'postcopy-connects'
+const CONNECT_MS = 20_000
 const FOLLOW_MS = 7 * 24 * 3600 * 1000
 /** QEMU's own "no limit" is a number (MAX_MIGRATE_BANDWIDTH is SIZE_MAX); this is as good. */
 const NO_LIMIT = 2 ** 50
@@ -178,6 +183,20 @@ export class Leaving implements LeavingVm {
     )
   }
 
+  async breakIfStuck(signal: AbortSignal): Promise<void> {
+    const { running } = this.#o
+    const sent = async () => {
+      const { status, ram } = await ask(running)
+      return status === 'postcopy-active' ? ram?.transferred : undefined
+    }
+    const before = await sent()
+    if (before === undefined) return
+    await sleep(STUCK_MS, undefined, { signal })
+    if ((await sent()) !== before) return
+    this.#o.log(`${this.vm}: nothing of it goes over after a cut: its connection is made anew`)
+    await running.execute('migrate-pause').catch(() => {})
+  }
+
   async recover(ask: (mine?: MovePeer) => Promise<RecoverAt>, signal: AbortSignal): Promise<void> {
     const { running, directory, identify, root } = this.#o
     const set = (await running.execute('query-migrate-parameters', {}, { signal })) as { 'tls-creds'?: string }
@@ -187,8 +206,14 @@ export class Leaving implements LeavingVm {
       if (!to.tls) throw fail('invalid', 'The target does not speak TLS any more.')
       await setTls(running, directory, 'client', mine, to.tls, root ? running.live.uid : null)
     }
-    this.#out.status = 'postcopy-recover'
+    this.#out.status = CONNECTS
     await running.execute('migrate', { uri: tcpUri(to.address), resume: true }, { signal })
+    // Until it is through to the other one it is paused, by QEMU's own word; and one that was asked again meanwhile would break the connection.
+    await this.#out.until(
+      () => this.#out.status !== CONNECTS || this.#out.gone !== undefined || undefined,
+      CONNECT_MS,
+      signal,
+    )
   }
 
   async claim(): Promise<QemuClaim> {

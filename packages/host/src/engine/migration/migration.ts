@@ -221,6 +221,7 @@ export class HostMigration implements Migration {
       running,
       job,
       directory: this.#directory(vm),
+      uid: this.#uid(running),
       identify: () => this.#identity(job, 'target'),
       undo: () => this.#undo(vm),
       log: this.#o.log,

@@ -110,6 +110,7 @@ export class Mirrors {
         'copy-mode': 'write-blocking',
         // It stands then, instead of ending by itself beside a guest that writes (still.ts).
         'on-target-error': 'stop',
+        'on-source-error': 'stop',
         ...(o.bytes_per_s ? { speed: o.bytes_per_s } : {}),
       })
     }

@@ -4,6 +4,8 @@
  * out-of-band commands, and of a new connection it takes plain bytes only, for it shakes hands (TLS) in that main loop. So the daemon
  * does that for it, and hands on what comes to a socket that only this QEMU's user reaches.
  */
+import { constants } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { type Server, type Socket, connect, createServer } from 'node:net'
 import { type TLSSocket, createServer as createTlsServer } from 'node:tls'
 import { fail } from '@wadah/api/fault'
@@ -19,22 +21,55 @@ export type Relay = {
   close(): void
 }
 
+/** As on Linux; Node has no name for it. */
+const O_PATH = 0o10000000
+
 /**
- * Listens on `host` for one connection, which ends when either side ends it, by TLS for this peer alone where both are given, and hands on between it and the UNIX socket `path`.
+ * The socket of this user at `path`, which lies in a folder of that user: whoever escaped into it may have put something else there, and this
+ * daemon, as root, would reach it.
+ */
+async function connectAsTo(path: string, uid: number | null): Promise<Socket> {
+  const file = await open(path, O_PATH | constants.O_NOFOLLOW)
+  try {
+    const stat = await file.stat()
+    if (!stat.isSocket() || (uid !== null && stat.uid !== uid)) throw new Error(`${path} is not QEMU's socket`)
+    const socket = connect(`/proc/self/fd/${file.fd}`)
+    await new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve)
+      socket.once('error', reject)
+    })
+    return socket
+  } finally {
+    await file.close()
+  }
+}
+
+/**
+ * Listens on `host` for one connection, which ends when either side ends it, by TLS for this peer alone where both are given, and hands on between it and the UNIX socket `path` of `uid`.
  * @throws WadahError `qemu_failed`: it can't listen
  */
-export async function relay(host: string, path: string, tls?: { mine: MoveIdentity; peer: MovePeer }): Promise<Relay> {
-  const open = new Set<Socket>()
-  const take = (from: Socket) => {
+export async function relay(
+  host: string,
+  { path, uid }: { path: string; uid: number | null },
+  tls?: { mine: MoveIdentity; peer: MovePeer },
+): Promise<Relay> {
+  /** Those too that have not shaken hands yet. */
+  const sockets = new Set<Socket>()
+  let taken = false
+  const take = async (from: Socket) => {
+    from.on('error', () => {})
     const isPeer = !tls || (from as TLSSocket).getPeerCertificate().subject?.CN === tls.peer.name
-    if (!isPeer || open.size > 0) return from.destroy()
+    if (!isPeer || taken) return from.destroy()
+    taken = true
     server.close()
-    const to = connect(path)
+    const to = await connectAsTo(path, uid).catch(() => undefined)
+    if (!to) return from.destroy()
+    sockets.add(to)
+    if (from.destroyed) return to.destroy()
     for (const [one, other] of [
       [from, to],
       [to, from],
     ] as const) {
-      open.add(one)
       one.setNoDelay(true)
       one.pipe(other)
       one.on('error', () => {})
@@ -52,9 +87,14 @@ export async function relay(host: string, path: string, tls?: { mine: MoveIdenti
           rejectUnauthorized: true,
           minVersion: 'TLSv1.2',
         },
-        take,
+        (socket) => void take(socket),
       )
-    : createServer(take)
+    : createServer((socket) => void take(socket))
+  server.on('connection', (socket: Socket) => {
+    sockets.add(socket)
+    socket.on('error', () => {})
+    socket.once('close', () => sockets.delete(socket))
+  })
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
     server.listen(0, host, resolve)
@@ -66,8 +106,9 @@ export async function relay(host: string, path: string, tls?: { mine: MoveIdenti
   return {
     port: (server.address() as { port: number }).port,
     close() {
+      taken = true
       server.close()
-      for (const socket of open) socket.destroy()
+      for (const socket of sockets) socket.destroy()
     },
   }
 }
