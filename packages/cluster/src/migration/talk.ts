@@ -23,7 +23,6 @@ export class Talk {
   readonly #lost = new AbortController()
   #beat = 0
   #unheard = 0
-  #isCut = false
   #timer: NodeJS.Timeout | undefined
   /** For what nobody waits for: progress. */
   onProgress: ((m: Of<'progress'>) => void) | undefined
@@ -47,7 +46,7 @@ export class Talk {
 
   /** It was lost for want of any word: the line may have been cut. */
   get isCut(): boolean {
-    return this.#isCut
+    return this.#unheard > SILENT_BEATS
   }
 
   #receive(m: MoveMessage): void {
@@ -77,10 +76,7 @@ export class Talk {
     const once = () => {
       if (this.#lost.signal.aborted) return
       this.#unheard += 1
-      if (this.#unheard > SILENT_BEATS) {
-        this.#isCut = true
-        return this.link.drop(`nothing was heard for ${SILENT_BEATS} s`)
-      }
+      if (this.isCut) return this.link.drop(`nothing was heard for ${SILENT_BEATS} s`)
       this.link.send({ type: 'heartbeat', n: ++this.#beat, t1_ms: this.#wall_ms() })
       burst += 1
       this.#timer = setTimeout(once, burst < BURST ? BURST_MS : HEARTBEAT_MS)

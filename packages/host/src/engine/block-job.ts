@@ -16,7 +16,7 @@ export async function jobOf(running: Running, id: string): Promise<BlockJob | un
   return ((await running.execute('query-jobs')) as BlockJob[]).find((j) => j.id === id)
 }
 
-/** Of one that was told to stand where it can't write (`on-target-error`). */
+/** Of one that was told to stand where it can't read or write (still.ts). */
 async function hasFailed(running: Running, id: string): Promise<boolean> {
   const jobs = (await running.execute('query-block-jobs')) as { device: string; 'io-status': string }[]
   return jobs.some((j) => j.device === id && j['io-status'] !== 'ok')

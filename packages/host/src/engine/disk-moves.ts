@@ -12,7 +12,7 @@ import type { HostVolumes } from '../storage/volumes.ts'
 import { dismiss, endJob, jobOf, until } from './block-job.ts'
 import type { RunningVm } from './running-vm.ts'
 import { closeNodes, headNodes, headOf, nodes, openLayer } from './snapshot/layers.ts'
-import { whileStill } from './still.ts'
+import { WRITE_BLOCKING, whileStill } from './still.ts'
 import { activate } from './snapshot/snapshots.ts'
 
 export type DiskMovesOptions = {
@@ -97,10 +97,7 @@ export class HostDiskMoves implements DiskMoves {
       device: await headOf(running, disk),
       target,
       sync: 'full',
-      'copy-mode': 'write-blocking',
-      // It stands then, instead of ending by itself beside a guest that writes (still.ts).
-      'on-target-error': 'stop',
-      'on-source-error': 'stop',
+      ...WRITE_BLOCKING,
       'auto-dismiss': false,
     })
   }

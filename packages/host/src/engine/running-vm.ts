@@ -2,7 +2,7 @@
 import type { PausedBy } from '@wadah/api/schema/vm'
 import { fail } from '@wadah/api/fault'
 import type { BootDevice, BootRecord, Observed, Running } from '@wadah/ports/machine'
-import { type Qmp, type QmpEvent, connectQmp } from '@wadah/qmp/client'
+import { type ExecuteOptions, type Qmp, type QmpEvent, connectQmp } from '@wadah/qmp/client'
 import { isQmpError } from '@wadah/qmp/errors'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { netdevId, sockets } from './argv.ts'
@@ -91,11 +91,7 @@ export class RunningVm implements Running {
   }
 
   /** @throws WadahError `wrong_state`, `monitor_silent`, `qemu_failed`, `cancelled`; its cause is the QmpError */
-  async execute(
-    command: string,
-    args?: Record<string, unknown>,
-    options: { timeout_ms?: number; signal?: AbortSignal; oob?: boolean } = {},
-  ): Promise<unknown> {
+  async execute(command: string, args?: Record<string, unknown>, options: ExecuteOptions = {}): Promise<unknown> {
     try {
       return await this.#monitor().executeAny(command, args, options)
     } catch (error) {

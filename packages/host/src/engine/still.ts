@@ -5,11 +5,18 @@
  */
 import type { RunningVm } from './running-vm.ts'
 
+/**
+ * Of `blockdev-mirror`: what the guest writes goes to both sides before it is told done; and where one side fails it stands until it is
+ * ended here, instead of ending by itself beside a guest that writes.
+ */
+export const WRITE_BLOCKING = { 'copy-mode': 'write-blocking', 'on-target-error': 'stop', 'on-source-error': 'stop' }
+
 /** Longer than a write takes where anybody still answers. */
 const HANGS_MS = 1_000
 
 /**
- * Holds a guest that runs for as long as `work` takes; nobody is told. It is noted whose pause it is, for a daemon that dies meanwhile. `cut`: called where the guest's writes do not come to an end by themselves.
+ * Holds a guest that runs for as long as `work` takes; nobody is told. `cut`: called where the guest's writes do not come to an end by
+ * themselves.
  */
 export async function whileStill<T>(
   running: RunningVm,
@@ -18,15 +25,13 @@ export async function whileStill<T>(
 ): Promise<T> {
   if ((await running.status()) !== 'running') return work()
   return running.quietly(async () => {
-    await running.note('job')
     const late = setTimeout(() => void cut?.().catch(() => {}), HANGS_MS)
     try {
       // QEMU waits here until all that was written is on the disks.
-      await running.execute('stop').finally(() => clearTimeout(late))
+      await running.pause('job').finally(() => clearTimeout(late))
       return await work()
     } finally {
-      await running.execute('cont')
-      await running.note(undefined)
+      await running.resume()
     }
   })
 }

@@ -10,7 +10,7 @@ import type { MoveAccepted, MoveAddress, MoveDisk, MoveProgress } from '@wadah/p
 import type { QmpEvent } from '@wadah/qmp/client'
 import type { RunningVm } from '../running-vm.ts'
 import { headNodes, headVolumes } from '../snapshot/layers.ts'
-import { whileStill } from '../still.ts'
+import { WRITE_BLOCKING, whileStill } from '../still.ts'
 import { nbdClientTls, nbdServerTls } from './setup.ts'
 
 const JOB = 'mirror-'
@@ -107,10 +107,7 @@ export class Mirrors {
         device: head,
         target: NODE + name,
         sync: layered ? 'top' : 'full',
-        'copy-mode': 'write-blocking',
-        // It stands then, instead of ending by itself beside a guest that writes (still.ts).
-        'on-target-error': 'stop',
-        'on-source-error': 'stop',
+        ...WRITE_BLOCKING,
         ...(o.bytes_per_s ? { speed: o.bytes_per_s } : {}),
       })
     }

@@ -45,7 +45,8 @@ async function connectAsTo(path: string, uid: number | null): Promise<Socket> {
 }
 
 /**
- * Listens on `host` for one connection, which ends when either side ends it, by TLS for this peer alone where both are given, and hands on between it and the UNIX socket `path` of `uid`.
+ * Listens on `host` for one connection, by TLS for this peer alone where both are given, and hands on between it and the UNIX socket `path`
+ * of `uid`, until either side ends.
  * @throws WadahError `qemu_failed`: it can't listen
  */
 export async function relay(
@@ -64,6 +65,7 @@ export async function relay(
     server.close()
     const to = await connectAsTo(path, uid).catch(() => undefined)
     if (!to) return from.destroy()
+    to.on('error', () => {})
     sockets.add(to)
     if (from.destroyed) return to.destroy()
     for (const [one, other] of [
@@ -72,7 +74,6 @@ export async function relay(
     ] as const) {
       one.setNoDelay(true)
       one.pipe(other)
-      one.on('error', () => {})
       // What came before is still handed on.
       one.on('close', () => other.destroySoon())
     }
