@@ -1,4 +1,5 @@
 /** Disks of one host that go to another: where to, what the records say meanwhile, and what is swept. */
+import { fail } from '@wadah/api/fault'
 import type { Machine } from '@wadah/ports/machine'
 import { CachedView } from '@wadah/store/cache'
 import { put } from '@wadah/store/store'
@@ -73,7 +74,7 @@ describe('local disks of a VM that moves', () => {
   let worlds: { a: FakeWorld; b: FakeWorld }
   const views: CachedView[] = []
   /** What QEMU is there on B. */
-  let waits: { job: string; undone: boolean; folder: boolean } | undefined
+  let waits: { job: string; undone: boolean; folder: boolean; ends?: boolean } | undefined
 
   /** The fake's files as a pool lists them. */
   const listing = (deps: Deps, world: FakeWorld): Deps => {
@@ -86,11 +87,14 @@ describe('local disks of a VM that moves', () => {
     const migration = {
       ask: async () =>
         waits ? { is: 'there', status: 'inmigrate', migration: 'none', epoch: 2, job: waits.job } : { is: 'gone' },
-      rejoinArriving: async () => ({
-        undo: async () => {
-          if (waits) waits.undone = true
-        },
-      }),
+      rejoinArriving: async () => {
+        if (waits?.ends) throw fail('wrong_state', 'The VM ended at the same moment.')
+        return {
+          undo: async () => {
+            if (waits) waits.undone = true
+          },
+        }
+      },
     }
     const machine = {
       ...deps.machine,
@@ -387,6 +391,17 @@ describe('local disks of a VM that moves', () => {
       a,
       Promise.resolve({ checks: [], writes: [put(placementKind, VM, { schema: 1, host: HOST, epoch: 1 })] }),
     )
+    // It may end while it is looked at: no reason to give up, and what else is left is looked at all the same.
+    Object.assign(waits, { ends: true })
+    const other = 'vol-otherother'
+    worlds.b.files.add(`${POOL_B}/${other}.qcow2`)
+    const elsewhere = { ...((await volume()) as object), id: other, name: other, vm: undefined }
+    await apply(a, Promise.resolve({ checks: [], writes: [put(volumeKind, other, elsewhere as never)] }))
+    worlds.a.files.add(`${POOL}/${other}.qcow2`)
+    expect(await sweepMoves(b)).toBeGreaterThan(0)
+    expect(worlds.b.files).not.toContain(`${POOL_B}/${other}.qcow2`)
+    expect(waits).toMatchObject({ undone: false, folder: true })
+    Object.assign(waits, { ends: false })
     await sweepMoves(b)
     expect(waits).toMatchObject({ undone: true, folder: false })
     expect(worlds.b.files).not.toContain(fileB)

@@ -1,5 +1,5 @@
 /** Disks that lie in a pool of one host only, when their VM moves: where they go, what the records say meanwhile, and what is left over. */
-import { WadahError, fail } from '@wadah/api/fault'
+import { WadahError, fail, toFault } from '@wadah/api/fault'
 import { admit } from '@wadah/api/admit'
 import type { MoveDisk } from '@wadah/ports/migration'
 import type { PoolDefinition, VolumeDefinition } from '@wadah/ports/volumes'
@@ -387,7 +387,7 @@ export async function askToSweep(deps: Deps, host: string): Promise<void> {
 /**
  * What moves left on this host: QEMUs that wait for a guest that does not come, and files of volumes that lie on another host. The store
  * says what is so: a move that is still noted there may go on.
- * @returns how many files stay for now: the host that should have them did not answer, or a QEMU here still has them open
+ * @returns how many things stay for now: the host that should have them did not answer, or a QEMU here still has them open
  */
 export async function sweepMoves(deps: Deps): Promise<number> {
   await caughtUp(deps)
@@ -395,24 +395,13 @@ export async function sweepMoves(deps: Deps): Promise<number> {
   const { machine } = deps
   const waiting = new Set<string>()
   for (const vm of await machine.known()) {
-    const placement = (await deps.store.get(placementKind, vm))?.value
-    if (placement?.host === deps.hostId) continue
-    const is = await machine.migration.ask(vm)
-    if (is.is === 'gone') {
-      await alone(() => sweepFolder(deps, vm))
-      continue
-    }
-    const arriving =
-      is.is === 'there' && is.job !== undefined && placement?.handover?.job !== is.job
-        ? await machine.migration.rejoinArriving(vm, is.job)
-        : undefined
-    if (!arriving || is.is !== 'there' || is.status === 'running') {
-      waiting.add(vm)
-      continue
-    }
-    await arriving.undo()
-    await machine.forget(vm)
-    deps.log(`${vm}: a QEMU waited for it, and it does not come: ended`)
+    // Somebody else may just be ending it. One that can't be looked at must not keep the others from it.
+    const found = await sweepQemu(deps, vm).catch((error: unknown) => {
+      deps.log(`${vm}: what a move left of it is looked at again later: ${toFault(error).detail}`)
+      later += 1
+      return 'waits' as const
+    })
+    if (found === 'waits') waiting.add(vm)
   }
   for (const { value: pool } of deps.view.list(poolKind)) {
     if (pool.shared || pool.host !== deps.hostId) continue
@@ -421,6 +410,26 @@ export async function sweepMoves(deps: Deps): Promise<number> {
     }
   }
   return later
+}
+
+/** Of one VM: its QEMU, if it waits here for a guest that does not come, and its folder. @returns whether a QEMU here still has its disks */
+async function sweepQemu(deps: Deps, vm: string): Promise<'waits' | 'nothing'> {
+  const { migration } = deps.machine
+  const placement = (await deps.store.get(placementKind, vm))?.value
+  if (placement?.host === deps.hostId) return 'nothing'
+  const is = await migration.ask(vm)
+  if (is.is === 'gone') {
+    await alone(() => sweepFolder(deps, vm))
+    return 'nothing'
+  }
+  if (is.is !== 'there' || is.status === 'running' || is.job === undefined || placement?.handover?.job === is.job)
+    return 'waits'
+  const arriving = await migration.rejoinArriving(vm, is.job)
+  if (!arriving) return 'waits'
+  await arriving.undo()
+  await deps.machine.forget(vm)
+  deps.log(`${vm}: a QEMU waited for it, and it does not come: ended`)
+  return 'nothing'
 }
 
 /** At a start: again, ever less often, while something stays that may go. */

@@ -439,11 +439,8 @@ function toChange(h: HistoryRow): ChangeRow {
 /** The file is made here, readable by its owner only; SQLite gives its side files the same mode. */
 function makeFile(file: string): void {
   try {
-    const found = lstatSync(file, { throwIfNoEntry: false })
-    if (!found) {
-      closeSync(openSync(file, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600))
-      return
-    }
+    if (isMadeNow(file)) return
+    const found = lstatSync(file)
     if (!found.isFile()) {
       throw new StoreError({
         kind: 'io',
@@ -469,5 +466,16 @@ function makeFile(file: string): void {
       file,
       cause: error,
     })
+  }
+}
+
+/** Without a look before: of two that make it at the same moment the second finds it, and the lock says whose it is. */
+function isMadeNow(file: string): boolean {
+  try {
+    closeSync(openSync(file, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600))
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    throw error
   }
 }
