@@ -20,13 +20,15 @@ import type {
   MoveReport,
   SwitchedOver,
 } from '@wadah/ports/migration'
-import type { ClockEstimate } from './clock.ts'
+import { sleep, systemClock } from '@wadah/store/clock'
+import { ANSWER_MS, ASK_AGAIN_MS, isOverThere, Line, RESOLVE_MS, SILENT_MS } from './line.ts'
 import { MOVE_PROTOCOL, type MessageLink } from './link.ts'
 import { pausePoint } from './pause-point.ts'
 import { Phases } from './phases.ts'
 import { makeReport } from './report.ts'
 import { mayGoPostcopy, resolveMove, type Resolution } from './resolve.ts'
-import { type Of, PeerAbort, Talk } from './talk.ts'
+import { LONGEST_MS, Rest } from './rest.ts'
+import { type Of, PeerAbort } from './talk.ts'
 
 export type MoveOut = {
   job: string
@@ -69,19 +71,9 @@ export type MoveOutPorts = {
 
 const ACCEPT_MS = 180_000
 const LOADED_MS = 300_000
-const RUNNING_MS = 60_000
 const COMMIT_MS = 600_000
-const ASK_AGAIN_MS = 10_000
-/** The target looks for so long whether all has come (5 s), and ends its QEMU if not. */
-const WHOLE_MS = 30_000
 /** As long as its QEMU there has its disks the guest stands still here; later both are asked again and again (`resume`). */
 const END_THERE_MS = 30_000
-/** As long as a timer can be. */
-const LONGEST_MS = 2 ** 31 - 1
-const SILENT_MS = 20_000
-/** How often the target is looked for after a break, and for how long. */
-const RELINK_MS = [50, 200, 500, 1_000, 2_000] as const
-const RESOLVE_MS = 600_000
 
 /**
  * Moves a VM that runs here.
@@ -108,22 +100,18 @@ class Source {
   readonly #ports: MoveOutPorts
   readonly #phases: Phases
   readonly #notes: string[] = []
-  readonly #clock: ClockEstimate
-  #talk: Talk
+  readonly #line: Line
+  readonly #rest: Rest
   #leaving: LeavingVm | undefined
   #sealed = false
-  #isCommitted = false
-  /** The line of the daemons was cut, and is there again: that of the QEMUs may have been too. */
-  #wasCut = false
-  /** Post-copy: what the target said of its QEMU, which ended too early. */
-  #lostThere: string | undefined
 
   constructor(order: MoveOut, ports: MoveOutPorts) {
     this.#order = order
     this.#ports = ports
     this.#phases = new Phases(ports.migration.wall_ms, ports.at)
-    this.#talk = new Talk(ports.link, ports.migration.wall_ms)
-    this.#clock = this.#talk.clock
+    const { link, migration, log } = ports
+    this.#line = new Line(order, { link, wall_ms: migration.wall_ms, relink: (signal) => ports.relink(signal) })
+    this.#rest = new Rest(order, this.#line, { migration, log, note: (line) => this.#notes.push(line) })
   }
 
   /** However it ended: nothing of this process waits for its QEMU any more. */
@@ -163,24 +151,24 @@ class Source {
     if (switched.how === 'postcopy') {
       this.#phase('follow')
       await pausePoint('source-follow')
-      await this.#follow(signal)
+      await this.#afterIt(this.#rest.follow(this.#need(), signal), signal)
     }
     const leaving = this.#need()
     const claim = await leaving.claim().catch(() => ({}))
     this.#phase('quit')
     await pausePoint('source-quit')
     await leaving.quit()
-    if (committed) this.#talk.send({ type: 'done', job })
+    if (committed) this.#line.send({ type: 'done', job })
     await leaving.close()
     this.#phases.end()
-    this.#talk.close()
+    this.#line.close()
     const foreseen = await this.#order.forecast
     return makeReport({
       order: { mode: this.#order.mode, ...(foreseen ? { forecast: foreseen } : {}) },
       switched,
       run_ms: running,
       claim,
-      clock: this.#clock.best,
+      clock: this.#line.clock.best,
       phases: this.#phases.times,
       notes: this.#notes,
     })
@@ -196,7 +184,7 @@ class Source {
     const { job, vm, name, from, epoch, mode, limits, tls, mirrors, layered } = this.#order
     const { migration } = this.#ports
     // From here on whatever ends the stream, or the other side, ends this too.
-    const limit = AbortSignal.any([signal, this.#talk.lost])
+    const limit = this.#line.orLost(signal)
     this.#phase('offer')
     this.#leaving = await migration.leave(
       vm,
@@ -205,15 +193,15 @@ class Source {
     )
     const { facts } = this.#leaving
     await pausePoint('source-offer')
-    this.#talk.send({
+    this.#line.send({
       type: 'offer',
       version: MOVE_PROTOCOL,
       job,
       offer: { vm, name, epoch, mode, limits, facts, from },
     })
-    this.#talk.beat()
+    this.#line.beat()
     this.#phase('prepare')
-    const said = await this.#talk.next(['accept', 'refuse'], ACCEPT_MS, limit)
+    const said = await this.#line.next(['accept', 'refuse'], ACCEPT_MS, limit)
     // Whatever it was: nothing of it is left there, and here nothing was begun.
     if (said.type === 'refuse') throw new WadahError({ ...said.fault, effect: 'none' })
     await pausePoint('source-accepted')
@@ -221,9 +209,9 @@ class Source {
     await this.#ports.seal(limit)
     this.#sealed = true
     await pausePoint('source-sealed')
-    this.#talk.send({ type: 'sealed', job, epoch })
+    this.#line.send({ type: 'sealed', job, epoch })
     const switched = await this.#copy(said, limit)
-    if (switched.how === 'postcopy') await this.#talk.next(['loaded'], LOADED_MS, limit)
+    if (switched.how === 'postcopy') await this.#line.next(['loaded'], LOADED_MS, limit)
     else limit.throwIfAborted()
     return switched
   }
@@ -239,7 +227,7 @@ class Source {
       },
       progress: (p: MoveProgress) => {
         progress?.(p)
-        this.#talk.send({ type: 'progress', progress: p })
+        this.#line.send({ type: 'progress', progress: p })
       },
       log: (line: string) => {
         this.#notes.push(line)
@@ -248,7 +236,7 @@ class Source {
     }
     // The target may give up meanwhile: its QEMU ended, say.
     const over = new AbortController()
-    const given = this.#talk.next([], 2 ** 31 - 1, AbortSignal.any([limit, over.signal])).then(
+    const given = this.#line.next([], LONGEST_MS, AbortSignal.any([limit, over.signal])).then(
       () => undefined,
       (error: unknown) => {
         if (error instanceof PeerAbort) over.abort(error)
@@ -290,18 +278,18 @@ class Source {
       after = new WadahError({ ...toFault(failed), effect: effect === 'none' ? 'partial' : 'unknown' }, error)
       // All stays as it is, sealed, for whoever asks both once they can be asked.
       if (effect === 'unknown') {
-        this.#talk.close()
+        this.#line.close()
         return after
       }
     }
-    this.#talk.send({ type: 'abort', job, fault: told })
+    this.#line.send({ type: 'abort', job, fault: told })
     await this.#leaving?.close().catch((e: unknown) => this.#ports.log(`after the move: ${(e as Error).message}`))
     if (this.#sealed)
       await this.#ports.unseal().catch((e: unknown) => {
         this.#ports.log(`the hand-over stays sealed for now: ${(e as Error).message}`)
         after = new WadahError({ ...toFault(after), effect: 'partial' }, e)
       })
-    this.#talk.close()
+    this.#line.close()
     return after
   }
 
@@ -319,7 +307,7 @@ class Source {
     if (held === undefined) return
     if (!this.#sealed || toFault(held).effect !== 'unknown') throw held
     this.#ports.log(`${toFault(held).detail} The QEMU on the other host is ended first.`)
-    await this.#endThere(why, AbortSignal.timeout(END_THERE_MS)).catch(() => {
+    await this.#line.endThere(why, AbortSignal.timeout(END_THERE_MS)).catch(() => {
       throw held
     })
     const still = await tried()
@@ -329,32 +317,18 @@ class Source {
     throw isLost ? await this.#memoryLost(detail) : still
   }
 
-  /** Until the target has said that it has no QEMU of it any more. */
-  async #endThere(why: Fault, signal: AbortSignal): Promise<void> {
-    for (;;) {
-      const { state } = await this.#ask(signal)
-      if (isOverThere(state)) return
-      this.#talk.send({ type: 'abort', job: this.#order.job, fault: why })
-      // Its word, or the end of the stream: then it is asked over another one.
-      const limit = AbortSignal.any([signal, this.#talk.lost])
-      const answer = await this.#talk.next([], RUNNING_MS, limit).catch((error: unknown) => error)
-      if (answer instanceof PeerAbort && answer.undone) return
-      await pause(100, signal)
-    }
-  }
-
   /** `go`, and everything until the guest is known to run there. When, on the target's clock. */
   async #goOver(switched: SwitchedOver, signal: AbortSignal): Promise<number> {
     const { job } = this.#order
     const before = pausePoint('source-before-go')
     if (before) await before
     this.#ports.going?.()
-    this.#talk.send({ type: 'go', job, how: switched.how })
+    this.#line.send({ type: 'go', job, how: switched.how })
     const after = pausePoint('source-after-go')
     if (after) await after
     this.#phase('start')
     try {
-      return await this.#runsThere(switched.how, AbortSignal.any([signal, this.#talk.lost]))
+      return await this.#runsThere(switched.how, this.#line.orLost(signal))
     } catch (error) {
       if (error instanceof PeerAbort && error.undone) throw await this.#tookBack(error)
       return await this.#afterBreak(error, switched.how, signal)
@@ -363,9 +337,9 @@ class Source {
 
   /** Post-copy whose source has ended answers nothing: that is looked at meanwhile. */
   async #runsThere(how: SwitchedOver['how'], limit: AbortSignal): Promise<number> {
-    for (const end = performance.now() + RUNNING_MS; ; ) {
+    for (const end = performance.now() + ANSWER_MS; ; ) {
       try {
-        return (await this.#talk.next(['running'], how === 'postcopy' ? ASK_AGAIN_MS : RUNNING_MS, limit)).run_ms
+        return (await this.#line.next(['running'], how === 'postcopy' ? ASK_AGAIN_MS : ANSWER_MS, limit)).run_ms
       } catch (error) {
         const isLate = !(error instanceof PeerAbort) && toFault(error).code === 'timeout' && !limit.aborted
         if (!isLate || performance.now() > end) throw error
@@ -386,21 +360,21 @@ class Source {
     for (const end = performance.now() + RESOLVE_MS; performance.now() < end; ) {
       if (how === 'postcopy' && (await this.#ports.migration.ask(this.#order.vm)).is === 'gone')
         throw await this.#memoryLost('its QEMU here ended before all of it had gone over', true)
-      const said = await this.#ask(signal)
+      const said = await this.#line.ask(signal)
       const what = await this.#resolve(said.state)
       this.#ports.log(`after a break: the target is ${said.state}: ${what}`)
       if (what === 'finish') return said.run_ms ?? this.#ports.migration.wall_ms()
       if (what === 'take-back') throw await this.#tookBack(why)
       if (what === 'lost') throw await this.#memoryLost('its new host ended it')
       if (what === 'ask-again') {
-        await pause(1_000, signal)
+        await sleep(systemClock, 1_000, signal)
         continue
       }
       // `undo-target` can't be: this side has let go. A source that says otherwise is asked again.
       if (what === 'undo-target') continue
-      this.#talk.send({ type: 'go', job: this.#order.job, how })
+      this.#line.send({ type: 'go', job: this.#order.job, how })
       try {
-        return (await this.#talk.next(['running'], RUNNING_MS, signal)).run_ms
+        return (await this.#line.next(['running'], ANSWER_MS, signal)).run_ms
       } catch (error) {
         if (error instanceof PeerAbort && error.undone) throw await this.#tookBack(error)
         signal.throwIfAborted()
@@ -416,52 +390,18 @@ class Source {
     )
   }
 
-  /** The target's own word, over a new stream. */
-  async #ask(signal: AbortSignal): Promise<Of<'resumed'>> {
-    const { job, vm } = this.#order
-    let asked: Talk | undefined
-    for (let i = 0; ; i++) {
-      signal.throwIfAborted()
-      if (this.#talk.lost.aborted) {
-        const link = await this.#ports.relink(signal).catch(() => undefined)
-        if (!link) {
-          await pause(RELINK_MS[Math.min(i, RELINK_MS.length - 1)] ?? 1_000, signal)
-          if (i * 2_000 > RESOLVE_MS) return { type: 'resumed', job, state: 'cannot-tell' }
-          continue
-        }
-        this.#wasCut ||= this.#talk.isCut
-        this.#talk = new Talk(link, this.#ports.migration.wall_ms, this.#clock)
-        this.#talk.beat()
-      }
-      if (asked !== this.#talk) this.#talk.send({ type: 'resume', version: MOVE_PROTOCOL, job, vm })
-      asked = this.#talk
-      try {
-        const said = await this.#talk.next(['resumed'], RUNNING_MS, signal)
-        if (said.state === 'committed') this.#isCommitted = true
-        if (said.lost) this.#lostThere ??= 'its QEMU on its new host ended before all of it had come'
-        return said
-      } catch (error) {
-        // Its answer still comes.
-        if (this.#isLoss(error)) continue
-        if (error instanceof PeerAbort) return { type: 'resumed', job, state: error.undone ? 'undone' : 'cannot-tell' }
-        asked = undefined
-        signal.throwIfAborted()
-      }
-    }
-  }
-
   async #committed(signal: AbortSignal): Promise<boolean> {
     for (const end = performance.now() + COMMIT_MS; performance.now() < end; ) {
       try {
-        if (this.#isCommitted) return true
-        await this.#talk.next(['committed'], ASK_AGAIN_MS, AbortSignal.any([signal, this.#talk.lost]))
+        if (this.#line.isCommitted) return true
+        await this.#line.next(['committed'], ASK_AGAIN_MS, this.#line.orLost(signal))
         return true
       } catch (error) {
         signal.throwIfAborted()
-        this.#isLoss(error)
+        this.#line.isLoss(error)
         // It may have been said on a stream that broke, by a host that is gone since.
         if (await this.#isPlaced()) return true
-        const { state } = await this.#ask(signal)
+        const { state } = await this.#line.ask(signal)
         if (isOverThere(state) && !(await this.#isPlaced())) throw await this.#memoryLost('its new host ended it')
       }
     }
@@ -480,104 +420,17 @@ class Source {
   async #resolve(state: ArrivalState): Promise<Resolution> {
     const what = resolveMove(await this.#ports.migration.ask(this.#order.vm), state)
     if (what !== 'lost' || !(await this.#isPlaced())) return what
-    return !mayGoPostcopy(this.#order) || (await this.#hasAllGone()) ? 'finish' : 'lost'
+    return !mayGoPostcopy(this.#order) || (await this.#rest.hasAllGone()) ? 'finish' : 'lost'
   }
 
-  async #follow(signal: AbortSignal): Promise<void> {
-    const leaving = this.#need()
-    const how = async () => {
-      try {
-        return await this.#followOrLoss(leaving, signal)
-      } catch (error) {
-        signal.throwIfAborted()
-        throw await this.#memoryLost(toFault(error).detail, true)
-      }
-    }
-    while ((await how()) === 'paused') {
-      this.#notes.push('post-copy broke and goes on over a new connection')
-      try {
-        if (this.#talk.lost.aborted) await this.#askOfLoss(signal)
-        else await this.#throwIfLost()
-        await leaving.recover((tls) => {
-          this.#talk.send({ type: 'recover', job: this.#order.job, ...(tls ? { tls } : {}) })
-          return this.#talk.next(['recover-at'], RUNNING_MS, AbortSignal.any([signal, this.#talk.lost]))
-        }, signal)
-      } catch (error) {
-        signal.throwIfAborted()
-        this.#isLoss(error)
-        const { code, detail } = toFault(error)
-        if (code === 'memory_lost') throw await this.#memoryLost(detail, true)
-        this.#ports.log(`post-copy could not go on yet: ${toFault(error).detail}`)
-        await pause(1_000, signal)
-      }
-    }
-  }
-
-  /** A source's QEMU need not notice that the other one has ended: its new host says so. Rejects with that as it does with QEMU's own end. */
-  async #followOrLoss(leaving: LeavingVm, signal: AbortSignal): Promise<'completed' | 'paused'> {
-    const over = new AbortController()
-    const limit = AbortSignal.any([signal, over.signal])
-    const loss = this.#hearOfLoss(leaving, limit)
-    loss.catch(() => {})
+  /** What follows the guest over there. Whatever ends it too early, its memory is lost. */
+  async #afterIt(rest: Promise<void>, signal: AbortSignal): Promise<void> {
     try {
-      return await Promise.race([leaving.follow(limit), loss])
-    } finally {
-      over.abort(new Error('over'))
-      // It may be about to change the stream.
-      await loss.catch(() => {})
+      await rest
+    } catch (error) {
+      signal.throwIfAborted()
+      throw await this.#memoryLost(toFault(error).detail, true)
     }
-  }
-
-  /** Until the signal ends it. @throws WadahError `memory_lost` */
-  async #hearOfLoss(leaving: LeavingVm, signal: AbortSignal): Promise<never> {
-    for (;;) {
-      await this.#throwIfLost()
-      if (this.#wasCut) {
-        this.#wasCut = false
-        await leaving.breakIfStuck(signal)
-      }
-      try {
-        await this.#talk.next([], LONGEST_MS, signal)
-      } catch (error) {
-        signal.throwIfAborted()
-        if (this.#isLoss(error) || error instanceof PeerAbort) continue
-      }
-      await this.#askOfLoss(signal)
-      if (this.#talk.lost.aborted) await pause(ASK_AGAIN_MS, signal)
-    }
-  }
-
-  /** This host's QEMU is gone, and it is not known here whether it was through: the target looks, and says so where it was not. */
-  async #hadAllGone(signal: AbortSignal): Promise<void> {
-    const limit = AbortSignal.any([signal, this.#talk.lost])
-    this.#talk.send({ type: 'done', job: this.#order.job })
-    if (this.#lostThere === undefined)
-      await this.#talk.next([], WHOLE_MS, limit).catch((error: unknown) => this.#isLoss(error))
-    signal.throwIfAborted()
-    if (this.#lostThere !== undefined) throw await this.#memoryLost(this.#lostThere)
-  }
-
-  async #hasAllGone(): Promise<boolean> {
-    const is = await this.#ports.migration.ask(this.#order.vm)
-    return is.is === 'there' && is.migration === 'completed'
-  }
-
-  /** @throws WadahError `memory_lost` when there is no QEMU over there that could still take the rest */
-  async #askOfLoss(signal: AbortSignal): Promise<void> {
-    const { state } = await this.#ask(signal)
-    if (isOverThere(state)) this.#lostThere ??= 'its new host has no QEMU of it any more'
-    await this.#throwIfLost()
-  }
-
-  /** Where all had gone over before, its end over there is no end of the move. */
-  async #throwIfLost(): Promise<void> {
-    if (this.#lostThere !== undefined && !(await this.#hasAllGone())) throw fail('memory_lost', this.#lostThere)
-  }
-
-  #isLoss(error: unknown): boolean {
-    if (!(error instanceof PeerAbort) || error.fault.code !== 'memory_lost') return false
-    this.#lostThere ??= error.fault.detail
-    return true
   }
 
   /**
@@ -595,52 +448,32 @@ class Source {
       },
     )
     await this.#leaving?.quit()
-    if (there && this.#lostThere === undefined) await this.#tellLost(lost)
-    else this.#talk.send({ type: 'abort', job, fault: lost.fault })
+    if (there && this.#line.lostThere === undefined) await this.#line.tellLost(lost)
+    else this.#line.send({ type: 'abort', job, fault: lost.fault })
     // Where the target has committed there is none of this move any more.
     await this.#ports.unseal()
     await this.#leaving?.close()
-    this.#talk.close()
+    this.#line.close()
     return lost
-  }
-
-  /** The target has a guest that waits for ever for what is lost: until it has said that it ended that, this is not over. */
-  async #tellLost(lost: WadahError): Promise<void> {
-    const { job } = this.#order
-    const never = new AbortController().signal
-    for (const end = performance.now() + COMMIT_MS; performance.now() < end; await pause(1_000, never)) {
-      if (this.#talk.lost.aborted) {
-        const link = await this.#ports.relink(AbortSignal.timeout(SILENT_MS)).catch(() => undefined)
-        if (!link) continue
-        this.#talk = new Talk(link, this.#ports.migration.wall_ms, this.#clock)
-        this.#talk.beat()
-        this.#talk.send({ type: 'resume', version: MOVE_PROTOCOL, job, vm: this.#order.vm })
-        const said = await this.#talk.next(['resumed'], RUNNING_MS, this.#talk.lost).catch(() => undefined)
-        if (said && (said.lost || !['running', 'committed'].includes(said.state))) return
-      }
-      this.#talk.send({ type: 'abort', job, fault: lost.fault })
-      const answer = await this.#talk.next([], RUNNING_MS, this.#talk.lost).catch((error: unknown) => error)
-      if (answer instanceof PeerAbort) return
-    }
   }
 
   /** A daemon that was started anew: what it said before is not known, so the target is asked first. */
   async resume(signal: AbortSignal): Promise<{ moved: boolean }> {
     const { vm, job } = this.#order
     this.#sealed = true
-    this.#talk.beat()
+    this.#line.beat()
     for (;;) {
       this.#leaving ??= await this.#ports.migration.rejoinLeaving(vm, job)
       const own = await this.#ports.migration.ask(vm)
       // One that has not let go never said `go`: it need not wait for a target that is silent.
       const mayWait = resolveMove(own, 'cannot-tell') === 'ask-again'
-      const { state } = await this.#ask(
-        mayWait ? signal : AbortSignal.any([signal, AbortSignal.timeout(SILENT_MS)]),
-      ).catch((error: unknown) => {
-        signal.throwIfAborted()
-        if (mayWait) throw error
-        return { state: 'cannot-tell' as const }
-      })
+      const { state } = await this.#line
+        .ask(mayWait ? signal : AbortSignal.any([signal, AbortSignal.timeout(SILENT_MS)]))
+        .catch((error: unknown) => {
+          signal.throwIfAborted()
+          if (mayWait) throw error
+          return { state: 'cannot-tell' as const }
+        })
       const what = await this.#resolve(state)
       this.#ports.log(`after a restart: the target is ${state}: ${what}`)
       if (own.is === 'gone' && state === 'waiting' && ['postcopy', 'hybrid'].includes(this.#order.mode))
@@ -649,12 +482,12 @@ class Source {
         await this.#committed(signal)
         if (this.#leaving) {
           // Post-copy may still be under way; if it can't end, this QEMU has what the guest needs, and stays.
-          await this.#follow(signal)
+          await this.#afterIt(this.#rest.follow(this.#need(), signal), signal)
           await this.#leaving.quit()
-        } else if (mayGoPostcopy(this.#order)) await this.#hadAllGone(signal)
-        this.#talk.send({ type: 'done', job })
+        } else if (mayGoPostcopy(this.#order)) await this.#afterIt(this.#rest.hadAllGone(signal), signal)
+        this.#line.send({ type: 'done', job })
         await this.#leaving?.close()
-        this.#talk.close()
+        this.#line.close()
         return { moved: true }
       }
       if (what === 'lost')
@@ -665,36 +498,19 @@ class Source {
         await this.#leaving?.takeBack()
         await this.#leaving?.close()
         await this.#ports.unseal()
-        this.#talk.close()
+        this.#line.close()
         return { moved: false }
       }
       if (what === 'go') {
-        this.#talk.send({ type: 'go', job, how: 'precopy' })
-        await this.#talk.next(['running', 'abort'], RUNNING_MS, signal).catch(() => undefined)
+        this.#line.send({ type: 'go', job, how: 'precopy' })
+        await this.#line.next(['running', 'abort'], ANSWER_MS, signal).catch(() => undefined)
       } else if (what === 'undo-target') {
-        this.#talk.send({ type: 'abort', job, fault: toFault(fail('cancelled', 'The source was started anew.')) })
+        this.#line.send({ type: 'abort', job, fault: toFault(fail('cancelled', 'The source was started anew.')) })
         // Its word, or the end of the stream: then it is asked over another one.
-        await this.#talk.next(['abort'], RUNNING_MS, AbortSignal.any([signal, this.#talk.lost])).catch(() => undefined)
-        this.#talk.close()
-        await pause(10, signal)
-      } else await pause(1_000, signal)
+        await this.#line.next(['abort'], ANSWER_MS, this.#line.orLost(signal)).catch(() => undefined)
+        this.#line.close()
+        await sleep(systemClock, 10, signal)
+      } else await sleep(systemClock, 1_000, signal)
     }
   }
-}
-
-/** It has no QEMU of the VM, or none that this move brought. */
-const isOverThere = (state: ArrivalState): boolean => state === 'undone' || state === 'unknown'
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      signal.removeEventListener('abort', stop)
-      resolve()
-    }, ms)
-    const stop = () => {
-      clearTimeout(timer)
-      reject(signal.reason as Error)
-    }
-    signal.addEventListener('abort', stop, { once: true })
-  })
 }
