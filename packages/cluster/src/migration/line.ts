@@ -1,5 +1,5 @@
 /** The source's way to the target: one stream after another, and what was heard on them of its end. */
-import { type Fault, type WadahError, toFault } from '@wadah/api/fault'
+import type { Fault, WadahError } from '@wadah/api/fault'
 import type { ArrivalState, MoveMessage } from '@wadah/ports/migration'
 import { sleep, systemClock } from '@wadah/store/clock'
 import { ClockEstimate } from './clock.ts'
