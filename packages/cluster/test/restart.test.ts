@@ -85,6 +85,15 @@ describe('in the room', () => {
     skew_ms += 2_000
     await is({ state: 'running' })
   })
+  test('what is looked at again while it waits does not make it forgotten', async () => {
+    await create({ name: 'one' })
+    crash()
+    await is({ state: 'stopped', restart_try: 1 })
+    r.world.tell({ vm: vm().id, state: 'stopped', reason: 'QEMU ended', at_ms: clock.now_ms() })
+    await is({ reason: 'QEMU ended', restart_try: 1 })
+    skew_ms += 2_001
+    await is({ state: 'running' })
+  })
   test('a start that fails is tried again, later', async () => {
     await create({ name: 'one' })
     r.world.planFails = true

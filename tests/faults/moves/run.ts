@@ -53,8 +53,9 @@ export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Re
           at: new Date().toISOString(),
         }),
       )
-      isFresh = result.outcome !== 'FAILED'
-      if (!isFresh) await prepare()
+      // One that fails again and again is started again later and later: each case begins with one that has not failed.
+      isFresh = result.outcome !== 'FAILED' && result.outcome !== 'restarted'
+      if (result.outcome === 'FAILED') await prepare()
       results.push(result)
       say(
         `${keyOf(cell)}: ${result.outcome}, ${(result.ms / 1000).toFixed(1)} s; job: ${result.job}${result.meanwhile ? `; meanwhile: ${result.meanwhile}` : ''}${result.wrong.length > 0 ? `; ${result.wrong.join('; ')}` : ''}`,

@@ -46,7 +46,8 @@ export function statusAfter(before: StatusRecord | undefined, seen: Observed, mo
     ...(kept?.booted === undefined ? {} : { booted: kept.booted }),
     ...(kept?.ready_ms === undefined ? {} : { ready_ms: kept.ready_ms }),
     ...(kept?.inside === undefined ? {} : { inside: kept.inside }),
-    ...(live && before?.restart ? { restart: before.restart } : {}),
+    // Counted while it runs; while it waits, another look at it changes nothing of that.
+    ...(before?.restart && (live || before.state === seen.state) ? { restart: before.restart } : {}),
     ...(live && seen.pid !== undefined ? { pid: seen.pid } : {}),
     ...(live && seen.accelerator !== undefined ? { accelerator: seen.accelerator } : {}),
     ...(live && seen.qemu_version !== undefined ? { qemu_version: seen.qemu_version } : {}),
