@@ -1,6 +1,8 @@
 /** A way between two hosts on which large packets vanish without a word: it is named, and no move hangs on it. */
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { Cluster } from '@wadah/api/schema/cluster'
 import type { HostCheck } from '@wadah/api/schema/host'
+import type { VmMove } from '@wadah/api/schema/migration'
 import type { Vm } from '@wadah/api/schema/vm'
 import { at, json, LAB, lab, ok, purgeDeadLabs, run } from '../kit/lab.ts'
 
@@ -42,4 +44,20 @@ test('a small MTU in the middle is named by the check of the host, and a move sa
   }
   await ok(at(1, 'vm', 'migrate', 'mover', '--to', `${LAB}2`, '--max-stall-ms', '5000'))
   expect((await json<Vm>(1, 'vm', 'show', 'mover')).placement.epoch).toBe(2)
+}, 240_000)
+
+test('on a network that is said to be reached by hosts alone VMs move unencrypted, unless asked otherwise', async () => {
+  const { hosts } = await json<Cluster>(1, 'cluster', 'show')
+  const network = `${hosts[0]?.address ?? ''}/24`
+  const move = (to: number, ...more: string[]) =>
+    json<VmMove>(1, 'vm', 'migrate', 'mover', '--to', `${LAB}${to}`, '--max-stall-ms', '5000', ...more)
+  const { plain_networks } = await json<Cluster>(2, 'cluster', 'set', '--plain', network)
+  expect(plain_networks).toEqual([expect.stringMatching(/\.0\/24$/)])
+  expect((await ok(at(1, 'cluster', 'show'))).out).toContain(plain_networks[0])
+  expect(await move(1)).toMatchObject({ live: true, tls: false })
+  expect(await move(2, '--tls')).toMatchObject({ tls: true })
+  await ok(at(1, 'cluster', 'set', '--no-plain'))
+  expect(await move(1)).toMatchObject({ tls: true })
+  const refused = await at(1, 'cluster', 'set', '--plain', 'lan')
+  expect([refused.code, refused.err]).toEqual([2, expect.stringContaining('is no network')])
 }, 240_000)

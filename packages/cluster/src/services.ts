@@ -1,6 +1,7 @@
 /** What routes call: one function for each thing the API can do. Types only; the implementations lie beside. */
 import type {
   Cluster,
+  ClusterEdit,
   ClusterHost,
   Drain,
   DrainPlan,
@@ -202,6 +203,7 @@ export interface HostService {
 
 export interface ClusterService {
   get(): Promise<Cluster>
+  set(caller: Caller, body: ClusterEdit): Promise<Cluster>
   host(caller: Caller, ref: string): ClusterHost
   edit(caller: Caller, ref: string, body: { maintenance: boolean }): Promise<ClusterHost>
   plan(caller: Caller, ref: string, o?: { at_once?: number }): Promise<DrainPlan>

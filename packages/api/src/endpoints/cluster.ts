@@ -2,6 +2,7 @@ import Type from 'typebox'
 import { endpoint } from '../endpoint.ts'
 import {
   AtOnceSchema,
+  ClusterEditSchema,
   ClusterHostSchema,
   ClusterSchema,
   DrainPlanSchema,
@@ -25,6 +26,17 @@ export const cluster = {
     summary: 'The cluster: its hosts and its store',
     needs: 'read',
     answer: 'ok',
+    response: ClusterSchema,
+  }),
+  set: endpoint({
+    id: 'cluster.set',
+    method: 'PATCH',
+    path: '/v1/cluster',
+    tag: 'cluster',
+    summary: 'Networks on which VMs move unencrypted',
+    needs: 'full',
+    answer: 'ok',
+    body: ClusterEditSchema,
     response: ClusterSchema,
   }),
   token: endpoint({

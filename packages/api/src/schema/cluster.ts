@@ -38,6 +38,9 @@ export const ClusterSchema = Type.Object(
     id: Type.Optional(Type.String({ description: 'absent: this host is alone' })),
     level: Type.Integer({ description: 'what hosts may write; raised by itself once all of them can' }),
     this_host: IdSchema,
+    plain_networks: Type.Array(Type.String(), {
+      description: 'networks on which VMs move between hosts unencrypted',
+    }),
     hosts: Type.Array(ClusterHostSchema),
     store: Type.Object({
       kind: Type.Enum(['sqlite', 'etcd'] as const),
@@ -64,6 +67,18 @@ export const ClusterSchema = Type.Object(
   { title: 'Cluster' },
 )
 export type Cluster = Type.Static<typeof ClusterSchema>
+
+export const ClusterEditSchema = Closed(
+  {
+    plain_networks: Type.Array(Type.String({ minLength: 1, maxLength: 50 }), {
+      maxItems: 16,
+      description:
+        'networks (10.9.0.0/24) that nobody but the hosts can reach: between two hosts whose addresses both lie in one VMs move unencrypted, unless asked otherwise',
+    }),
+  },
+  { title: 'ClusterEdit' },
+)
+export type ClusterEdit = Type.Static<typeof ClusterEditSchema>
 
 export const JoinTokenCreateSchema = Closed(
   {

@@ -34,8 +34,8 @@ export const VmMigrateSchema = Closed(
     bandwidth_mib_per_s: Type.Optional(Type.Integer({ minimum: 1, maximum: 100_000 })),
     plain: Type.Optional(
       Type.Boolean({
-        default: false,
-        description: 'RAM goes unencrypted: only where nobody else can reach the network between the hosts',
+        description:
+          'true: RAM and disks go unencrypted: only where nobody else can reach the network between the hosts; false: encrypted; unless said, as set for that network (PATCH /v1/cluster)',
       }),
     ),
   },
@@ -64,6 +64,7 @@ export const VmMoveSchema = Type.Object(
     live: Type.Boolean({ description: 'false: it was stopped' }),
     mode: Type.String(),
     how: Type.Optional(Type.Enum(['precopy', 'postcopy'] as const)),
+    tls: Type.Optional(Type.Boolean({ description: 'whether it went encrypted' })),
     total_ms: ms,
     bytes: Type.Optional(
       Type.Integer({ description: 'sent by QEMU; of one that was stopped: what its local disks took' }),

@@ -7,6 +7,8 @@ export type ClusterRecord = {
   created_at: string
   /** What hosts may write: raised by itself when every one of them can (members/versions.ts). */
   level: number
+  /** Networks between hosts on which VMs move unencrypted (members/plain.ts). */
+  plain_networks?: string[]
   /** The store went back in time; ids of the hosts that have not said yet what runs on them. `id`: of this one recovery. */
   recovery?: { id: string; at: string; waiting: string[] }
 }

@@ -5,6 +5,7 @@ import { hostPort } from '@wadah/api/host-port'
 import { newId } from '@wadah/api/ids'
 import type {
   Cluster,
+  ClusterEdit,
   ClusterHost,
   Drain,
   DrainPlan,
@@ -37,6 +38,7 @@ import { forgetStates } from '../networks/states.ts'
 import { forgetFacts } from './alive.ts'
 import { clocksOff } from './way.ts'
 import { giveUp } from './lost.ts'
+import { plainNetworks } from './plain.ts'
 import { aliveKind, CLUSTER, clusterKind, factsKind, type JoinTokenRecord, joinTokenKind, LEVEL } from './records.ts'
 
 /** What the daemon knows of the store that carries the cluster. */
@@ -78,6 +80,7 @@ export class Clusters implements ClusterService {
       ...(cluster ? { id: cluster.id } : {}),
       level: cluster?.level ?? LEVEL,
       this_host: hostId,
+      plain_networks: cluster?.plain_networks ?? [],
       hosts: view
         .list(hostKind)
         .map((h) => {
@@ -87,6 +90,15 @@ export class Clusters implements ClusterService {
         .toSorted((a, b) => a.name.localeCompare(b.name)),
       store,
     }
+  }
+
+  /** @throws WadahError `invalid`; `wrong_state` on a host that is alone */
+  async set(_caller: Caller, body: ClusterEdit): Promise<Cluster> {
+    const plain_networks = plainNetworks(body.plain_networks)
+    const cluster = await this.#deps.store.get(clusterKind, CLUSTER)
+    if (!cluster) throw fail('wrong_state', ALONE, { remedy: INIT })
+    await commit(this.#deps, [unchanged(cluster)], [put(clusterKind, CLUSTER, { ...cluster.value, plain_networks })])
+    return this.get()
   }
 
   host(_caller: Caller, ref: string): ClusterHost {

@@ -227,7 +227,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
     )
     const outside = await (await looking)?.end({ begin_ms: began_ms, end_ms: Date.now() })
     report.notes.unshift(...whereDisks(ctx))
-    return { ...names, ...shown(report), total_ms: since(begun), ...(outside ? { outside } : {}) }
+    return { ...names, tls: p.tls, ...shown(report), total_ms: since(begun), ...(outside ? { outside } : {}) }
   } finally {
     void looking.then((probe) => probe?.stop())
     signal.removeEventListener('abort', stop)

@@ -8,8 +8,10 @@ import { type Rec, unchanged } from '@wadah/store/store'
 import type { Deps } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { snapshotNow, viewOf } from '../members/scheduling.ts'
+import { isPlainBetween } from '../members/plain.ts'
+import { CLUSTER, clusterKind } from '../members/records.ts'
 import { hostNamed } from '../members/where.ts'
-import { isLive, placementKind, statusKind, type VmRecord } from '../records.ts'
+import { hostKind, isLive, placementKind, statusKind, type VmRecord } from '../records.ts'
 import type { Caller } from '../services.ts'
 import { submit } from '../submit.ts'
 import { vmTarget } from './allow.ts'
@@ -60,7 +62,7 @@ export async function askToMove(
       may_postcopy,
       ...(body.bandwidth_mib_per_s === undefined ? {} : { bandwidth_bytes_per_s: body.bandwidth_mib_per_s * 2 ** 20 }),
     },
-    tls: body.plain !== true,
+    tls: !(body.plain ?? isPlainWay(deps, to)),
     ...(disks.length > 0 ? { disks } : {}),
     // Of one that runs its QEMU tells.
     ...(!live && hasOwnState(view, vm.value) ? { state: true } : {}),
@@ -69,6 +71,12 @@ export async function askToMove(
     // What it has was looked at before other hosts were asked: a disk that came meanwhile would stay behind.
     checks: [unchanged(placement), unchanged(vm)],
   })
+}
+
+/** Whether the administrator said of the network between this host and that one that nobody else reaches it. */
+function isPlainWay({ view, hostId }: Deps, to: string): boolean {
+  const networks = view.get(clusterKind, CLUSTER)?.value.plain_networks ?? []
+  return isPlainBetween(networks, ...[hostId, to].map((host) => view.get(hostKind, host)?.value.address))
 }
 
 async function chooseTarget(deps: Deps, vm: VmRecord, { to: ref, pool }: VmMigrate): Promise<string> {

@@ -214,6 +214,7 @@ export const BODIES: Record<string, unknown> = {
   'vms.clone': { name: 'web2' },
   'vms.migrate': { to: 'host2' },
   'cluster.edit': { maintenance: true },
+  'cluster.set': { plain_networks: ['10.9.0.0/24'] },
   'cluster.token': {},
   'vms.exec': { argv: ['/bin/true'] },
   'vms.console': { kind: 'serial' },

@@ -7,7 +7,15 @@ import type { Register } from '../../program.ts'
 import { formatBytes, formatTook } from '../../text/format.ts'
 import { parseInteger } from '../../text/size.ts'
 
-type Options = { to?: string; pool?: string; mode?: string; maxStallMs?: string; bandwidth?: string; plain?: boolean }
+type Options = {
+  to?: string
+  pool?: string
+  mode?: string
+  maxStallMs?: string
+  bandwidth?: string
+  plain?: boolean
+  tls?: boolean
+}
 
 /** Moves a VM to another host, and says what its guest felt of it. */
 export const migrate: Register = (group, cli) => {
@@ -21,6 +29,7 @@ export const migrate: Register = (group, cli) => {
     .option('--max-stall-ms <ms>', t('opt.migrate.max_stall'))
     .option('--bandwidth <MiB/s>', t('opt.migrate.bandwidth'))
     .option('--plain', t('opt.migrate.plain'))
+    .option('--tls', t('opt.migrate.tls'))
     .action(async (vm: string, o: Options) => {
       const api = await cli.api()
       const job = await api.call(endpoints.vms.migrate, { params: { vm }, body: bodyOf(o) })
@@ -52,12 +61,13 @@ export function moveLimits(o: Pick<Options, 'mode' | 'maxStallMs'>): Pick<VmMigr
 }
 
 export function bodyOf(o: Options): VmMigrate {
+  if (o.plain && o.tls) throw fail('invalid', '--plain and --tls: one of them, or neither', { field: '--plain' })
   return {
     ...(o.to === undefined ? {} : { to: o.to }),
     ...(o.pool === undefined ? {} : { pool: o.pool }),
     ...moveLimits(o),
     ...(o.bandwidth === undefined ? {} : { bandwidth_mib_per_s: parseInteger(o.bandwidth, '--bandwidth', 1, 100_000) }),
-    ...(o.plain ? { plain: true } : {}),
+    ...(o.plain || o.tls ? { plain: o.plain === true } : {}),
   }
 }
 
@@ -76,6 +86,7 @@ async function printMove({ out, t }: Cli, m: VmMove): Promise<void> {
   const { forecast: f, ratio: r, outside: o } = m
   await out.fields([
     [t('migrate.mode'), m.how === undefined ? m.mode : `${m.mode} → ${m.how}`],
+    [t('migrate.way'), m.tls === false ? t('migrate.plain') : undefined],
     [t('migrate.stall'), stall],
     [t('migrate.claimed'), ms(m.claimed_downtime_ms)],
     [

@@ -7,6 +7,7 @@ const e = endpoints.cluster
 export function clusterRoutes({ cluster }: Services): Binding[] {
   return [
     bind(e.get, () => cluster.get()),
+    bind(e.set, ({ caller, body }) => cluster.set(caller, body)),
     bind(e.token, ({ caller, body }) => cluster.token(caller, body)),
     bind(e.host, ({ caller, params }) => cluster.host(caller, params.host)),
     bind(e.edit, ({ caller, params, body }) => cluster.edit(caller, params.host, body)),
