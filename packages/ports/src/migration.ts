@@ -82,11 +82,6 @@ export type MoveLimits = {
   /** `auto`: whether it may end as post-copy. */
   may_postcopy?: boolean
   /**
-   * Hold the guest by ourselves once little is left, and let it go on when it does not fit (DESIGN "a ceiling that holds"). Costs some
-   * milliseconds of stall; only worth it where the ceiling is tight.
-   */
-  hold?: boolean
-  /**
    * Without hardware acceleration (TCG) RAM is copied in one pass, for QEMU 7.2 loses writes when it looks at a running guest's dirty pages
    * (docs/migration.md). This lets it look all the same: for measuring.
    */

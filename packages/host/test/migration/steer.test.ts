@@ -5,7 +5,6 @@ import {
   type Policy,
   type Seen,
   beginSteering,
-  holdNow,
   roomFor,
   stallSeen,
   stallOf,
@@ -111,16 +110,5 @@ describe('when to switch', () => {
         expect(fits || ['postcopy', 'refuse'].includes(last(orders)?.do ?? '')).toBe(true)
       }),
     )
-  })
-  test.each([
-    [1, 1, 100, 0, false],
-    [2, 1, 100, 0, true],
-    [2, 40, 100, 0, false],
-    [2, 20, 100, 0, true],
-    [2, 20, 100, 1, false],
-    [2, 1, 0, 0, false],
-  ])('held in round %i with %i MiB left at %i MiB/s, %i times in vain: %s', (round, left, speed, held, wanted) => {
-    const seen = { at_ms: 0, round, remaining_bytes: left * MIB, bandwidth_bytes_per_s: speed * MIB }
-    expect(holdNow(seen, policy(), [50 * MIB], held)).toBe(wanted)
   })
 })

@@ -4,7 +4,7 @@ import type { CopyOrder, MoveForecast, MoveProgress, MovePhase, SwitchedOver } f
 import type { RunningVm } from '../running-vm.ts'
 import { type Outgoing, ask, seenOf } from './outgoing.ts'
 import { tcpUri } from './setup.ts'
-import { type Policy, type Seen, type Steering, beginSteering, holdNow, roomFor, stallSeen, steer } from './steer.ts'
+import { type Policy, type Seen, type Steering, beginSteering, stallSeen, steer } from './steer.ts'
 
 const COPY_MS = 7 * 24 * 3600 * 1000
 /** How often QEMU is asked how far it is, as long as the guest runs. It reckons its bandwidth anew ten times a second. */
@@ -22,7 +22,6 @@ const returnOf = (max_stall_ms: number) => Math.min(RETURN_MS, max_stall_ms / 3)
 const PATIENCE = 6
 /** One pass that ends as post-copy: what is left of it when it goes over. */
 const NEARLY_BYTES = 16 * 2 ** 20
-const HOLDS = 5
 /** Given up where QEMU fails although nothing moves any more. */
 const STUCK_MS = 120_000
 
@@ -47,8 +46,6 @@ export class Copying {
   /** What was left of the guest that stood still already, and when. */
   readonly #rests: { at_ms: number; bytes: number }[] = []
   /** How often the guest was held in vain. */
-  #held = 0
-  #holding = false
   /** Called in QEMU's `pre-switchover`, while the guest stands still. */
   beforeSwitch: (() => Promise<void>) | undefined
   #continued = false
@@ -157,7 +154,7 @@ export class Copying {
       return giveUp(error as Error)
     }
     // In post-copy nothing can be taken back any more, once it has begun.
-    if (this.#postcopy || this.#holding) return
+    if (this.#postcopy) return
     const { max_stall_ms } = this.#order.limits
     const left = max_stall_ms - returnOf(max_stall_ms) - Math.max(0, this.#wall_ms() - stop_ms)
     // Two questions, and only where it has taken long already: what the number in the refusal comes from.
@@ -217,7 +214,7 @@ export class Copying {
       again()
     }
     const { mode, limits } = this.#order
-    const closely = limits.hold || mode === 'hybrid' || (this.#once && this.#policy.may_postcopy)
+    const closely = mode === 'hybrid' || (this.#once && this.#policy.may_postcopy)
     const every = closely ? LOOK_CLOSELY_MS : LOOK_MS
     const again = () => (this.#looking = setTimeout(() => void look().catch(failed), every))
     const failed = (error: unknown) => {
@@ -239,13 +236,9 @@ export class Copying {
       if (nearly && this.#policy.may_postcopy && this.#foreseen?.how === 'postcopy') await this.#goOverToPostcopy()
       return
     }
-    if (limits.hold && this.#held < HOLDS && holdNow(seen, this.#policy, this.#steering.rests, this.#held))
-      return this.#hold(giveUp)
     const [steering, order] = steer(this.#steering, seen, this.#policy)
-    // Held by ourselves: QEMU is not to choose the moment.
-    this.#steering = limits.hold ? { ...steering, limit_ms: this.#steering.limit_ms } : steering
-    if (order.do === 'limit' && !limits.hold)
-      await this.#running.execute('migrate-set-parameters', { 'downtime-limit': order.ms })
+    this.#steering = steering
+    if (order.do === 'limit') await this.#running.execute('migrate-set-parameters', { 'downtime-limit': order.ms })
     if (order.do === 'postcopy') await this.#goOverToPostcopy()
     if (order.do === 'refuse')
       giveUp(
@@ -255,38 +248,6 @@ export class Copying {
           { remedy: `--max-stall-ms ${order.needs_ms}, or --mode auto with post-copy allowed` },
         ),
       )
-  }
-
-  /** Stops the guest by ourselves: QEMU then never lets it go on alone, here or there. Goes on copying when it does not fit. */
-  async #hold(giveUp: (error: Error) => void): Promise<void> {
-    const running = this.#running
-    const { max_stall_ms } = this.#order.limits
-    this.#holding = true
-    // A daemon that dies in between must know whose pause it was.
-    await running.note('job')
-    await running.execute('stop')
-    const over = Math.max(1, roomFor(this.#policy))
-    try {
-      await this.#out.until(() => (this.#out.status === 'completed' ? true : undefined), over)
-      return
-    } catch {
-      this.#held += 1
-    }
-    if (this.#out.status === 'completed') return
-    try {
-      // Refused once QEMU has begun to send the last of it (finish-migrate).
-      await running.execute('cont')
-      this.#holding = false
-      await running.note(undefined)
-      this.#tell.log(
-        `held for ${Math.round(over)} ms in vain (${this.#held} of ${HOLDS}): it goes on, and is copied on`,
-      )
-    } catch {
-      const left = max_stall_ms - returnOf(max_stall_ms) - over
-      await this.#out
-        .until(() => (this.#out.status === 'completed' ? true : undefined), Math.max(1, left))
-        .catch(() => giveUp(fail('does_not_converge', `The switch did not fit into ${max_stall_ms} ms.`)))
-    }
   }
 
   /** What the caller is told: QEMU's own reason where it has one. */

@@ -98,14 +98,3 @@ export function steer(s: Steering, seen: Seen, policy: Policy): [Steering, Order
   const needs = Math.ceil(stallOf(rest, seen.bandwidth_bytes_per_s, policy.fixed_ms) * 1.1)
   return [last, { do: 'refuse', needs_ms: Math.max(needs, policy.max_stall_ms + 1) }]
 }
-
-/**
- * Whether the guest is held by ourselves now (a ceiling that holds): what is left fits, and this is as little as it gets. `held`: how
- * often it was held in vain, after which more room is wanted.
- */
-export function holdNow(seen: Seen, policy: Policy, rests: readonly number[], held: number): boolean {
-  if (seen.round < FIRST_ROUND || seen.bandwidth_bytes_per_s <= 0) return false
-  const room = roomFor(policy) * 0.5 ** Math.min(held, 3)
-  const needs = (seen.remaining_bytes / seen.bandwidth_bytes_per_s) * 1000
-  return needs <= room && seen.remaining_bytes <= Math.min(...rests, Number.POSITIVE_INFINITY) * 1.5
-}
