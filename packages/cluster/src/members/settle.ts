@@ -6,7 +6,6 @@
 import { hasEnded, jobKind, type JobRecord } from '../jobs/record.ts'
 import {
   groupKind,
-  hostKind,
   type HostRecord,
   imageKind,
   indexKeys,
@@ -16,7 +15,8 @@ import {
   type NetworkRecord,
   poolKind,
   type PoolRecord,
-  secretKind,
+  ruleKind,
+  type RuleRecord,
   snapshotKind,
   type SnapshotRecord,
   statusKind,
@@ -25,26 +25,24 @@ import {
   vmKind,
   type VmRecord,
   volumeKind,
-  ruleKind,
 } from '../records.ts'
+import { membersOf } from '../rules/members.ts'
 import { freeUid, inSubnet, toNumber } from '../vms/allocate.ts'
+import { FATES, isLeft, type Raw, TOKEN, TOKEN_NAME, USER, USER_NAME } from './brought.ts'
 
-export type Raw = { kind: string; id: string; value: unknown }
 export type Settled = {
   /** Each says what is in the way and the command that changes it; nothing may be written while there is one. */
   refused: { what: string; remedy: string }[]
   /** What was settled, for the one who lets it join. */
   changes: string[]
-  /** Index records first: they must be new. */
+  /** Keys and names, each of a record that comes along. They go first: they must be new. */
   index: Raw[]
   records: Raw[]
 }
 export type Uids = { base: number; count: number; from: number }
 
-const USER = 'access/user'
-const TOKEN = 'access/token'
-/** Carried over as they are, beside those that are settled below. */
-const AS_IT_IS = [placementKind.name, statusKind.name, secretKind.name, volumeKind.name, TOKEN]
+/** Names in a line; of more their number. */
+const NAMES_MOST = 5
 /** Of these nobody relies on the name: others refer to them by their ids. */
 const RENAMED = {
   pool: poolKind.name,
@@ -89,7 +87,12 @@ export function settle(host: HostRecord, joining: readonly Raw[], there: readonl
   const of = <T>(all: readonly Raw[], kind: string) =>
     all.filter((r) => r.kind === kind) as { kind: string; id: string; value: T }[]
   const held = new Set(of<IndexRecord>(there, indexKind.name).map((r) => r.id))
-  const own = new Map(of<IndexRecord>(joining, indexKind.name).map((r) => [r.id, r.value.holder]))
+  const coming = new Set(joining.filter((r) => r.kind !== indexKind.name && !isLeft(r.kind)).map((r) => r.id))
+  const own = new Map(
+    of<IndexRecord>(joining, indexKind.name)
+      .filter((r) => coming.has(r.value.holder))
+      .map((r) => [r.id, r.value.holder]),
+  )
   /** Index keys of the joining host that become others, or none. */
   const moved = new Map<string, string | undefined>()
 
@@ -200,10 +203,43 @@ export function settle(host: HostRecord, joining: readonly Raw[], there: readonl
       })
   }
 
-  // ---- people
-  const users = new Set(of<{ name?: string }>(there, USER).map((r) => r.value.name ?? r.id))
-  const tokens = new Set(of<{ name?: string }>(there, TOKEN).map((r) => r.value.name ?? r.id))
+  // ---- rules: by labels they may be for VMs of the other side
+  const among = (rules: readonly Raw[], side: readonly Raw[]) =>
+    of<RuleRecord>(rules, ruleKind.name).flatMap(({ id, value: rule }) => {
+      const found = membersOf(
+        rule,
+        of<VmRecord>(side, vmKind.name).map((vm) => vm.value),
+      )
+      return found.length === 0 ? [] : [{ name: renamed.get(id) ?? rule.name, vms: listOf(found.map((vm) => vm.name)) }]
+    })
+  for (const { name, vms } of among(joining, there))
+    changes.push(`the rule "${name}" of ${host.name} is for VMs of the cluster too from now on: ${vms}`)
+  for (const { name, vms } of among(there, joining))
+    changes.push(`the cluster's rule "${name}" is for VMs of ${host.name} too from now on: ${vms}`)
 
+  // ---- people: one of the same name is the same; of a token nobody relies on the name
+  const idsOf = (all: readonly Raw[], kind: string) => new Set(of(all, kind).map((r) => r.id))
+  const users = idsOf(there, USER_NAME)
+  const tokens = idsOf(there, TOKEN_NAME)
+  const names: Raw[] = []
+  for (const { id, value } of of<{ name: string }>(joining, USER)) {
+    if (users.has(value.name))
+      changes.push(`the user "${value.name}" of ${host.name} is the cluster's "${value.name}" from now on`)
+    else names.push({ kind: USER_NAME, id: value.name, value: { schema: 1, user: id } })
+  }
+  const ownTokens = idsOf(joining, TOKEN_NAME)
+  for (const { id, value } of of<{ name: string }>(joining, TOKEN)) {
+    let { name } = value
+    if (tokens.has(name)) {
+      name = freeName(name, host.name, (n) => tokens.has(n) || ownTokens.has(n))
+      ownTokens.add(name)
+      renamed.set(id, name)
+      changes.push(`token "${value.name}" of ${host.name} is called "${name}" from now on`)
+    }
+    names.push({ kind: TOKEN_NAME, id: name, value: { schema: 1, token: id } })
+  }
+
+  const unknown = new Map<string, number>()
   const records: Raw[] = []
   for (const { kind, id, value } of joining) {
     const name = renamed.get(id)
@@ -239,34 +275,31 @@ export function settle(host: HostRecord, joining: readonly Raw[], there: readonl
         break
       case groupKind.name:
       case volumeKind.name:
+      case ruleKind.name:
+      case TOKEN:
         records.push({ kind, id, value: name === undefined ? value : { ...(value as object), name } })
         break
-      case USER: {
-        const user = (value as { name?: string }).name ?? id
-        if (users.has(user)) changes.push(`the user "${user}" of ${host.name} is the cluster's "${user}" from now on`)
-        else records.push({ kind, id, value })
-        break
-      }
-      case TOKEN: {
-        const token = (value as { name?: string }).name ?? id
-        if (tokens.has(token)) changes.push(`the token "${token}" of ${host.name} ends`)
-        else records.push({ kind, id, value })
-        break
-      }
-      case hostKind.name:
+      case USER:
+        if (!users.has((value as { name: string }).name)) records.push({ kind, id, value })
         break
       default:
-        if (AS_IT_IS.includes(kind)) records.push({ kind, id, value })
+        if (!FATES.has(kind)) unknown.set(kind, (unknown.get(kind) ?? 0) + 1)
+        else if (FATES.get(kind) === 'as it is') records.push({ kind, id, value })
     }
   }
+  for (const [kind, n] of unknown)
+    changes.push(`the cluster does not know records of the kind "${kind}": ${n} of ${host.name} stay behind`)
   const index = [...own].flatMap(([key, holder]): Raw[] => {
     const now = moved.has(key) ? moved.get(key) : key
     return now === undefined
       ? []
       : [{ kind: indexKind.name, id: now, value: { schema: 1, holder } satisfies IndexRecord }]
   })
-  return { refused, changes, index, records }
+  return { refused, changes, index: [...index, ...names], records }
 }
+
+const listOf = (names: readonly string[]) =>
+  names.slice(0, NAMES_MOST).join(', ') + (names.length > NAMES_MOST ? ` and ${names.length - NAMES_MOST} more` : '')
 
 /** A name like any other: one label, also where the host is called by several. */
 export function freeName(of: string, host: string, taken: (name: string) => boolean): string {

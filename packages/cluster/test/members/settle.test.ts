@@ -1,7 +1,10 @@
 /** A host that joins with its VMs: what collides is settled or refused, and what comes of it fits together. */
+import { globSync, readFileSync } from 'node:fs'
+import { join as pathOf } from 'node:path'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { copies, type Raw, settle } from '../../src/members/settle.ts'
+import { FATES, othersOf, type Raw } from '../../src/members/brought.ts'
+import { copies, settle } from '../../src/members/settle.ts'
 import { type HostRecord, indexKeys } from '../../src/records.ts'
 
 const UIDS = { base: 5000, count: 100, from: 0 }
@@ -29,9 +32,13 @@ class Side {
   thing(noun: 'pool' | 'image' | 'firewall-group' | 'volume', id: string, name: string): this {
     return this.put(noun, id, { ...named(id, name), host: this.host }, indexKeys.name(noun, 'default', name))
   }
-  vm(id: string, name: string, o: { uid: number; nics?: Nic[]; state?: string }): this {
+  vm(
+    id: string,
+    name: string,
+    o: { uid: number; nics?: Nic[]; state?: string; labels?: Record<string, string> },
+  ): this {
     const nics = o.nics ?? []
-    const value = { ...named(id, name), spec: { uid: o.uid, nics, disks: [] } }
+    const value = { ...named(id, name), labels: o.labels ?? {}, spec: { uid: o.uid, nics, disks: [] } }
     const keys = nics.flatMap((n) => [
       indexKeys.mac(n.mac),
       ...(n.address === undefined ? [] : [indexKeys.address(n.network, n.address)]),
@@ -43,6 +50,24 @@ class Side {
   snapshot(id: string, vm: string, o: { uid: number; nics?: Nic[] }): this {
     const value = { ...named(id, 'before'), vm, spec: { uid: o.uid, nics: o.nics ?? [], disks: [] } }
     return this.put('snapshot', id, value, indexKeys.snapshot(vm, 'before'))
+  }
+  rule(id: string, name: string, over: { vms?: string[]; hosts?: string[]; selector?: string } = {}): this {
+    const value = { ...named(id, name), kind: 'apart', strict: false, vms: [], hosts: [], ...over }
+    return this.put('rule', id, value, indexKeys.name('rule', 'default', name))
+  }
+  user(id: string, name: string): this {
+    return this.put('access/user', id, { schema: 1, name, password: id, scope: 'full', created_ms: 0 }).put(
+      'access/user-name',
+      name,
+      { schema: 1, user: id },
+    )
+  }
+  token(id: string, name: string): this {
+    return this.put('access/token', id, { schema: 1, name, scope: 'full', hash: id, created_ms: 0 }).put(
+      'access/token-name',
+      name,
+      { schema: 1, token: id },
+    )
   }
 }
 type Nic = { name: string; network: string; mac: string; address?: string }
@@ -241,16 +266,106 @@ test('no new name is one that the host that joins has already', () => {
   expect(new Set(keys(done)).size).toBe(done.index.length)
 })
 
-test('people: a user of the same name stays the one of the cluster; a token of the same name ends', () => {
-  const there = new Side(H1).put('access/user', 'usr-a', { name: 'ann' }).put('access/token', 'tok-a', { name: 'ci' })
+test('people: a user of the same name stays the one of the cluster; a token of the same name is called otherwise', () => {
+  const there = new Side(H1).user('usr-a', 'ann').token('tok-a', 'ci')
   const joining = new Side(H2)
-    .put('access/user', 'usr-b', { name: 'ann' })
-    .put('access/user', 'usr-c', { name: 'bob' })
-    .put('access/token', 'tok-b', { name: 'ci' })
-    .put('access/token', 'tok-c', { name: 'backup' })
+    .user('usr-b', 'ann')
+    .user('usr-c', 'bob')
+    .token('tok-b', 'ci')
+    .token('tok-c', 'ci-h2')
+    .token('tok-d', 'backup')
   const done = join(there, joining)
-  expect(done.records.map((r) => r.id)).toEqual(['usr-c', 'tok-c'])
-  expect(done.changes).toHaveLength(2)
+  expect(done.records.map((r) => [r.id, (r.value as { name: string }).name])).toEqual([
+    ['usr-c', 'bob'],
+    ['tok-b', 'ci-h2-2'],
+    ['tok-c', 'ci-h2'],
+    ['tok-d', 'backup'],
+  ])
+  // By these they are found: who logs in says a name.
+  expect(done.index).toEqual([
+    { kind: 'access/user-name', id: 'bob', value: { schema: 1, user: 'usr-c' } },
+    { kind: 'access/token-name', id: 'ci-h2-2', value: { schema: 1, token: 'tok-b' } },
+    { kind: 'access/token-name', id: 'ci-h2', value: { schema: 1, token: 'tok-c' } },
+    { kind: 'access/token-name', id: 'backup', value: { schema: 1, token: 'tok-d' } },
+  ])
+  expect(done.changes).toEqual([
+    'the user "ann" of h2 is the cluster\'s "ann" from now on',
+    'token "ci" of h2 is called "ci-h2-2" from now on',
+  ])
+})
+
+test('a name that the cluster gave is no leftover of an earlier try, though the joining host has the same', () => {
+  const there = new Side(H1).user('usr-a', 'ann').token('tok-a', 'ci')
+  const joining = new Side(H2).user('usr-b', 'ann').token('tok-b', 'ci')
+  expect(othersOf(joining.records, there.records)).toEqual(there.records)
+  const tried = new Side(H2).user('usr-b', 'ann').rule('rule-b', 'near')
+  expect(othersOf(tried.records, [...there.records, ...tried.records])).toEqual(there.records)
+})
+
+test('rules come along with their members; one of the same name is called otherwise', () => {
+  const there = new Side(H1).rule('rule-aaaaaaaaaa', 'spread')
+  const joining = new Side(H2)
+    .vm('vm-bbbbbbbbbb', 'web', { uid: 5001 })
+    .rule('rule-bbbbbbbbbb', 'spread', { vms: ['vm-bbbbbbbbbb'] })
+    .rule('rule-cccccccccc', 'licence', { vms: ['vm-bbbbbbbbbb'], hosts: [H2] })
+  const done = join(there, joining)
+  expect(done.refused).toEqual([])
+  expect(find(done.records, 'rule', 'rule-bbbbbbbbbb')).toMatchObject({ name: 'spread-h2', vms: ['vm-bbbbbbbbbb'] })
+  expect(find(done.records, 'rule', 'rule-cccccccccc')).toMatchObject({ name: 'licence', hosts: [H2] })
+  expect(find(done.index, 'index', 'name/rule/default/spread-h2')).toMatchObject({ holder: 'rule-bbbbbbbbbb' })
+  expect(done.changes).toEqual(['rule "spread" of h2 is called "spread-h2" from now on'])
+})
+
+test('a rule that chooses VMs by their labels, and finds some of the other side, is named', () => {
+  const labels = { role: 'web' }
+  const there = new Side(H1)
+    .rule('rule-aaaaaaaaaa', 'all', { selector: 'role=web' })
+    .vm('vm-aaaaaaaaaa', 'a', { uid: 5000, labels })
+  const joining = new Side(H2)
+    .rule('rule-bbbbbbbbbb', 'mine', { selector: 'role=web' })
+    .rule('rule-cccccccccc', 'other', { selector: 'role=db' })
+    .vm('vm-bbbbbbbbbb', 'b', { uid: 5001, labels })
+    .vm('vm-cccccccccc', 'c', { uid: 5002 })
+  expect(join(there, joining).changes).toEqual([
+    'the rule "mine" of h2 is for VMs of the cluster too from now on: a',
+    'the cluster\'s rule "all" is for VMs of h2 too from now on: b',
+  ])
+})
+
+test('a key whose record does not come is not taken', () => {
+  const there = new Side(H1).vm('vm-aaaaaaaaaa', 'web', { uid: 5000 })
+  const stale = [indexKeys.name('rule', 'default', 'gone'), indexKeys.name('vm', 'default', 'web'), indexKeys.uid(5000)]
+  const joining = new Side(H2).put('network/down', `net-b/${H2}`, {}, ...stale)
+  for (const r of joining.records) if (r.kind === 'index') r.value = { schema: 1, holder: 'vm-gone' }
+  expect(join(there, joining)).toEqual({ refused: [], changes: [], index: [], records: [] })
+})
+
+test('records of a kind that is not known here stay behind, and that is said once', () => {
+  const joining = new Side(H2)
+    .put('quota', 'quo-b', named('quo-b', 'x'), 'name/quota/default/x')
+    .put('quota', 'quo-c', named('quo-c', 'y'))
+  expect(join(new Side(H1), joining)).toEqual({
+    refused: [],
+    changes: ['the cluster does not know records of the kind "quota": 2 of h2 stay behind'],
+    index: [],
+    records: [],
+  })
+})
+
+test('of each kind of record it is written down what becomes of it when its host joins', () => {
+  const root = pathOf(import.meta.dirname, '../../..')
+  const kinds: string[] = []
+  for (const file of globSync('*/src/**/*.ts', { cwd: root })) {
+    if (file.includes('testing')) continue
+    const text = readFileSync(pathOf(root, file), 'utf8')
+    for (const [, name, is = ''] of text.matchAll(/const (\w+): Kind<.+> = (.*)/g)) {
+      const kind = /^\{ name: '([^']+)'/.exec(is)?.[1]
+      // Another name for a kind that is declared elsewhere.
+      if (kind === undefined) expect(is, `${file}: ${name} is a kind that this test can't read`).toMatch(/^\w+Kind$/)
+      else kinds.push(kind)
+    }
+  }
+  expect(kinds.toSorted()).toEqual([...FATES.keys()].toSorted())
 })
 
 test('a job that is under way is waited for first', () => {
@@ -289,8 +404,20 @@ const side = (id: string, letter: string) =>
         }),
         { selector: (t) => t.noun + t.name, maxLength: 6 },
       ),
+      users: fc.uniqueArray(fc.constantFrom('ann', 'bob', `${letter}`), { maxLength: 3 }),
+      tokens: fc.uniqueArray(fc.constantFrom('ci', 'ci-h2', `${letter}`), { maxLength: 3 }),
+      rules: fc.uniqueArray(
+        fc.record({
+          name: fc.constantFrom('spread', 'spread-h2', 'near'),
+          vms: fc.array(fc.nat(2), { maxLength: 2 }),
+          selector: fc.option(fc.constantFrom('role=web', 'role=db'), { nil: undefined }),
+          here: fc.boolean(),
+        }),
+        { selector: (r) => r.name, maxLength: 3 },
+      ),
       vms: fc.uniqueArray(
         fc.record({
+          role: fc.constantFrom('web', 'db', 'none'),
           name: fc.constantFrom(`${letter}1`, `${letter}2`, 'same'),
           uid: fc.integer({ min: 5000, max: 5004 }),
           mac: fc.integer({ min: 0, max: 40 }),
@@ -302,13 +429,16 @@ const side = (id: string, letter: string) =>
         { selector: (v) => v.uid, maxLength: 3 },
       ),
     })
-    .map(({ networks, things, vms }) => {
+    .map(({ networks, things, vms, users, tokens, rules }) => {
       const s = new Side(id)
       const text = (n: number) => `${letter.repeat(9)}${'abcdefghij'[n]}`
       networks.forEach((n, i) => s.network(`net-${text(i)}`, n.name, { subnet: n.subnet }))
       const prefix = { pool: 'pool', image: 'img', 'firewall-group': 'grp', volume: 'vol' }
       things.forEach((t, i) => s.thing(t.noun, `${prefix[t.noun]}-${text(i)}`, t.name))
+      users.forEach((name, i) => s.user(`usr-${text(i)}`, name))
+      tokens.forEach((name, i) => s.token(`tok-${text(i)}`, name))
       const taken = new Set<string>()
+      const made: string[] = []
       vms.forEach((v, i) => {
         const on = networks.length === 0 ? undefined : v.network % networks.length
         const n =
@@ -317,9 +447,17 @@ const side = (id: string, letter: string) =>
         if (wanted.some((w) => taken.has(w))) return
         for (const w of wanted) taken.add(w)
         const nics = n ? [n] : []
-        s.vm(`vm-${text(i)}`, v.name, { uid: v.uid, nics, state: v.state })
+        s.vm(`vm-${text(i)}`, v.name, { uid: v.uid, nics, state: v.state, labels: { role: v.role } })
+        made.push(`vm-${text(i)}`)
         if (v.snapshot) s.snapshot(`snap-${text(i)}`, `vm-${text(i)}`, { uid: v.uid, nics })
       })
+      rules.forEach((r, i) =>
+        s.rule(`rule-${text(i)}`, r.name, {
+          vms: r.vms.flatMap((n) => made[n] ?? []),
+          hosts: r.here ? [id] : [],
+          ...(r.selector === undefined ? {} : { selector: r.selector }),
+        }),
+      )
       return s
     })
 
@@ -342,10 +480,17 @@ function check(all: readonly Raw[]): void {
     'firewall-group': 'firewall-group',
     volume: 'volume',
     network: 'network',
+    rule: 'rule',
   }
+  checkPeople(all)
   for (const { kind, value } of all) {
     const v = value as { name: string; vm: string; spec: { uid: number; nics: Nic[] } }
     if (kind in nouns) expect(held).toContain(indexKeys.name(kind as 'pool', 'default', v.name))
+    if (kind === 'rule') {
+      const { vms, hosts } = value as { vms: string[]; hosts: string[] }
+      expect(vms.filter((vm) => of.get(vm)?.kind === undefined)).toEqual([])
+      expect(hosts.filter((id) => id !== H1 && id !== H2)).toEqual([])
+    }
     if (kind !== 'vm/spec' && kind !== 'snapshot') continue
     for (const n of v.spec.nics) expect(of.get(n.network)?.kind, n.network).toBe('network')
     if (kind === 'snapshot')
@@ -359,6 +504,32 @@ function check(all: readonly Raw[]): void {
   }
 }
 
+/** Each has its name, each name has the one whose it is, and none is given twice. */
+function checkPeople(all: readonly Raw[]): void {
+  for (const of of ['user', 'token'] as const) {
+    const records = all.filter((r) => r.kind === `access/${of}`)
+    const names = all.filter((r) => r.kind === `access/${of}-name`)
+    const pairs = (list: (string | undefined)[][]) => list.map((p) => p.join(' ')).toSorted()
+    expect(pairs(names.map((n) => [n.id, (n.value as Record<string, string>)[of]]))).toEqual(
+      pairs(records.map((r) => [(r.value as { name: string }).name, r.id])),
+    )
+    expect(new Set(names.map((n) => n.id)).size).toBe(names.length)
+  }
+}
+
+/** What did not come along though it should: all but networks, and users that the cluster has. A rule is what it was, but for its name. */
+function missing(joining: readonly Raw[], there: readonly Raw[], now: readonly Raw[]): string[] {
+  const [after, before] = [now, there].map((all) => new Map(all.map((r) => [`${r.kind}/${r.id}`, r.value])))
+  const but = (value: unknown) => JSON.stringify({ ...(value as object), name: '' })
+  return joining.flatMap(({ kind, id, value }) => {
+    const is = after?.get(`${kind}/${id}`)
+    const { name } = value as { name: string }
+    if (['network', 'index', 'access/user-name', 'access/token-name'].includes(kind)) return []
+    if (kind === 'access/user' && before?.has(`access/user-name/${name}`)) return []
+    return is === undefined || (kind === 'rule' && but(is) !== but(value)) ? [`${kind} ${id}`] : []
+  })
+}
+
 test('whatever two stores hold, what comes of a join that is not refused fits together; a second try makes the same', () => {
   fc.assert(
     fc.property(side(H1, 'c'), side(H2, 'd'), (there, joining) => {
@@ -368,13 +539,9 @@ test('whatever two stores hold, what comes of a join that is not refused fits to
       if (first.refused.length > 0) return
       const now = [...there.records, ...first.index, ...first.records]
       check(now)
-      // As the other end of a join tells apart what an earlier try wrote.
-      const own = new Set(joining.records.map((r) => `${r.kind}/${r.id}`))
-      const ids = new Set(joining.records.map((r) => r.id))
-      const others = now.filter((r) =>
-        r.kind === 'index' ? !ids.has((r.value as { holder: string }).holder) : !own.has(`${r.kind}/${r.id}`),
-      )
+      const others = othersOf(joining.records, now)
       expect(settle(host(), joining.records, others, UIDS)).toEqual(first)
+      expect(missing(joining.records, there.records, now)).toEqual([])
       expect(copies(H2, joining.records, now)).toEqual([])
     }),
     { numRuns: 1000 },

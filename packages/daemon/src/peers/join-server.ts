@@ -12,8 +12,9 @@ import {
 import { judgeBuild, together } from '@wadah/cluster/members/versions'
 import { CLOCK_MS, judgeClock } from '@wadah/cluster/members/way'
 import { checkJoinToken } from '@wadah/cluster/members/service'
-import { copies, type Raw, settle } from '@wadah/cluster/members/settle'
-import { type Build, type HostRecord, hostKind, indexKind, type IndexRecord } from '@wadah/cluster/records'
+import { othersOf, type Raw } from '@wadah/cluster/members/brought'
+import { copies, settle } from '@wadah/cluster/members/settle'
+import { type Build, type HostRecord, hostKind } from '@wadah/cluster/records'
 import { uidsFrom } from '@wadah/cluster/vms/allocate'
 import { batches, everything } from '@wadah/store/copy'
 import { absent, del, put, unchanged, type Write } from '@wadah/store/store'
@@ -90,13 +91,7 @@ export async function admitHost(
 
   const all: Raw[] = []
   for await (const { kind, id, value } of everything(deps.store)) all.push({ kind, id, value })
-  // Of a try that was cut off: what it wrote is its own.
-  const own = new Set(request.records.map((r) => `${r.kind}/${r.id}`))
-  const holders = new Set(request.records.map((r) => r.id))
-  const isOwn = (r: Raw) =>
-    r.kind === indexKind.name ? holders.has((r.value as IndexRecord).holder) : own.has(`${r.kind}/${r.id}`)
-  const others = all.filter((r) => !isOwn(r))
-  const settled = settle(host, request.records, others, {
+  const settled = settle(host, request.records, othersOf(request.records, all), {
     ...request.uids,
     from: uidsFrom(host.id, request.uids.count),
   })
@@ -109,11 +104,12 @@ export async function admitHost(
   }
   // From here on the token is this host's; the same host may come with it again.
   await commit(deps, [unchanged(token)], [put(joinTokenKind, token.id, { ...token.value, used_by: host.id })])
-  const fresh = settled.index.filter((r) => !view.get(indexKind, r.id))
+  // Those that are there are of an earlier try.
+  const fresh = settled.index.filter((r) => !view.get({ name: r.kind }, r.id))
   for (const part of batches(fresh.map(write)))
     await commit(
       deps,
-      part.map((w) => absent(indexKind, w.id)),
+      part.map((w) => absent({ name: w.kind }, w.id)),
       part,
     )
   for (const part of batches(settled.records.map(write))) await commit(deps, [], part)

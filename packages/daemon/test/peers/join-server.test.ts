@@ -7,10 +7,12 @@ import { hashOf } from '@wadah/cluster/members/service'
 import { hostKind, vmKind } from '@wadah/cluster/records'
 import { CachedView } from '@wadah/store/cache'
 import { systemClock } from '@wadah/store/clock'
-import { put, TXN_BYTES_MAX, type Write } from '@wadah/store/store'
+import { everything } from '@wadah/store/copy'
+import { put, type Store, TXN_BYTES_MAX, type Write } from '@wadah/store/store'
 import { openMemoryStore } from '@wadah/store/testing/memory'
 import { beforeAll, expect, onTestFinished, test } from 'vitest'
 import type { JoinRequest } from '../../src/cluster/join.ts'
+import { AccessStore } from '../../src/http/access/store.ts'
 import { admitHost } from '../../src/peers/join-server.ts'
 import { A, type Authorities, authorities, B } from '../cluster/kit.ts'
 
@@ -159,6 +161,38 @@ test('many and large records are written in parts that etcd takes', async () => 
   await admit(request({ records }))
   expect(Math.max(...sizes)).toBeLessThan(TXN_BYTES_MAX)
   expect(view.list(vmKind)).toHaveLength(20)
+})
+
+const accessOf = (store: Store, view: CachedView) =>
+  new AccessStore({ store, view, clock: systemClock, random: (n) => new Uint8Array(randomBytes(n)) })
+/** Makes a user of that name, with that name as its password. */
+const makeUser = async (access: AccessStore, name: string) =>
+  access.setup((await access.newSetupCode()).code, name, `password of ${name}`)
+
+test('who could log in on the host that joins can afterwards; its tokens hold, and are found by their names', async () => {
+  const alone = openMemoryStore()
+  const aloneView = await CachedView.open(alone, { clock: systemClock })
+  onTestFinished(async () => {
+    await aloneView.close()
+    await alone.close()
+  })
+  const { admit, store, view } = await cluster()
+  const [before, access] = [accessOf(alone, aloneView), accessOf(store, view)]
+  await makeUser(access, 'ann')
+  const { identity } = await makeUser(before, 'bob')
+  const token = await before.createToken(identity.subject, { name: 'ci', scope: 'read' })
+  await access.createToken(identity.subject, { name: 'ci', scope: 'read' })
+  const records = []
+  for await (const { kind, id, value } of everything(alone)) records.push({ kind, id, value })
+  // Also when a first try was cut off.
+  for (let i = 0; i < 2; i++)
+    expect((await admit(request({ records }))).changes).toEqual([expect.stringMatching(/ci-h2/)])
+  for (const name of ['ann', 'bob'])
+    expect((await access.login(name, `password of ${name}`)).identity.subject).toMatchObject({ name })
+  expect(access.byToken(token.secret ?? '').subject).toMatchObject({ name: 'ci-h2' })
+  await access.deleteToken('ci-h2')
+  expect(() => access.byToken(token.secret ?? '')).toThrow()
+  expect(access.listTokens().map((t) => t.name)).toEqual(['ci'])
 })
 
 test('where the etcd is given, a host gets what it shows there, and no key of a member', async () => {
