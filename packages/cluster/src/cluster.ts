@@ -193,7 +193,11 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     ? stayAlive(
         deps,
         o.version,
-        async () => ({ facts: await o.machine.facts(), cpu_flags: await member.cpuFlags() }),
+        async () => ({
+          facts: await o.machine.facts(),
+          cpu_flags: await member.cpuFlags(),
+          postcopy: (await o.machine.migration.postcopy()).ok,
+        }),
         ending.signal,
       )
     : undefined

@@ -70,6 +70,8 @@ export type MoveAccepted = {
   tls?: MovePeer
   /** Where to copy local disks to: disk → name of the export. */
   exports?: { address: MoveAddress; disks: Record<string, string> }
+  /** `auto`: it can't become post-copy here; said only where the offer allows it (`or_precopy`). */
+  no_postcopy?: { reason: string; remedy: string }
 }
 
 export type MoveLimits = {
@@ -197,6 +199,8 @@ export type ArrivalRequest = {
   mode: MoveMode
   /** Whether it may become post-copy. */
   may_postcopy: boolean
+  /** `auto`: where it can't become post-copy here, it comes by pre-copy alone. */
+  or_precopy?: true
   tls: boolean
   /** The address of this machine to listen on. */
   listen: string
@@ -282,6 +286,8 @@ export type MoveOffer = {
   limits: MoveLimits
   facts: MoveFacts
   from: string
+  /** This source reads `no_postcopy`. One of the release before does not: its QEMU would begin as if both sides could. */
+  or_precopy?: true
 }
 
 /** What a stopped VM has on its host alone. */

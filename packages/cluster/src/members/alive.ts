@@ -16,7 +16,9 @@ const FACTS_MS = 30_000
 const RETRY_MS = 1_000
 const STEP_MIB = 256
 
-export type OwnFacts = () => Promise<{ facts: HostFacts; cpu_flags: string[] }>
+/** What a host says of itself. */
+export type OwnFacts = () => Promise<{ facts: HostFacts } & Own>
+type Own = Required<Pick<FactsRecord, 'cpu_flags' | 'postcopy'>>
 
 /** Runs until `signal` aborts; a lease that was lost is taken anew. VMs are not touched by it. */
 export async function stayAlive(deps: Deps, version: string, facts: OwnFacts, signal: AbortSignal): Promise<void> {
@@ -53,8 +55,8 @@ async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: Abo
   while (!signal.aborted) {
     wake = new AbortController()
     try {
-      const { facts, cpu_flags } = await own()
-      const next = factsRecord(facts, cpu_flags, version, await reachedBy(deps), deps.clock.now_ms())
+      const { facts, ...more } = await own()
+      const next = factsRecord(facts, more, version, await reachedBy(deps), deps.clock.now_ms())
       if (!sameFacts(deps.view.get(factsKind, deps.hostId)?.value, next))
         await commit(deps, [exists(hostKind, deps.hostId)], [put(factsKind, deps.hostId, next)])
     } catch (error) {
@@ -66,14 +68,14 @@ async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: Abo
 
 function factsRecord(
   f: HostFacts,
-  cpu_flags: string[],
+  own: Own,
   version: string,
   reached: Pick<FactsRecord, 'pools' | 'networks'>,
   at_ms: number,
 ): FactsRecord {
   const { cpu_model, cpus, memory_mib, memory_free_mib, accelerator, qemu_version, firmware, tpm } = f
   const kept = { cpu_model, cpus, memory_mib, memory_free_mib, accelerator, qemu_version, firmware, tpm }
-  return { schema: 1, version, cpu_flags, ...kept, ...reached, at_ms }
+  return { schema: 1, version, ...own, ...kept, ...reached, at_ms }
 }
 
 async function reachedBy(deps: Deps): Promise<Pick<FactsRecord, 'pools' | 'networks'>> {

@@ -49,6 +49,8 @@ export type FactsRecord = {
   qemu_version: string
   firmware: string[]
   tpm: boolean
+  /** Whether a VM may come here by post-copy. A host of the release before does not say. */
+  postcopy?: boolean
   /** Ids of the pools it reaches and of the networks it can give VMs. */
   pools: string[]
   networks: string[]

@@ -96,7 +96,7 @@ export async function resumeMoveOut(
 }
 
 class Source {
-  readonly #order: MoveOut
+  #order: MoveOut
   readonly #ports: MoveOutPorts
   readonly #phases: Phases
   readonly #notes: string[] = []
@@ -197,13 +197,18 @@ class Source {
       type: 'offer',
       version: MOVE_PROTOCOL,
       job,
-      offer: { vm, name, epoch, mode, limits, facts, from },
+      offer: { vm, name, epoch, mode, limits, facts, from, or_precopy: true },
     })
     this.#line.beat()
     this.#phase('prepare')
     const said = await this.#line.next(['accept', 'refuse'], ACCEPT_MS, limit)
     // Whatever it was: nothing of it is left there, and here nothing was begun.
     if (said.type === 'refuse') throw new WadahError({ ...said.fault, effect: 'none' })
+    const { no_postcopy } = said.accepted
+    if (no_postcopy && mode === 'auto') {
+      this.#order = { ...this.#order, limits: { ...limits, may_postcopy: false } }
+      this.#ports.log(`it goes by pre-copy alone: over there ${no_postcopy.reason} (${no_postcopy.remedy})`)
+    }
     await pausePoint('source-accepted')
     this.#phase('seal')
     await this.#ports.seal(limit)

@@ -149,9 +149,16 @@ export class MoveIn {
       const made = await this.#ports.prepare(job, offer, limit)
       const { mode, limits, facts } = offer
       const may_postcopy = limits.may_postcopy === true
-      this.#adopt(await this.#ports.migration.arrive({ ...made, job, mode, may_postcopy, facts }, limit))
+      const or_precopy = offer.or_precopy === true ? { or_precopy: true as const } : {}
+      const arriving = await this.#ports.migration.arrive(
+        { ...made, job, mode, may_postcopy, ...or_precopy, facts },
+        limit,
+      )
+      const { accepted } = arriving
+      if (accepted.no_postcopy) this.#offer.limits = { ...limits, may_postcopy: false }
+      this.#adopt(arriving)
       await pausePoint('target-accept')
-      this.#talk.send({ type: 'accept', job, accepted: (this.#arriving as ArrivingVm).accepted })
+      this.#talk.send({ type: 'accept', job, accepted })
     } catch (error) {
       this.#ports.log(`${this.vm}: refused: ${(error as Error).message}`)
       await this.#ports.undone?.(job, this.vm).catch((e: unknown) => this.#ports.log(String(e)))

@@ -8,9 +8,11 @@ import type { MoveForecast, MoveLimits, MoveMode, MovePhase, MoveReport } from '
 import { type Check, put, unchanged, type Write } from '@wadah/store/store'
 import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, pivot, step, type StepContext } from '../jobs/define.ts'
+import { factsKind } from '../members/records.ts'
 import { checkWay } from '../members/way.ts'
 import { hostName } from '../members/where.ts'
 import { forecast } from '../migration/forecast.ts'
+import { foreseenLimits } from '../migration/limits.ts'
 import { endedLink } from '../migration/link.ts'
 import { pausePoint } from '../migration/pause-point.ts'
 import { Probe } from '../migration/probe.ts'
@@ -283,6 +285,7 @@ async function foresee({ deps, params: p, signal, log }: Ctx): Promise<MoveForec
   try {
     const vm = view.get(vmKind, p.vm)?.value
     const accelerator = view.get(statusKind, p.vm)?.value.accelerator ?? 'tcg'
+    const limits = foreseenLimits(p.limits, view.get(factsKind, p.to)?.value)
     const unknown = () => undefined
     const [dirty, used] = await Promise.all([
       machine.migration.dirtyRate(p.vm, signal).catch(unknown),
@@ -295,7 +298,7 @@ async function foresee({ deps, params: p, signal, log }: Ctx): Promise<MoveForec
       bandwidth_bytes_per_s: speedOf(view, hostName(view, p.from), hostName(view, p.to)),
       mode: p.mode,
       // QEMU goes over RAM once without hardware acceleration (docs/migration.md).
-      limits: accelerator === 'tcg' ? { ...p.limits, rounds: 1 } : p.limits,
+      limits: accelerator === 'tcg' ? { ...limits, rounds: 1 } : limits,
       fixed_ms: FIXED_MS[accelerator],
       around_ms: AROUND_MS,
     })

@@ -9,8 +9,9 @@ import type { Deps } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { snapshotNow, viewOf } from '../members/scheduling.ts'
 import { isPlainBetween } from '../members/plain.ts'
-import { CLUSTER, clusterKind } from '../members/records.ts'
+import { CLUSTER, clusterKind, factsKind } from '../members/records.ts'
 import { hostNamed } from '../members/where.ts'
+import { moveLimits } from '../migration/limits.ts'
 import { hostKind, isLive, placementKind, statusKind, type VmRecord } from '../records.ts'
 import type { Caller } from '../services.ts'
 import { submit } from '../submit.ts'
@@ -18,8 +19,6 @@ import { vmTarget } from './allow.ts'
 import { placeDisks } from './local-disks.ts'
 import { type MigrateParams, migrateVm } from './migrate.ts'
 import { hasOwnState, tiedBy } from './tied.ts'
-
-const STALL_MS = 300
 
 /** Chooses and refuses before anything is written. */
 export async function askToMove(
@@ -48,7 +47,6 @@ export async function askToMove(
   const disks = await placeDisks(deps, vm.value, to, body.pool)
   // A guest that stands still fetches nothing, and writes nothing.
   const mode = paused ? 'precopy' : (body.mode ?? 'auto')
-  const may_postcopy = mode !== 'precopy' && (await deps.machine.migration.postcopy()).ok
   const params: MigrateParams = {
     vm: vm.id,
     name: vm.value.name,
@@ -57,11 +55,7 @@ export async function askToMove(
     epoch: placement.value.epoch + 1,
     live,
     mode,
-    limits: {
-      max_stall_ms: body.max_stall_ms ?? STALL_MS,
-      may_postcopy,
-      ...(body.bandwidth_mib_per_s === undefined ? {} : { bandwidth_bytes_per_s: body.bandwidth_mib_per_s * 2 ** 20 }),
-    },
+    limits: moveLimits(body, mode, view.get(factsKind, to)?.value),
     tls: !(body.plain ?? isPlainWay(deps, to)),
     ...(disks.length > 0 ? { disks } : {}),
     // Of one that runs its QEMU tells.

@@ -1,6 +1,14 @@
 /** Two machines without QEMU: what each half was asked, and where the guest runs. */
 import { fail } from '@wadah/api/fault'
-import type { ArrivingVm, LeavingVm, MoveAccepted, MoveFacts, SwitchedOver } from '@wadah/ports/migration'
+import type {
+  ArrivalRequest,
+  ArrivingVm,
+  CopyOrder,
+  LeavingVm,
+  MoveAccepted,
+  MoveFacts,
+  SwitchedOver,
+} from '@wadah/ports/migration'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import { Arrivals, type MoveInPorts } from '../../src/migration/target.ts'
 import type { MoveOut, MoveOutPorts } from '../../src/migration/source.ts'
@@ -10,6 +18,8 @@ export const JOB = 'job-aaaaaaaaaa'
 export const VM = 'vm-aaaaaaaaaa'
 const facts = { vm: VM, boot: {}, qemu_version: '7.2', ram_bytes: 1, mirrors: [] } as unknown as MoveFacts
 const accepted: MoveAccepted = { qemu_version: '7.2', address: { host: '127.0.0.1', port: 1 } }
+
+export const NO_POSTCOPY = { reason: 'its kernel forbids it', remedy: 'sysctl -w something=1' }
 
 export class World {
   /** Runs on the source, stands still, runs on the target. */
@@ -25,6 +35,11 @@ export class World {
   follows = false
   /** The source's QEMU has noticed that the connection is gone. */
   paused = false
+  /** The target's kernel lets QEMU be no target of post-copy. */
+  declines = false
+  /** What the target's machine was asked for, and how the source was told to copy. */
+  asked: ArrivalRequest | undefined
+  copied: CopyOrder | undefined
   /** Throws at the call of this name, once. */
   fails: string | undefined
   readonly calls: string[] = []
@@ -43,7 +58,8 @@ export class World {
     return {
       vm: VM,
       facts,
-      copy: async (_order, tell, signal) => {
+      copy: async (order, tell, signal) => {
+        this.copied = order
         tell.phase('copy')
         try {
           this.check('copy')
@@ -93,7 +109,7 @@ export class World {
     return {
       vm: VM,
       epoch: 2,
-      accepted,
+      accepted: { ...accepted, ...(this.declines ? { no_postcopy: NO_POSTCOPY } : {}) },
       loaded: async () => {
         while (this.source !== 'let-go') await new Promise((resolve) => setTimeout(resolve, 1))
         this.check('loaded')
@@ -137,7 +153,8 @@ export class World {
   get b(): MoveInPorts['migration'] {
     return {
       wall_ms: () => performance.now() + 1_000,
-      arrive: async () => {
+      arrive: async (request) => {
+        this.asked = request
         this.check('arrive')
         this.target = 'waiting'
         return this.arriving()

@@ -4,7 +4,7 @@ import { describe, expect, test, vi } from 'vitest'
 import { moveOut, resumeMoveOut } from '../../src/migration/source.ts'
 import { SILENT_BEATS, Talk } from '../../src/migration/talk.ts'
 import { wire } from '../../src/migration/testing.ts'
-import { JOB, VM, World } from './kit.ts'
+import { JOB, NO_POSTCOPY, VM, World } from './kit.ts'
 
 const never = new AbortController().signal
 const settled = () => new Promise((resolve) => setTimeout(resolve, 20))
@@ -73,6 +73,50 @@ describe('a move', () => {
     await moveOut(w.order, w.ports(wire()), never)
     expect(w.calls.filter((c) => c === 'commit')).toHaveLength(2)
     expect(w).toMatchObject({ source: 'gone', target: 'running', placement: { host: 'b' } })
+  })
+  test('auto, and the target can not take post-copy: pre-copy alone, said in the log', async () => {
+    const w = new World()
+    w.declines = true
+    const log: string[] = []
+    const order = { ...w.order, mode: 'auto' as const, limits: { max_stall_ms: 300, may_postcopy: true } }
+    const report = await moveOut(order, w.ports(wire(), { log: (line) => log.push(line) }), never)
+    expect(w.asked).toMatchObject({ mode: 'auto', may_postcopy: true, or_precopy: true })
+    expect(w.copied?.limits).toEqual({ max_stall_ms: 300, may_postcopy: false })
+    expect(log.join()).toContain(NO_POSTCOPY.reason)
+    expect(log.join()).toContain(NO_POSTCOPY.remedy)
+    expect(report.how).toBe('precopy')
+    // The target waits for no "loaded" that never comes.
+    expect(w.calls).not.toContain('loaded')
+    expect(w).toMatchObject({ source: 'gone', target: 'running' })
+  })
+  test('auto, and the target can: both may go over', async () => {
+    const w = new World()
+    w.how = 'postcopy'
+    const order = { ...w.order, mode: 'auto' as const, limits: { max_stall_ms: 300, may_postcopy: true } }
+    const report = await moveOut(order, w.ports(wire()), never)
+    expect(w.copied?.limits.may_postcopy).toBe(true)
+    expect(report.how).toBe('postcopy')
+  })
+  test('a source of the release before takes no such answer: its target is not offered the choice', async () => {
+    const w = new World()
+    const stream = wire()
+    void w.arrivals.handle(stream.b, 'host-source')
+    const { job, vm, name, epoch, from } = w.order
+    const facts = { vm, boot: {}, qemu_version: '7.2', ram_bytes: 1, mirrors: [] } as never
+    const offer = {
+      vm,
+      name,
+      epoch,
+      from,
+      mode: 'auto' as const,
+      facts,
+      limits: { max_stall_ms: 1, may_postcopy: true },
+    }
+    stream.a.send({ type: 'offer', version: 1, job, offer })
+    await settled()
+    expect(w.asked).toBeDefined()
+    expect(w.asked).not.toHaveProperty('or_precopy')
+    w.stop.abort()
   })
   test('it is cancelled while it copies', async () => {
     const w = new World()

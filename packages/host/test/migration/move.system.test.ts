@@ -1,6 +1,6 @@
 /** Whole moves of a real guest between two machines: both state machines, QEMU to QEMU over loopback. */
 import { readdir } from 'node:fs/promises'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import type { WadahError } from '@wadah/api/fault'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import type { HostMachine } from '../../src/engine/machine.ts'
@@ -79,6 +79,27 @@ describe('a move', () => {
       fault: { code: 'host_lacks', effect: 'none' },
     })
     await intact(a, b, vm, sum)
+  })
+
+  test('auto, and only the target does not allow it: it goes by pre-copy, and the log says so', async () => {
+    const { a, b } = kit
+    const { request, vm } = await kit.start(a)
+    const sum = await kit.sh(a, vm, TICKS)
+    // The two are on one machine, and the setting is the machine's.
+    const lacks = { ok: false as const, reason: 'its kernel forbids it', remedy: 'sysctl -w x=1' }
+    const asked = vi.spyOn(b.migration, 'postcopy').mockResolvedValue(lacks)
+    const source = vi.spyOn(a.migration, 'postcopy')
+    try {
+      const limits = { max_stall_ms: 5_000, may_postcopy: true }
+      const { report } = await move(kit, request, a, b, { mode: 'auto', limits })
+      expect(report.how).toBe('precopy')
+      expect(asked).toHaveBeenCalledOnce()
+      expect(source).not.toHaveBeenCalled()
+      expect(kit.logs.join('\n')).toContain('by pre-copy alone: over there its kernel forbids it (sysctl -w x=1)')
+      await intact(b, a, vm, sum)
+    } finally {
+      vi.restoreAllMocks()
+    }
   })
 
   test('a guest that writes faster than it may stand still: refused, with the number that would do, or gone over', async () => {

@@ -179,19 +179,22 @@ export class HostMigration implements Migration {
 
   async #listen(
     running: RunningVm,
-    { job, mode, may_postcopy, listen, facts, mirrors = {} }: ArrivalRequest,
+    { job, mode, may_postcopy, or_precopy, listen, facts, mirrors = {} }: ArrivalRequest,
     identity: MoveIdentity | undefined,
     qemu_version: string,
     signal: AbortSignal,
   ): Promise<Arriving> {
-    const postcopy = mode === 'postcopy' || mode === 'hybrid' || (mode === 'auto' && may_postcopy)
+    const asked = mode === 'postcopy' || mode === 'hybrid'
+    const may = mode === 'auto' && may_postcopy
+    const support = may && or_precopy ? await this.postcopy() : ({ ok: true } as const)
+    const postcopy = asked || (may && support.ok)
     // The target first: where it can't, the source would begin all the same, and the target die.
     await setCapabilities(running, { postcopy, preempt: false, pause: facts.mirrors.length > 0 }).catch(
       async (error: unknown) => {
-        const support = postcopy ? await postcopySupport() : ({ ok: true } as const)
-        if (support.ok) throw error
-        throw fail('host_lacks', `This host can't be the target of post-copy: ${support.reason}.`, {
-          remedy: support.remedy,
+        const lacks = postcopy ? await this.postcopy() : ({ ok: true } as const)
+        if (lacks.ok) throw error
+        throw fail('host_lacks', `This host can't be the target of post-copy: ${lacks.reason}.`, {
+          remedy: lacks.remedy,
           cause: error,
         })
       },
@@ -208,6 +211,7 @@ export class HostMigration implements Migration {
         address: { host: listen, port: 0 },
         ...(identity ? { tls: { ca: identity.ca, name: identity.name } } : {}),
         ...(exports ? { exports } : {}),
+        ...(support.ok ? {} : { no_postcopy: { reason: support.reason, remedy: support.remedy } }),
       },
     })
     await running.execute('migrate-incoming', { uri: tcpUri({ host: listen, port: 0 }) }, { signal })
