@@ -214,12 +214,11 @@ async function move(ctx: Ctx): Promise<VmMove> {
     const link = await moves.open(p.to, signal).catch((error: unknown) => {
       throw new WadahError({ ...toFault(error), effect: 'none' }, error)
     })
-    let began_ms = Date.now()
     const going = () => {
       began.over = true
     }
     const phase = (name: MovePhase) => {
-      if (name === 'copy') began_ms = Date.now()
+      if (name === 'mirror' || name === 'copy') void looking.then((probe) => probe?.begins())
       ctx.log(name)
     }
     const report = await moveOut(
@@ -227,7 +226,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
       { ...ports(link), going, phase },
       limit.signal,
     )
-    const outside = await (await looking)?.end({ begin_ms: began_ms, end_ms: Date.now() })
+    const outside = await (await looking)?.end()
     report.notes.unshift(...whereDisks(ctx))
     return { ...names, tls: p.tls, ...shown(report), total_ms: since(begun), ...(outside ? { outside } : {}) }
   } finally {
@@ -313,7 +312,7 @@ async function openProbe({ deps, params: p, signal, log }: Ctx): Promise<Probe |
   try {
     const address = await addressInside(deps, p.vm, signal)
     if (address === undefined) return undefined
-    return new Probe(address, PROBE_PORT, () => Date.now())
+    return new Probe(address, PROBE_PORT, () => performance.now())
   } catch (error) {
     log(`it is not looked at from outside: ${(error as Error).message}`)
     return undefined
