@@ -9,7 +9,7 @@ import type {
   JoinTokenCreate,
   MoveWishes,
 } from '@wadah/api/schema/cluster'
-import type { VmMigrate } from '@wadah/api/schema/migration'
+import type { MovePlan, VmMigrate } from '@wadah/api/schema/migration'
 import type { Rule, RuleCreate } from '@wadah/api/schema/rule'
 import type { HostDevices } from '@wadah/api/schema/devices'
 import type { Subject } from '@wadah/api/schema/access'
@@ -67,6 +67,7 @@ export interface VmService {
   shutdown(caller: Caller, ref: string, body: { timeout_s?: number; force?: boolean }): Promise<Job>
   clone(caller: Caller, ref: string, body: { name: string; start?: boolean }): Promise<Job>
   migrate(caller: Caller, ref: string, body: VmMigrate): Promise<Job>
+  planMove(caller: Caller, ref: string, body: VmMigrate, signal: AbortSignal): Promise<MovePlan>
   reset(caller: Caller, ref: string): Promise<Vm>
   pause(caller: Caller, ref: string): Promise<Vm>
   resume(caller: Caller, ref: string): Promise<Vm>

@@ -329,6 +329,9 @@ export type MoveForecast = {
   rounds: number
   total_ms: number
   stall_ms: number
+  /** Of RAM. */
   bytes: number
+  /** Of local disks, beside it. */
+  disk_bytes?: number
   why?: string
 }

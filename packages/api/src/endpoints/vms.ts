@@ -12,7 +12,7 @@ import {
   HealthSchema,
   VmLogSchema,
 } from '../schema/guest.ts'
-import { VmMigrateSchema } from '../schema/migration.ts'
+import { MovePlanSchema, moveWishes, VmMigrateSchema } from '../schema/migration.ts'
 import { JobSchema } from '../schema/job.ts'
 import { VM_STATES, VmCreateSchema, VmEditSchema, VmSchema } from '../schema/vm.ts'
 
@@ -161,6 +161,19 @@ export const vms = {
     query: WaitQuerySchema,
     body: VmMigrateSchema,
     response: JobSchema,
+  }),
+  planMove: endpoint({
+    id: 'vms.planMove',
+    method: 'GET',
+    path: '/v1/vms/{vm}/migrate',
+    summary:
+      'What moving a VM would do: where it would go, how long it would take and stand still, and what is in the way',
+    tag,
+    needs: 'read',
+    answer: 'ok',
+    params,
+    query: Closed(moveWishes),
+    response: MovePlanSchema,
   }),
   reset: direct('reset', 'Reset, like the button'),
   pause: direct('pause', 'Pause'),

@@ -6,6 +6,7 @@ export type ForecastInput = {
   ram_bytes: number
   /** Of it, what holds something: pages of zeros cost next to nothing. Absent: all. */
   used_bytes?: number
+  /** Of local disks; they go over before RAM, while the guest runs. */
   disk_bytes?: number
   /** Measured by QEMU's calc-dirty-rate; absent: not known. */
   dirty_bytes_per_s?: number
@@ -47,13 +48,13 @@ export function forecast(input: ForecastInput): MoveForecast {
       converges: true,
       rounds: 0,
       stall_ms: fixed_ms,
-      bytes: used + disk_bytes,
-      total_ms: ms(used + disk_bytes),
+      bytes: used,
+      total_ms: ms(used),
     })
   const room = Math.max(0, limits.max_stall_ms - fixed_ms)
   const most = limits.rounds ?? (mode === 'hybrid' ? 1 : MAX_ROUNDS)
   let left = used
-  let bytes = disk_bytes
+  let bytes = 0
   let rounds = 0
   while (rounds < most && (rounds === 0 || ms(left) > room)) {
     bytes += left
@@ -86,7 +87,8 @@ export function forecast(input: ForecastInput): MoveForecast {
   })
 
   function done(f: MoveForecast): MoveForecast {
-    return { ...f, total_ms: f.total_ms + around_ms + f.stall_ms }
+    const total_ms = f.total_ms + ms(disk_bytes) + around_ms + f.stall_ms
+    return { ...f, total_ms, ...(disk_bytes > 0 ? { disk_bytes } : {}) }
   }
 }
 

@@ -95,7 +95,7 @@ export async function bringOut(
 }
 
 /** What is copied of it: with what it stands on, where that does not go along. */
-async function bytesOf(deps: Deps, { volume, from, format, based }: DiskMove): Promise<number | undefined> {
+export async function bytesOf(deps: Deps, { volume, from, format, based }: DiskMove): Promise<number | undefined> {
   if (!based) return (await answerUsed(deps, [volume]))[volume]
   const pool = poolDefinition(poolOf(deps, from))
   return deps.machine.volumes.allocatedBytes(pool, { id: volume, format }).catch(() => undefined)

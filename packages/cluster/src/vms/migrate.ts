@@ -8,18 +8,16 @@ import type { MoveForecast, MoveLimits, MoveMode, MovePhase, MoveReport } from '
 import { type Check, put, unchanged, type Write } from '@wadah/store/store'
 import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, pivot, step, type StepContext } from '../jobs/define.ts'
-import { factsKind } from '../members/records.ts'
 import { checkWay } from '../members/way.ts'
 import { hostName } from '../members/where.ts'
-import { forecast } from '../migration/forecast.ts'
-import { foreseenLimits } from '../migration/limits.ts'
+import { compared } from '../migration/forecast.ts'
 import { endedLink } from '../migration/link.ts'
 import { pausePoint } from '../migration/pause-point.ts'
 import { Probe } from '../migration/probe.ts'
 import { mayGoPostcopy } from '../migration/resolve.ts'
-import { speedOf } from '../migration/speed.ts'
 import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.ts'
-import { placementKind, type PlacementRecord, poolKind, statusKind, vmKind } from '../records.ts'
+import { placementKind, type PlacementRecord, poolKind, vmKind } from '../records.ts'
+import { foresee, foreseenLine } from './foresee.ts'
 import { addressInside } from './inside.ts'
 import { type BringOrder, bringOut, mustBeThere } from './bring-out.ts'
 import { bringKept } from './kept.ts'
@@ -43,9 +41,6 @@ export type MigrateParams = {
 }
 type Ctx = StepContext<MigrateParams, Deps>
 
-/** Devices, messages and the start on the other side; preparing and ending. Medians of moves that were measured (docs/migration.md). */
-const FIXED_MS = { tcg: 45, kvm: 8 }
-const AROUND_MS = 900
 const PROBE_PORT = 9
 
 async function note(ctx: Ctx): Promise<void> {
@@ -94,7 +89,7 @@ async function unnote(ctx: Ctx): Promise<void> {
 }
 
 /** Whether anything lies on its host alone. */
-const carries = (p: MigrateParams): boolean => (p.disks ?? []).length > 0 || p.state === true
+export const carries = (p: MigrateParams): boolean => (p.disks ?? []).length > 0 || p.state === true
 
 /** The outcome of a move that is not known yet: the next step finds it out. */
 type Unresolved = { unresolved: Fault }
@@ -198,8 +193,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
       })
     return anew(since(begun))
   }
-  // What the disks will take nobody knows before.
-  const foreseen = p.disks ? undefined : foresee(ctx)
+  const forecast = tellForecast(ctx)
   const began = { over: false }
   // Once `go` was said a cancel comes too late: only an end of this daemon stops it, and the next one goes on.
   const limit = new AbortController()
@@ -221,14 +215,13 @@ async function move(ctx: Ctx): Promise<VmMove> {
       if (name === 'mirror' || name === 'copy') void looking.then((probe) => probe?.begins())
       ctx.log(name)
     }
-    const report = await moveOut(
-      { ...order, ...(foreseen ? { forecast: foreseen } : {}) },
-      { ...ports(link), going, phase },
-      limit.signal,
-    )
+    const report = await moveOut({ ...order, forecast }, { ...ports(link), going, phase }, limit.signal)
     const outside = await (await looking)?.end()
     report.notes.unshift(...whereDisks(ctx))
-    return { ...names, tls: p.tls, ...shown(report), total_ms: since(begun), ...(outside ? { outside } : {}) }
+    const total_ms = since(begun)
+    // All of it was foreseen, with what goes over before the two sides meet.
+    if (report.forecast) report.ratio = compared(report.forecast, { ...report, total_ms })
+    return { ...names, tls: p.tls, ...shown(report), total_ms, ...(outside ? { outside } : {}) }
   } finally {
     void looking.then((probe) => probe?.stop())
     signal.removeEventListener('abort', stop)
@@ -265,7 +258,8 @@ function shown(r: MoveReport): Omit<VmMove, 'vm' | 'from' | 'to' | 'total_ms'> {
           forecast: {
             total_ms: Math.round(r.forecast.total_ms),
             stall_ms: Math.round(r.forecast.stall_ms),
-            bytes: r.forecast.bytes,
+            bytes: Math.round(r.forecast.bytes),
+            ...(r.forecast.disk_bytes === undefined ? {} : { disk_bytes: r.forecast.disk_bytes }),
           },
         }
       : {}),
@@ -279,28 +273,11 @@ function shown(r: MoveReport): Omit<VmMove, 'vm' | 'from' | 'to' | 'total_ms'> {
 }
 
 /** Sampled while the target is prepared, so that it costs the move no time. */
-async function foresee({ deps, params: p, signal, log }: Ctx): Promise<MoveForecast | undefined> {
-  const { view, machine } = deps
+async function tellForecast({ deps, params: p, signal, log }: Ctx): Promise<MoveForecast | undefined> {
   try {
-    const vm = view.get(vmKind, p.vm)?.value
-    const accelerator = view.get(statusKind, p.vm)?.value.accelerator ?? 'tcg'
-    const limits = foreseenLimits(p.limits, view.get(factsKind, p.to)?.value)
-    const unknown = () => undefined
-    const [dirty, used] = await Promise.all([
-      machine.migration.dirtyRate(p.vm, signal).catch(unknown),
-      machine.migration.usedRam(p.vm).catch(unknown),
-    ])
-    return forecast({
-      ram_bytes: (vm?.spec.memory_mib ?? 0) * 2 ** 20,
-      ...(used === undefined ? {} : { used_bytes: used }),
-      ...(dirty === undefined ? {} : { dirty_bytes_per_s: dirty }),
-      bandwidth_bytes_per_s: speedOf(view, hostName(view, p.from), hostName(view, p.to)),
-      mode: p.mode,
-      // QEMU goes over RAM once without hardware acceleration (docs/migration.md).
-      limits: accelerator === 'tcg' ? { ...limits, rounds: 1 } : limits,
-      fixed_ms: FIXED_MS[accelerator],
-      around_ms: AROUND_MS,
-    })
+    const foreseen = await foresee(deps, p, signal)
+    log(foreseenLine(foreseen))
+    return foreseen
   } catch (error) {
     log(`nothing is foreseen: ${(error as Error).message}`)
     return undefined
@@ -348,6 +325,7 @@ function mustRest({ deps, params: p }: Ctx): void {
 async function bring(ctx: Ctx): Promise<Brought> {
   mustRest(ctx)
   if (!carries(ctx.params)) return { brought: { bytes: 0, took_ms: 0 } }
+  await tellForecast(ctx)
   return { brought: await bringOut(ctx.deps, orderOf(ctx), tellOf(ctx), ctx.signal) }
 }
 

@@ -12,7 +12,7 @@ import { isPlainBetween } from '../members/plain.ts'
 import { CLUSTER, clusterKind, factsKind } from '../members/records.ts'
 import { hostNamed } from '../members/where.ts'
 import { moveLimits } from '../migration/limits.ts'
-import { hostKind, isLive, placementKind, statusKind, type VmRecord } from '../records.ts'
+import { hostKind, isLive, placementKind, type PlacementRecord, statusKind, type VmRecord } from '../records.ts'
 import type { Caller } from '../services.ts'
 import { submit } from '../submit.ts'
 import { vmTarget } from './allow.ts'
@@ -28,6 +28,19 @@ export async function askToMove(
   vm: Rec<VmRecord>,
   body: VmMigrate,
 ): Promise<Job> {
+  const { params, placement } = await decideMove(deps, vm, body)
+  return submit(deps, engine, caller, migrateVm, params, vmTarget(vm.value), {
+    // What it has was looked at before other hosts were asked: a disk that came meanwhile would stay behind.
+    checks: [unchanged(placement), unchanged(vm)],
+  })
+}
+
+/** Nothing is written. @throws WadahError what is in the way */
+export async function decideMove(
+  deps: Deps,
+  vm: Rec<VmRecord>,
+  body: VmMigrate,
+): Promise<{ params: MigrateParams; placement: Rec<PlacementRecord> }> {
   const { view, hostId } = deps
   const placement = view.get(placementKind, vm.id)
   if (!deps.moves || placement?.value.host !== hostId)
@@ -61,10 +74,7 @@ export async function askToMove(
     // Of one that runs its QEMU tells.
     ...(!live && hasOwnState(view, vm.value) ? { state: true } : {}),
   }
-  return submit(deps, engine, caller, migrateVm, params, vmTarget(vm.value), {
-    // What it has was looked at before other hosts were asked: a disk that came meanwhile would stay behind.
-    checks: [unchanged(placement), unchanged(vm)],
-  })
+  return { params, placement }
 }
 
 /** Whether the administrator said of the network between this host and that one that nobody else reaches it. */

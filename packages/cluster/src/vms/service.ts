@@ -33,7 +33,8 @@ import type { Caller, IfGeneration, ListQuery, PageOf, VmService } from '../serv
 import { makeVolumeJob } from '../storage/jobs.ts'
 import { submit } from '../submit.ts'
 import { freeMac } from './allocate.ts'
-import type { VmMigrate } from '@wadah/api/schema/migration'
+import type { MovePlan, VmMigrate } from '@wadah/api/schema/migration'
+import { planMove } from './move-plan.ts'
 import { askToMove } from './move-request.ts'
 import { newUid } from './uids.ts'
 import { allow, jobOn, vmTarget } from './allow.ts'
@@ -210,6 +211,13 @@ export class Vms implements VmService {
     const vm = this.#find(caller, ref)
     this.#allow(caller, vm, 'migrate')
     return askToMove(this.#deps, this.#engine, caller, vm, body)
+  }
+
+  /** Whoever may look may ask; whether it may be done by others is what the answer says. */
+  async planMove(caller: Caller, ref: string, body: VmMigrate, signal: AbortSignal): Promise<MovePlan> {
+    const vm = this.#find(caller, ref)
+    const full: Caller = { ...caller, subject: { ...caller.subject, scope: 'full' } }
+    return planMove(this.#deps, vm, body, () => this.#allow(full, vm, 'migrate'), signal)
   }
 
   /** For the host's own end: in order, then by the plug; what is wanted stays. */

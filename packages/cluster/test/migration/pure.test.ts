@@ -115,6 +115,13 @@ describe('a forecast', () => {
       total_ms: 10_240 + 200 + 25,
     })
   })
+  test('local disks go before: their bytes are apart, their time counts', () => {
+    for (const mode of ['precopy', 'postcopy'] as const) {
+      const [without, withDisks] = [forecast(input({ mode })), forecast(input({ mode, disk_bytes: 1024 * MIB }))]
+      const total_ms = expect.closeTo(without.total_ms + 10_240, 6)
+      expect(withDisks).toEqual({ ...without, disk_bytes: 1024 * MIB, total_ms })
+    }
+  })
   test('a writing guest takes rounds', () => {
     const f = forecast(input())
     expect(f).toMatchObject({ converges: true, rounds: 2 })

@@ -1,6 +1,6 @@
 import { endpoints } from '@wadah/api/endpoints/all'
 import { fail, WadahError } from '@wadah/api/fault'
-import { MOVE_MODES, type VmMigrate, type VmMove } from '@wadah/api/schema/migration'
+import { MOVE_MODES, type MovePlan, type VmMigrate, type VmMove } from '@wadah/api/schema/migration'
 import type { Cli } from '../../cli.ts'
 import { follow, jobFault } from '../../jobs/follow.ts'
 import type { Register } from '../../program.ts'
@@ -15,6 +15,7 @@ type Options = {
   bandwidth?: string
   plain?: boolean
   tls?: boolean
+  dryRun?: boolean
 }
 
 /** Moves a VM to another host, and says what its guest felt of it. */
@@ -30,8 +31,10 @@ export const migrate: Register = (group, cli) => {
     .option('--bandwidth <MiB/s>', t('opt.migrate.bandwidth'))
     .option('--plain', t('opt.migrate.plain'))
     .option('--tls', t('opt.migrate.tls'))
+    .option('--dry-run', t('opt.migrate.dry_run'))
     .action(async (vm: string, o: Options) => {
       const api = await cli.api()
+      if (o.dryRun) return printPlan(cli, await api.call(endpoints.vms.planMove, { params: { vm }, query: bodyOf(o) }))
       const job = await api.call(endpoints.vms.migrate, { params: { vm }, body: bodyOf(o) })
       if (!cli.waits) {
         if (cli.out.isJson) return cli.out.json(job)
@@ -69,6 +72,35 @@ export function bodyOf(o: Options): VmMigrate {
     ...(o.bandwidth === undefined ? {} : { bandwidth_mib_per_s: parseInteger(o.bandwidth, '--bandwidth', 1, 100_000) }),
     ...(o.plain || o.tls ? { plain: o.plain === true } : {}),
   }
+}
+
+/** One that would be refused is a failure of what was asked for. */
+async function printPlan(cli: Cli, p: MovePlan): Promise<void> {
+  const { out, t } = cli
+  if (p.blockers.length > 0) cli.exit = 1
+  if (out.isJson) return out.json(p)
+  const { forecast: f, disks = [] } = p
+  if (p.blockers.length === 0)
+    await out.fields([
+      ['VM', p.vm],
+      [t('migrate.host'), `${p.from} → ${p.to}`],
+      [t('migrate.mode'), f?.how === undefined ? p.mode : `${p.mode} → ${f.how}`],
+      ...disks.map((d): [string, string] => [
+        t('migrate.disk', { name: d.name }),
+        `${d.from} → ${d.to}, ${formatBytes(d.bytes)}`,
+      ]),
+      [
+        t('migrate.forecast'),
+        f &&
+          t('migrate.expected', {
+            total: formatTook(f.total_ms),
+            stall: f.stall_ms,
+            bytes: formatBytes(f.bytes + (f.disk_bytes ?? 0)),
+          }),
+      ],
+    ])
+  if (f?.why !== undefined) out.warn(`! ${out.cell(f.why)}`)
+  for (const b of p.blockers) out.warn(`! ${out.cell(b.remedy === undefined ? b.why : `${b.why} (${b.remedy})`)}`)
 }
 
 async function printMove({ out, t }: Cli, m: VmMove): Promise<void> {

@@ -19,6 +19,7 @@ export function vmRoutes({ vms }: Services, consoles: Consoles): Binding[] {
     bind(e.stop, ({ caller, params }) => vms.stop(caller, params.vm)),
     bind(e.shutdown, ({ caller, params, body }) => vms.shutdown(caller, params.vm, body)),
     bind(e.migrate, ({ caller, params, body }) => vms.migrate(caller, params.vm, body)),
+    bind(e.planMove, ({ caller, params, query, signal }) => vms.planMove(caller, params.vm, query, signal)),
     bind(e.reset, ({ caller, params }) => vms.reset(caller, params.vm)),
     bind(e.pause, ({ caller, params }) => vms.pause(caller, params.vm)),
     bind(e.resume, ({ caller, params }) => vms.resume(caller, params.vm)),
