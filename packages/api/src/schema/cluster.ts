@@ -60,6 +60,7 @@ export const ClusterSchema = Type.Object(
           state: Type.Enum(['leader', 'follower', 'learner', 'silent'] as const),
           version: Type.Optional(Type.String()),
           size_bytes: Type.Optional(Type.Integer()),
+          detail: Type.Optional(Type.String({ description: 'what is not yet as it should be, and what to do' })),
         }),
       ),
     }),

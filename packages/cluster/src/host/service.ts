@@ -7,6 +7,7 @@ import type { JobEngine } from '../jobs/engine.ts'
 import { human } from '@wadah/api/admit'
 import { toFault } from '@wadah/api/fault'
 import { isLive, networkKind, placementKind, poolKind, statusKind, vmKind } from '../records.ts'
+import type { Membership } from '../members/service.ts'
 import { wayItems } from '../members/way.ts'
 import { downOn } from '../networks/states.ts'
 import { poolDefinition } from '../resolve.ts'
@@ -20,12 +21,20 @@ export class HostView implements HostService {
   readonly #engine: JobEngine<Deps>
   readonly #name: string
   readonly #version: string
+  readonly #membership: Pick<Membership, 'items'> | undefined
 
-  constructor(deps: Deps, engine: JobEngine<Deps>, name: string, version: string) {
+  constructor(
+    deps: Deps,
+    engine: JobEngine<Deps>,
+    name: string,
+    version: string,
+    membership?: Pick<Membership, 'items'>,
+  ) {
     this.#deps = deps
     this.#engine = engine
     this.#name = name
     this.#version = version
+    this.#membership = membership
   }
 
   async check(): Promise<HostCheck> {
@@ -37,7 +46,7 @@ export class HostView implements HostService {
       unknownFolders(this.#deps),
       wayItems(this.#deps),
     ])
-    const all = [...items, ...folders, ...lost, ...ways]
+    const all = [...items, ...folders, ...lost, ...ways, ...(this.#membership?.items() ?? [])]
     return {
       ok: all.every((item) => item.state !== 'lack'),
       items: all,

@@ -13,6 +13,7 @@ import type {
   JoinTokenCreate,
   MoveWishes,
 } from '@wadah/api/schema/cluster'
+import type { CheckItem } from '@wadah/api/schema/host'
 import type { Job } from '@wadah/api/schema/job'
 import { del, put, type Rec, unchanged } from '@wadah/store/store'
 import { caughtUp, commit, type Deps, iso } from '../context.ts'
@@ -48,6 +49,8 @@ export type Membership = {
   fingerprint(): string
   /** Its member of etcd is no member any more. */
   dropMember(host: HostRecord): Promise<void>
+  /** What is wrong with this host's own copy of the store. */
+  items(): CheckItem[]
 }
 /** `a`: addresses of peers; `f`: SHA-256 of the hosts' authority; `s`: the secret. */
 export type TokenText = { a: string[]; f: string; s: string }

@@ -3,12 +3,13 @@ import { randomBytes } from 'node:crypto'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { VmCreate } from '@wadah/api/schema/vm'
+import type { EtcdMember } from '@wadah/store/etcd/admin'
 import { jobKind } from '../../src/jobs/record.ts'
 import { sameFacts } from '../../src/members/alive.ts'
 import { aliveKind, type FactsRecord, factsKind, joinTokenKind } from '../../src/members/records.ts'
 import { APART, hostFor, snapshotOf, TOGETHER } from '../../src/members/scheduling.ts'
 import { addressOf, checkJoinSecret, checkJoinToken, hashOf, readToken } from '../../src/members/service.ts'
-import { membersFor, nextMember } from '../../src/members/voters.ts'
+import { allVote, isMemberOf, membersFor, nextMember, withoutVote } from '../../src/members/voters.ts'
 import { whereIs } from '../../src/members/where.ts'
 import {
   type HostRecord,
@@ -88,6 +89,33 @@ describe('who keeps a copy of the store', () => {
         expect(hosts.filter((h) => h.member)).toHaveLength(membersFor(n))
       }),
     )
+  })
+
+  const ports = { peer: 7444, etcd_client: 7445, etcd_peer: 7446 }
+  const member = (n: number, over: Partial<EtcdMember> = {}): EtcdMember => ({
+    id: `${n}`,
+    name: host(n).id,
+    peer_urls: [`https://10.0.0.${n}:7446`],
+    client_urls: [],
+    learner: false,
+    ...over,
+  })
+  test.each([
+    ['all have their votes', [member(0), member(1)], true],
+    ['one is a learner', [member(0), member(1, { learner: true })], false],
+    ['one never started', [member(0), member(1, { name: '' })], false],
+    ['one is to be added', [member(0)], false],
+    ['a learner is no host of ours', [member(0), member(1), member(2, { learner: true })], false],
+  ])('another gets one only when all have their votes: %s', (_what, members, all) =>
+    expect(allVote([host(0, { member: true }), host(1, { member: true }), host(2)], members)).toBe(all),
+  )
+  test('a member that never started is known by its address, and named when it has no vote', () => {
+    const [h1, h2] = [host(1, { ports }), host(2, { ports })]
+    const mine = member(1, { name: '', learner: true })
+    expect([isMemberOf(mine, h1), isMemberOf(mine, h2), isMemberOf(member(2), h2)]).toEqual([true, false, true])
+    expect(withoutVote(mine, h1)).toMatch(/^h1 has no vote yet.*wadah host check --host h1$/)
+    expect(withoutVote(mine, undefined)).toContain('etcdctl member remove 1')
+    expect(withoutVote(member(1), h1)).toBeUndefined()
   })
 })
 

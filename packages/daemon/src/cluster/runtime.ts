@@ -1,4 +1,5 @@
 /** A host of a cluster at work: its member of etcd, the store, the way to the other hosts, certificates, and who does the chores. */
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fail } from '@wadah/api/fault'
 import { hostPort } from '@wadah/api/host-port'
@@ -15,7 +16,7 @@ import {
 } from '@wadah/cluster/members/records'
 import { checkJoinSecret, type Membership } from '@wadah/cluster/members/service'
 import { enterBuild, nextLevel, raiseLevel } from '@wadah/cluster/members/versions'
-import { nextMember } from '@wadah/cluster/members/voters'
+import { allVote, isMemberOf, nextMember, withoutVote } from '@wadah/cluster/members/voters'
 import { type HostRecord, hostKind } from '@wadah/cluster/records'
 import { ensureMember, removeMember, superviseMember } from '@wadah/host/etcd/member'
 import { systemClock } from '@wadah/store/clock'
@@ -43,6 +44,7 @@ import {
   writeIdentity,
 } from './identity.ts'
 import type { Given } from './given.ts'
+import { OwnMember } from './own-member.ts'
 import { certify, etcdUid, memberPlan, namesOf, openStore, storeTls, withGiven } from './parts.ts'
 import { endOf, fingerprintOf, nearsItsEnd, outOfTime } from './pki.ts'
 
@@ -51,7 +53,6 @@ const STORE_MS = 24 * 3_600_000
 const CHORES_MS = 5_000
 const UPKEEP_MS = 60_000
 const RENEWAL_MS = 3_600_000
-const PROMOTE_MS = 120_000
 /** So long before, each hour says that a certificate which was given ends. */
 const GIVEN_ENDS_MS = 30 * 86_400_000
 
@@ -73,6 +74,7 @@ export class ClusterRuntime {
   readonly #ending = new AbortController()
   readonly #admin: EtcdAdmin
   readonly #upkeep: Upkeep
+  readonly #own: OwnMember
   #identity: Identity
   #certificates: Certificates
   #deps: Deps | undefined
@@ -97,6 +99,19 @@ export class ClusterRuntime {
     this.#ending = o.ending
     this.#admin = new EtcdAdmin(o.store.client, systemClock)
     this.#upkeep = new Upkeep({ admin: this.#admin, clock: systemClock, endpoints: () => o.store.client.endpoints })
+    this.#own = new OwnMember({
+      admin: this.#admin,
+      clock: systemClock,
+      identity: () => this.#identity,
+      keep: (identity) => this.#keep(identity),
+      start: async () => {
+        const plan = memberPlan(this.#config, this.#identity)
+        if (plan) await ensureMember(plan, this.#ending.signal)
+      },
+      etcdLog: join(etcdDir(o.config.data), 'etcd.log'),
+      log: o.log,
+      signal: o.ending.signal,
+    })
     this.peers = new PeerClient({
       certificates: () => this.#certificates,
       host: (id) => this.#deps?.view.get(hostKind, id)?.value,
@@ -111,7 +126,10 @@ export class ClusterRuntime {
     const now: { runtime?: ClusterRuntime; identity: Identity } = { identity }
     const plan = () => memberPlan(config, now.runtime?.identity ?? now.identity)
     const first = plan()
-    if (first) await ensureMember(first, ending.signal)
+    // Where others keep copies too it may do without its own for now; who supervises it says what is wrong.
+    const alone = identity.endpoints.length < 2
+    if (first)
+      await ensureMember(first, ending.signal).catch((error: unknown) => (alone ? Promise.reject(error) : undefined))
     const supervised = superviseMember(plan, log, ending.signal)
     const untimely = outOfTime(certificates.host.cert, Date.now())
     if (untimely !== undefined) log(untimely)
@@ -175,6 +193,10 @@ export class ClusterRuntime {
     fingerprint: () => fingerprintOf(this.#certificates.hosts_ca),
     stores: () => this.#stores(),
     dropMember: (host) => this.#dropMember(host),
+    items: () => {
+      const wrong = this.#own.trouble()
+      return wrong ? [{ name: 'store', state: 'warn', ...wrong }] : []
+    },
   }
 
   /** A copy of the store in the form a single host has it, as of one moment. */
@@ -298,7 +320,7 @@ export class ClusterRuntime {
     const recovery = (await this.store.get(clusterKind, CLUSTER))?.value.recovery?.id
     // What this daemon has read may never have been, in the store as it is now.
     if (recovery !== this.#identity.recovery) return recovered()
-    if (own.value.member && !this.#identity.member) await this.#becomeMember()
+    await this.#own.see(own.value.member === true)
     await endToken(deps, hostId)
     // What one of them does for all: the first of those that are there. Two at once do no harm, only work twice.
     const first = view
@@ -345,30 +367,19 @@ export class ClusterRuntime {
     // The records say that there are enough: etcd need not be asked.
     if (!rec) return
     const members = await this.#admin.members()
-    const settled = members.every((m) => !m.learner && m.name !== '')
-    const pending = hosts.some((h) => h.value.member && !members.some((m) => m.name === h.id))
-    if (!settled || pending) return
+    const waits = !allVote(
+      hosts.map((h) => h.value),
+      members,
+    )
+    if (waits) return
     await commit(deps, [unchanged(rec)], [put(hostKind, rec.id, { ...rec.value, member: true })])
     this.#log(`${rec.value.name} is to keep a copy of the store`)
-  }
-
-  async #becomeMember(): Promise<void> {
-    const { address, ports, host } = this.#identity
-    const url = `https://${hostPort(address, ports.etcd_peer)}`
-    const mine = await this.#admin.addLearner(url)
-    const members = (await this.#admin.members()).filter((m) => m.name !== '' && m.id !== mine.id)
-    const initial_cluster = [...members.map((m) => `${m.name}=${m.peer_urls[0] ?? ''}`), `${host}=${url}`].join(',')
-    await this.#keep({ ...this.#identity, member: { name: host, initial_cluster, initial_state: 'existing' } })
-    const plan = memberPlan(this.#config, this.#identity)
-    if (plan) await ensureMember(plan, this.#ending.signal)
-    await this.#admin.promote(mine.id, PROMOTE_MS)
-    this.#log('this host keeps a copy of the store')
   }
 
   async #dropMember(host: HostRecord): Promise<void> {
     if (this.#identity.etcd) return
     const members = await this.#admin.members()
-    const its = members.filter((m) => m.name === host.id || isAt(m, host))
+    const its = members.filter((m) => isMemberOf(m, host))
     if (its.length > 0 && members.length === its.length)
       throw fail('in_use', `${host.name} keeps the only copy of the store.`, { remedy: 'let another host join first' })
     for (const m of its) await this.#admin.remove(m.id)
@@ -393,6 +404,7 @@ export class ClusterRuntime {
         ),
       }
     const members = await this.#admin.members().catch((): EtcdMember[] => [])
+    const hosts = (this.#deps?.view.list(hostKind) ?? []).map((h) => h.value)
     const shown = await Promise.all(
       members.map(async (m) => {
         const endpoint = (m.client_urls[0] ?? m.peer_urls[0] ?? '').replace('https://', '')
@@ -404,8 +416,12 @@ export class ClusterRuntime {
             : s.leader
               ? ('leader' as const)
               : ('follower' as const)
+        const host = hosts.find((h) => isMemberOf(m, h))
+        const own = host?.id === this.#identity.host ? this.#own.trouble()?.detail : undefined
+        const detail = own ?? withoutVote(m, host)
         return {
-          ...(this.#deps?.view.get(hostKind, m.name) ? { host: m.name } : {}),
+          ...(host ? { host: host.id } : {}),
+          ...(detail === undefined ? {} : { detail }),
           endpoint,
           state,
           ...(s ? { version: s.version, size_bytes: s.size_bytes } : {}),
@@ -460,8 +476,3 @@ export async function leaveCluster(config: DaemonConfig): Promise<void> {
   await removeMember(etcdDir(config.data), etcdUid(config))
   await dropUnfinished(config.data)
 }
-
-const isAt = (m: EtcdMember, host: HostRecord) =>
-  host.address !== undefined &&
-  host.ports !== undefined &&
-  m.peer_urls.includes(`https://${hostPort(host.address, host.ports.etcd_peer)}`)

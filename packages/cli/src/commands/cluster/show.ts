@@ -34,5 +34,6 @@ export const show: Register = (group, cli) => {
           m.size_bytes === undefined ? '' : formatBytes(m.size_bytes),
         ]),
       )
+      for (const { detail } of c.store.members) if (detail !== undefined) out.note(out.cell(detail))
     })
 }
