@@ -235,10 +235,14 @@ export function hostFor(
 
 /** What is known of it before it is made. Its further disks go where its host has room; its image must be within reach. */
 function wished(view: View, project: string, body: VmCreate): VmView {
-  const named = (noun: 'image' | 'pool' | 'network', ref: string) =>
+  const named = (noun: 'image' | 'pool' | 'network' | 'volume', ref: string) =>
     view.get(indexKind, indexKeys.name(noun, project, ref))?.value.holder ?? ref
   const image = body.image === undefined ? undefined : view.get(imageKind, named('image', body.image))?.value
-  const pools = new Set((image ? imageLayers(image) : []).flatMap((v) => view.get(volumeKind, v)?.value.pool ?? []))
+  const lying = [
+    ...(image ? imageLayers(image) : []),
+    ...(body.disks ?? []).flatMap((d) => ('volume' in d && d.volume !== undefined ? [named('volume', d.volume)] : [])),
+  ]
+  const pools = new Set(lying.flatMap((v) => view.get(volumeKind, v)?.value.pool ?? []))
   for (const ref of [body.pool, ...(body.disks ?? []).map((d) => ('pool' in d ? d.pool : undefined))])
     if (ref !== undefined) pools.add(named('pool', ref))
   return {

@@ -25,6 +25,7 @@ import {
   volumeKind,
 } from '../records.ts'
 import { chainOf } from '../resolve.ts'
+import { findPool } from '../storage/find-pool.ts'
 import type { Caller, SnapshotService } from '../services.ts'
 import { submit } from '../submit.ts'
 import { allow, vmTarget } from '../vms/allow.ts'
@@ -245,7 +246,7 @@ export class SnapshotStore implements SnapshotService {
       name: volumeName(deps, this.#pending, vm.project, vm.name, `ram-${snapshot.name}`, id),
       project: vm.project,
       created_at: snapshot.created_at,
-      pool: pool ?? find(deps, 'pool', poolKind, vm.project, 'default').id,
+      pool: pool ?? findPool(deps, vm.project, undefined, '/ram').id,
       format: 'raw',
       size_bytes: (vm.spec.memory_mib + RAM_EXTRA_MIB) * MIB,
       vm: vm.id,

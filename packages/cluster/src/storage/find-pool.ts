@@ -39,6 +39,6 @@ export function findPool(
   const host = hostName(deps.view, pool.value.host)
   throw fail('wrong_state', `The pool "${pool.value.name}" is on the host ${host}, and this host can't reach it.`, {
     field,
-    remedy: `--host ${host}, or another pool: wadah pool list`,
+    remedy: `another pool: wadah pool list; what is created may go there: --host ${host}`,
   })
 }

@@ -280,7 +280,7 @@ export class Storage implements StorageService {
         'wrong_state',
         `"${source.value.name}" belongs to the image "${image.value.name}", which is being deleted.`,
       )
-    const pool = find(deps, 'pool', poolKind, caller.project, body.pool ?? source.value.pool, '/pool')
+    const pool = findPool(deps, caller.project, body.pool ?? source.value.pool, '/pool')
     if (how === 'linked' && pool.id !== source.value.pool) {
       throw fail('invalid', 'A linked clone lies in the pool of its base. Leave out "pool", or ask for a full clone.', {
         field: '/clone',

@@ -427,10 +427,8 @@ export async function planDisks(
   const source = image?.volume === undefined ? undefined : deps.view.get(volumeKind, image.volume)?.value
   if (source) {
     const how = body.clone ?? 'linked'
-    const into =
-      body.pool === undefined && how === 'linked'
-        ? (deps.view.get(poolKind, source.pool)?.value ?? pool(undefined, '/pool'))
-        : pool(body.pool, '/pool')
+    const itsPool = findPool(deps, project, source.pool, '/image').value
+    const into = body.pool === undefined && how === 'linked' ? itsPool : pool(body.pool, '/pool')
     if (how === 'linked' && into.id !== source.pool) {
       throw fail(
         'invalid',
@@ -538,6 +536,7 @@ export function workerOn(deps: Pick<Deps, 'view'>, volume: string): string | und
 export function attachable(deps: Deps, project: string, ref: string, field: string, vm: string): VolumeRecord {
   const { value } = find(deps, 'volume', volumeKind, project, ref, field)
   if (value.making) throw fail('busy', `The volume "${value.name}" is being made.`, { field })
+  findPool(deps, project, value.pool, field)
   refuseRole(deps, value, field)
   const stood = value.image !== undefined || deps.view.list(volumeKind).some((v) => v.value.base === value.id)
   if (stood)

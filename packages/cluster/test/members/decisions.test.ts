@@ -355,6 +355,11 @@ describe('where a new VM goes', () => {
     expect(go(three, { pool: 'p-h3' })).toBe(C)
     expect(go(three, { disks: [{ size: '1GiB', pool: 'p-h2' }] } as never)).toBe(B)
   })
+  test('to where a volume lies that is to be its disk', () => {
+    const data = { ...named('vol-dddddddddd', 'data'), pool: 'pool-cccccccccc', size_bytes: 1 }
+    const there = [...three, record(volumeKind, 'vol-dddddddddd', data), index('volume', 'data', 'vol-dddddddddd')]
+    expect(go(there, { disks: [{ volume: 'data' }] })).toBe(C)
+  })
   test('VMs that are kept apart, and together', () => {
     const labels = { [APART]: 'db:strict' }
     const apart = [...three, ...vm('vm-aaaaaaaaaa', A, { labels }), ...vm('vm-bbbbbbbbbb', C, { labels })]
