@@ -193,7 +193,11 @@ describe('jobs leave all or nothing', () => {
           ? { name: 'root', volume: { ...free, vm: VM }, limits: {} }
           : { name: 'root', volume: root(true), limits: {}, from: { volume: source.id, how } }
       const attached = (_: unknown, id: string) =>
-        how === 'attached' && id === free.id ? { id, value: free } : undefined
+        how === 'attached' && id === free.id
+          ? { id, value: free }
+          : id === free.pool
+            ? { id, value: { name: 'default', shared: true } }
+            : undefined
       const deps = { ...planDeps, view: { get: attached, list: () => [] } } as unknown as Deps
       const { params, writes } = assemble(deps, new Pending(), record, [disk], undefined, true, false)
       const begin = how === 'attached' ? [put(volumeKind, free.id, free), name] : there
