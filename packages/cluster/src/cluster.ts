@@ -25,6 +25,7 @@ import { FirewallGroups } from './networks/firewall-groups.ts'
 import { NetworkStore, networkSync, newNetwork } from './networks/service.ts'
 import { type Membership, Clusters } from './members/service.ts'
 import { stayAlive } from './members/alive.ts'
+import type { GuestFacts } from './members/records.ts'
 import { keepReporting } from './members/recovery.ts'
 import { freeName } from './members/settle.ts'
 import { hostName } from './members/where.ts'
@@ -71,7 +72,8 @@ export type ClusterOptions = {
   member?: {
     hostId: string
     membership: Membership
-    cpuFlags: () => Promise<string[]>
+    /** What of its CPU and its QEMU decides which guests can come. */
+    guests: () => Promise<GuestFacts>
     others: (deps: Deps) => Required<Pick<Deps, 'askHost' | 'haveImage' | 'moves'>>
   }
 }
@@ -195,7 +197,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
         o.version,
         async () => ({
           facts: await o.machine.facts(),
-          cpu_flags: await member.cpuFlags(),
+          ...(await member.guests()),
           postcopy: (await o.machine.migration.postcopy()).ok,
         }),
         ending.signal,

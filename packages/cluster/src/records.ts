@@ -39,6 +39,9 @@ export type StatusRecord = {
   pid?: number
   accelerator?: 'kvm' | 'tcg'
   qemu_version?: string
+  /** This and the next: what a host must have that it goes to while it runs. */
+  machine?: string
+  cpu_flags?: string[]
   agent?: 'unknown' | 'connected' | 'absent'
   ready_ms?: number
   /** Addresses that its NICs have got from somebody else, as its agent says. */

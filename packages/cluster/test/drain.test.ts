@@ -186,6 +186,24 @@ describe('the plan', () => {
     expect(plan.eta_how).not.toContain('taken as full')
   })
 
+  test.each<[string, Partial<FactsRecord>, object, string | undefined]>([
+    ['flags of its guest that no other host has', { cpu_flags: ['popcnt'] }, {}, 'lacks: sse4_2'],
+    ['flags that one has', { cpu_flags: ['popcnt', 'sse4_2'] }, {}, undefined],
+    ['flags of a guest that does not run', { cpu_flags: [] }, { state: 'stopped' }, undefined],
+    ['a machine type', { cpu_flags: ['sse4_2'], machine_types: ['pc-q35-9.0'] }, {}, 'machine type pc-q35-7.2'],
+    ['a machine type that one has', { cpu_flags: ['sse4_2'], machine_types: ['pc-q35-7.2'] }, {}, undefined],
+  ])('%s', async (_, there, over, why) => {
+    const status = { schema: 1, state: 'running', cpu_flags: ['sse4_2'], machine: 'pc-q35-7.2', ...over }
+    await write(...vm('web'))
+    await write(
+      put(statusKind, vmId('web'), status as never),
+      put(factsKind, B, facts({ pools: ['pool-bbbbbbbbbb'], ...there })),
+    )
+    const plan = await drainPlan(deps, HOST, 2)
+    expect(plan.moves).toHaveLength(why === undefined ? 1 : 0)
+    if (why !== undefined) expect(plan.blockers[0]?.why.join(' ')).toContain(why)
+  })
+
   test.each([
     ['too little room', () => (sizes['pool-bbbbbbbbbb'] = 9 * GIB), 'left to promise'],
     ['room that nobody tells', () => delete sizes['pool-bbbbbbbbbb'], 'left to promise'],

@@ -327,6 +327,18 @@ describe('statuses', () => {
       seen({ state: 'paused', paused_by: 'io-error', pid: 7 }),
       { since_ms: 2000 },
     ],
+    [
+      'what its guest was shown, first told by a daemon that is newer than its start',
+      before,
+      seen({ pid: 7, agent: 'unknown', machine: 'pc-q35-7.2', cpu_flags: ['popcnt'] }),
+      { machine: 'pc-q35-7.2', cpu_flags: ['popcnt'], since_ms: 1000, ready_ms: 50 },
+    ],
+    [
+      'what is known of it already is no news',
+      { ...before, machine: 'pc-q35-7.2', cpu_flags: ['popcnt'] },
+      seen({ pid: 7, agent: 'unknown', machine: 'pc-q35-7.2', cpu_flags: ['popcnt'] }),
+      undefined,
+    ],
     ['the first of all', undefined, seen({ pid: 7 }), { state: 'running', since_ms: 2000 }],
   ])('%s', (_what, was, now, expected) => {
     const after = statusAfter(was, now)
@@ -334,7 +346,8 @@ describe('statuses', () => {
     else expect(after).toMatchObject(expected)
   })
   test('stopped: nothing of what ran is kept', () => {
-    expect(statusAfter(before, seen({ state: 'stopped', reason: 'exit code 1', pid: 7, agent: 'connected' }))).toEqual({
+    const was = { ...before, machine: 'pc-q35-7.2', cpu_flags: ['popcnt'] }
+    expect(statusAfter(was, seen({ state: 'stopped', reason: 'exit code 1', pid: 7, agent: 'connected' }))).toEqual({
       schema: 1,
       state: 'stopped',
       reason: 'exit code 1',

@@ -150,6 +150,9 @@ export type Observed = {
   epoch?: number
   accelerator?: 'kvm' | 'tcg'
   qemu_version?: string
+  machine?: string
+  /** Flags of /proc/cpuinfo that its guest was shown, and a host must have that it goes to. */
+  cpu_flags?: string[]
   agent?: 'unknown' | 'connected' | 'absent'
   /** The guest ended by itself (its own power-off): it is then wanted stopped. */
   by_guest?: boolean

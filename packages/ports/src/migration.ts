@@ -50,6 +50,8 @@ export type MoveDisk = {
 export type MoveFacts = {
   vm: string
   boot: BootRecord
+  /** `boot.cpu` is what its QEMU has given the guest. The release before says what QEMU was asked for. */
+  cpu_exact?: true
   qemu_version: string
   ram_bytes: number
   /** Absent: QEMU to QEMU in the clear. */

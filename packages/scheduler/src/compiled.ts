@@ -61,7 +61,12 @@ export class Compiled {
   readonly #needs = new Map<VmView, Need>()
   readonly #shapes = new Map<string, Shape>()
   /** Per host, for quick answers. */
-  readonly sets: readonly { pools: Set<string>; networks: Set<string>; flags: Set<string>; machines: Set<string> }[]
+  readonly sets: readonly {
+    pools: Set<string>
+    networks: Set<string>
+    flags: Set<string>
+    machines: Set<string> | undefined
+  }[]
 
   constructor(s: Snapshot) {
     this.now_ms = s.now_ms
@@ -80,7 +85,7 @@ export class Compiled {
       pools: new Set(host.pools.map((pool) => pool.id)),
       networks: new Set(host.networks),
       flags: new Set(host.cpu_flags),
-      machines: new Set(host.machine_types),
+      machines: host.machine_types && new Set(host.machine_types),
     }))
     this.rules = s.rules
       .toSorted((a, b) => byId(a.id, b.id))

@@ -130,7 +130,7 @@ function missing(c: Compiled, vm: VmView, h: number): Problem[] {
     found.push({ code: 'accelerator_differs', vm_has: vm.accelerator, host_has: host.accelerator })
   const flags = (vm.cpu_flags ?? []).filter((flag) => !sets.flags.has(flag))
   if (flags.length > 0) found.push({ code: 'cpu_flags_missing', flags: [...new Set(flags)].sort() })
-  if (vm.machine !== undefined && !sets.machines.has(vm.machine))
+  if (vm.machine !== undefined && sets.machines && !sets.machines.has(vm.machine))
     found.push({ code: 'machine_type_missing', machine: vm.machine })
   if (vm.qemu_version !== undefined && olderQemu(host.qemu_version, vm.qemu_version))
     found.push({ code: 'qemu_older', vm_has: vm.qemu_version, host_has: host.qemu_version })

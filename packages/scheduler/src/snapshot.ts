@@ -43,12 +43,12 @@ export type HostView = {
   /** Ids of the networks that a NIC can be attached to there. */
   networks: readonly string[]
   accelerator: Accelerator
-  /** Flags that its QEMU can give a guest. */
+  /** Flags of its CPU, as Linux names them; those of a VM are named the same. */
   cpu_flags: readonly string[]
   /** `7.2.22` */
   qemu_version: string
-  /** Versioned machine types that its QEMU knows: `pc-q35-7.2`. */
-  machine_types: readonly string[]
+  /** Versioned machine types that its QEMU knows: `pc-q35-7.2`. Absent: not known, and nothing is refused for it. */
+  machine_types?: readonly string[]
   labels: Readonly<Record<string, string>>
   /** Of the link that moves use; absent: taken as `ASSUMED_LINK_BYTES_PER_S`. */
   link_bytes_per_s?: number

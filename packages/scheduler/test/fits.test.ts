@@ -216,6 +216,12 @@ test.each(cases)('$name', ({ on, of, with: more, others, start, why }) => {
   }
 })
 
+test('a host that does not say which machine types it knows is refused for none', () => {
+  const { machine_types: _, ...b } = host('b')
+  const web = vm('web', 'a', { machine: 'pc-q35-8.0' })
+  expect(fits(snapshot([host('a'), b], [web]), web, 'b')).toEqual([])
+})
+
 describe('on its own host', () => {
   const full = [vm('web', 'a', { state: 'stopped', memory_mib: 2048 }), vm('db', 'a', { memory_mib: 7168 })]
   test('a stopped one may start where there is room for it, itself not counted', () => {

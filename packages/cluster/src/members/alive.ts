@@ -8,7 +8,7 @@ import { tallyKind } from '../metrics/moves.ts'
 import { hostKind, networkKind, poolKind } from '../records.ts'
 import { networkDefinition, poolDefinition } from '../resolve.ts'
 import { seesShared } from '../storage/shared.ts'
-import { type AliveRecord, aliveKind, type FactsRecord, factsKind } from './records.ts'
+import { type AliveRecord, aliveKind, type FactsRecord, factsKind, type GuestFacts } from './records.ts'
 
 /** Short enough that a dead host is known soon, long enough for an election of etcd on an old disk. */
 export const ALIVE_S = 10
@@ -16,9 +16,8 @@ const FACTS_MS = 30_000
 const RETRY_MS = 1_000
 const STEP_MIB = 256
 
-/** What a host says of itself. */
+type Own = GuestFacts & { postcopy: boolean }
 export type OwnFacts = () => Promise<{ facts: HostFacts } & Own>
-type Own = Required<Pick<FactsRecord, 'cpu_flags' | 'postcopy'>>
 
 /** Runs until `signal` aborts; a lease that was lost is taken anew. VMs are not touched by it. */
 export async function stayAlive(deps: Deps, version: string, facts: OwnFacts, signal: AbortSignal): Promise<void> {

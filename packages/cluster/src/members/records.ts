@@ -49,13 +49,17 @@ export type FactsRecord = {
   qemu_version: string
   firmware: string[]
   tpm: boolean
-  /** Whether a VM may come here by post-copy. A host of the release before does not say. */
+  /** Versioned machine types that its QEMU knows. A host of the release before says neither this nor the next. */
+  machine_types?: string[]
+  /** Whether a VM may come here by post-copy. */
   postcopy?: boolean
   /** Ids of the pools it reaches and of the networks it can give VMs. */
   pools: string[]
   networks: string[]
   at_ms: number
 }
+/** What of a host's CPU and QEMU decides which running guests can come there. */
+export type GuestFacts = Required<Pick<FactsRecord, 'cpu_flags' | 'machine_types'>>
 export const factsKind: Kind<FactsRecord> = { name: 'host/facts' }
 
 /** The newest level that this release can write; a cluster that begins has it. */

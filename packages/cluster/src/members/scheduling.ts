@@ -76,7 +76,7 @@ export function snapshotOf(
           accelerator: facts.accelerator,
           cpu_flags: facts.cpu_flags,
           qemu_version: facts.qemu_version,
-          machine_types: [],
+          ...(facts.machine_types === undefined ? {} : { machine_types: facts.machine_types }),
           labels: {},
         },
       ]
@@ -162,6 +162,8 @@ export function viewOf(view: View, vm: VmRecord, rooms?: Rooms): VmView {
     networks: [...new Set(vm.spec.nics.map((n) => n.network))],
     ...(live && status?.accelerator !== undefined ? { accelerator: status.accelerator } : {}),
     ...(live && status?.qemu_version !== undefined ? { qemu_version: status.qemu_version } : {}),
+    ...(live && status?.machine !== undefined ? { machine: status.machine } : {}),
+    ...(live && status?.cpu_flags !== undefined ? { cpu_flags: status.cpu_flags } : {}),
     labels: vm.labels,
     ...(devices.length === 0 ? {} : { passthrough: devices }),
     ...(tie ? { held: tie } : {}),

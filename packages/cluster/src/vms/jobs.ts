@@ -255,12 +255,16 @@ export async function launch(
     ...(seen.pid === undefined ? {} : { pid: seen.pid }),
     ...(seen.accelerator === undefined ? {} : { accelerator: seen.accelerator }),
     ...(seen.qemu_version === undefined ? {} : { qemu_version: seen.qemu_version }),
+    ...(seen.machine === undefined ? {} : { machine: seen.machine }),
     ...(seen.agent === undefined ? {} : { agent: seen.agent }),
     booted: bootedOf(vm.spec),
   }
   delete record.reason
   delete record.paused_by
   delete record.ready_ms
+  // An earlier life may have been shown more.
+  if (seen.cpu_flags) record.cpu_flags = seen.cpu_flags
+  else delete record.cpu_flags
   ctx.commit([put(statusKind, vm.id, record)])
   return { begun_ms }
 }

@@ -30,7 +30,10 @@ export function statusAfter(before: StatusRecord | undefined, seen: Observed, mo
     before.paused_by === seen.paused_by &&
     before.reason === seen.reason &&
     before.agent === seen.agent &&
-    before.pid === seen.pid
+    before.pid === seen.pid &&
+    // A daemon of the release before, which started it, said neither.
+    (seen.machine === undefined || before.machine === seen.machine) &&
+    (seen.cpu_flags === undefined || before.cpu_flags?.join() === seen.cpu_flags.join())
   if (same) return undefined
   const live = isLive(seen.state)
   const other = before?.pid !== undefined && seen.pid !== undefined && before.pid !== seen.pid && !moved
@@ -51,6 +54,8 @@ export function statusAfter(before: StatusRecord | undefined, seen: Observed, mo
     ...(live && seen.pid !== undefined ? { pid: seen.pid } : {}),
     ...(live && seen.accelerator !== undefined ? { accelerator: seen.accelerator } : {}),
     ...(live && seen.qemu_version !== undefined ? { qemu_version: seen.qemu_version } : {}),
+    ...(live && seen.machine !== undefined ? { machine: seen.machine } : {}),
+    ...(live && seen.cpu_flags !== undefined ? { cpu_flags: seen.cpu_flags } : {}),
     ...(live && seen.agent !== undefined ? { agent: seen.agent } : {}),
   }
 }

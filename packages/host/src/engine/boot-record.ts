@@ -137,25 +137,3 @@ export function uuidOf(vm: string): string {
   const hex = hash.toString('hex')
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20, 32)}`
 }
-
-/**
- * The CPU model of the pool's baseline. TCG: QEMU's default, richer ones are slower (docs/engine.md). KVM: what every x86-64-v2
- * machine has, so that a VM can move between unlike hosts.
- */
-export function baselineCpu(
-  accelerator: 'kvm' | 'tcg',
-  hostFlags: ReadonlySet<string>,
-): { model: string; flags: string[] } {
-  if (accelerator === 'tcg') return { model: 'qemu64', flags: [] }
-  const v2: [string, string][] = [
-    ['cx16', '+cx16'],
-    ['lahf_lm', '+lahf-lm'],
-    ['popcnt', '+popcnt'],
-    ['ssse3', '+ssse3'],
-    ['sse4_1', '+sse4.1'],
-    ['sse4_2', '+sse4.2'],
-  ]
-  const hasAll = v2.every(([flag]) => hostFlags.has(flag))
-  // qemu64 names AMD's svm, which an Intel host lacks.
-  return { model: 'qemu64', flags: hasAll ? [...v2.map(([, flag]) => flag), '-svm'] : ['-svm'] }
-}

@@ -20,11 +20,16 @@ export function parseMeminfo(text: string): { total_mib: number; available_mib: 
 export function parseMachineHelp(text: string): string | undefined {
   return /^q35\s.*\(alias of (pc-q35-[\d.]+)\)/m.exec(text)?.[1]
 }
+/** The same → every version of q35 that this QEMU can be. */
+export function parseMachineTypes(text: string): string[] {
+  return [...text.matchAll(/^(pc-q35-[\d.]+)\s/gm)].map((m) => m[1] as string)
+}
 export function parseQemuVersion(text: string): string | undefined {
   return /version (\d+\.\d+(?:\.\d+)?)/.exec(text)?.[1]
 }
 
-export type QemuFacts = { path: string; version: string; machine: string }
+/** `machine`: what a new VM gets; `machines`: what one that comes may have. */
+export type QemuFacts = { path: string; version: string; machine: string; machines: string[] }
 
 let cached: { key: string; facts: QemuFacts } | undefined
 
@@ -43,7 +48,12 @@ export async function qemuFacts(path: string): Promise<QemuFacts> {
     run(path, ['--version'], options),
     run(path, ['-machine', 'help'], options),
   ])
-  const facts = { path, version: parseQemuVersion(version.stdout), machine: parseMachineHelp(machines.stdout) }
+  const facts = {
+    path,
+    version: parseQemuVersion(version.stdout),
+    machine: parseMachineHelp(machines.stdout),
+    machines: parseMachineTypes(machines.stdout),
+  }
   if (!facts.version || !facts.machine) {
     throw fail('host_lacks', `${path} does not offer the q35 machine.`, {
       remedy: 'apt-get install --reinstall qemu-system-x86',

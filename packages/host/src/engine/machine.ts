@@ -28,9 +28,9 @@ import { inspect } from '../check/look.ts'
 import { findDevices } from '../devices/found.ts'
 import { give, nodesOf, resolveDevices, takeBack } from '../devices/give.ts'
 import { argv, sockets } from './argv.ts'
-import { baselineCpu } from './boot-record.ts'
 import { Cgroups } from './cgroup.ts'
 import { Channel } from './channel.ts'
+import { baselineCpu } from './cpu.ts'
 import { cloudSeedImage } from './cloud-init.ts'
 import { SerialHubs, openVnc } from './console.ts'
 import { type LiveRecord, VmDirectory } from './directory.ts'
@@ -139,8 +139,11 @@ export class HostMachine implements Machine {
     const running = async (vm: string) => this.running(vm) ?? (await this.attach(vm))
     this.diskMoves = new HostDiskMoves({ ...options, running })
     this.warm = new HostWarm({ dataDir: options.dataDir, root: this.#root, machine: this, running })
-    const qemuVersion = async () => (await qemuFacts(options.qemu)).version
-    this.migration = new HostMigration({ ...options, root: this.#root, machine: this, running, qemuVersion })
+    const here = async () => {
+      const [{ version, machines }, { flags }] = await Promise.all([qemuFacts(options.qemu), cpuFacts()])
+      return { qemu_version: version, machines, cpu_flags: flags }
+    }
+    this.migration = new HostMigration({ ...options, root: this.#root, machine: this, running, here })
     this.#slots = new Slots(options.startsAtOnce ?? 3)
     this.#acceleration = this.#probe()
     this.#acceleration.catch(() => {})

@@ -6,6 +6,7 @@ import { type ExecuteOptions, type Qmp, type QmpEvent, connectQmp } from '@wadah
 import { isQmpError } from '@wadah/qmp/errors'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { netdevId, sockets } from './argv.ts'
+import { hostFlagsOf } from './cpu.ts'
 import type { LiveRecord, VmDirectory } from './directory.ts'
 import { monitorFault } from './monitor-fault.ts'
 import { isAlive, signalProcess, waitGone } from './process.ts'
@@ -227,6 +228,7 @@ export class RunningVm implements Running {
 
   #tell(o: Omit<Observed, 'vm' | 'at_ms'>): Observed {
     const { live } = this.#o
+    const cpu_flags = hostFlagsOf(this.record)
     this.last = {
       vm: this.vm,
       pid: live.qemu.pid,
@@ -234,6 +236,8 @@ export class RunningVm implements Running {
       epoch: live.epoch,
       accelerator: live.accelerator,
       qemu_version: live.qemu_version,
+      machine: this.record.machine,
+      ...(cpu_flags.length > 0 ? { cpu_flags } : {}),
       agent: this.#agent,
       ...o,
       at_ms: this.#o.now_ms(),

@@ -3,9 +3,15 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { argv } from '../../src/engine/argv.ts'
-import { baselineCpu, bootRecord, uuidOf } from '../../src/engine/boot-record.ts'
+import { bootRecord, uuidOf } from '../../src/engine/boot-record.ts'
 import { layoutOf, settings } from '../../src/engine/cgroup.ts'
-import { parseCpuinfo, parseMachineHelp, parseMeminfo, parseQemuVersion } from '../../src/engine/facts.ts'
+import {
+  parseCpuinfo,
+  parseMachineHelp,
+  parseMachineTypes,
+  parseMeminfo,
+  parseQemuVersion,
+} from '../../src/engine/facts.ts'
 import { freePort } from '../../src/engine/hotplug.ts'
 import { lockedBytes } from '../../src/engine/launch.ts'
 import { dimmFor, memoryMib } from '../../src/engine/memory.ts'
@@ -98,13 +104,6 @@ describe('the boot record', () => {
   test('a UUID is of version 5 and never changes', () => {
     expect(uuidOf('vm-aaaaaaaaaa')).toBe(uuidOf('vm-aaaaaaaaaa'))
     expect(uuidOf('vm-aaaaaaaaab')).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
-  })
-  test('the CPU is the baseline, not the host', () => {
-    expect(baselineCpu('tcg', new Set())).toEqual({ model: 'qemu64', flags: [] })
-    expect(
-      baselineCpu('kvm', new Set(['cx16', 'lahf_lm', 'popcnt', 'ssse3', 'sse4_1', 'sse4_2', 'avx2'])).flags,
-    ).toContain('+sse4.2')
-    expect(baselineCpu('kvm', new Set(['cx16'])).flags).toEqual(['-svm'])
   })
   test('a seed can forge no key', () => {
     expect(seedText({ hostname: 'a', password: 'x\nuser=root' })).toBe('hostname=a\npassword=x user=root\n')
@@ -218,6 +217,9 @@ describe('decisions', () => {
     expect(
       parseMachineHelp('pc-q35-7.2   x\nq35                  Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-7.2)\n'),
     ).toBe('pc-q35-7.2')
+    expect(
+      parseMachineTypes('q35   Standard (alias of pc-q35-7.2)\npc-q35-7.2  x\npc-i440fx-7.2  x\npc-q35-4.0.1  x\n'),
+    ).toEqual(['pc-q35-7.2', 'pc-q35-4.0.1'])
     expect(parseQemuVersion('QEMU emulator version 7.2.22 (Debian 1:7.2)')).toBe('7.2.22')
     expect(parseMeminfo('MemTotal:       2048 kB\nMemAvailable:   1024 kB\n')).toEqual({
       total_mib: 2,

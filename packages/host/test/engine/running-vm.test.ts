@@ -11,7 +11,12 @@ function goingOn(live: Partial<LiveRecord>) {
   let left = 0
   const running = new RunningVm({
     directory: { writeLive: async (l: LiveRecord) => void written.push(structuredClone(l)) },
-    boot: { devices: [] },
+    boot: {
+      devices: [],
+      machine: 'pc-q35-7.2',
+      accelerator: 'kvm',
+      cpu: { model: 'qemu64', flags: ['+popcnt', '-svm'] },
+    },
     live: { vm: 'vm-aaaaaaaaaa', qemu: { pid: 1, start: 1 }, ...live },
     qmp: {
       subscribe: (listener: typeof hear) => ((hear = listener), () => {}),
@@ -83,4 +88,9 @@ test('an agent that closes its end, or whose guest is reset, is told to whoever 
   expect(at.left()).toBe(1)
   at.hear({ event: 'VSERPORT_CHANGE', data: { id: 'port-agent0', open: false } })
   expect([at.left(), at.running.last.agent]).toEqual([2, 'absent'])
+})
+
+test('what its guest was shown is told with whatever is seen of it', async () => {
+  const { running } = goingOn({})
+  expect(await running.refresh()).toMatchObject({ machine: 'pc-q35-7.2', cpu_flags: ['popcnt'] })
 })

@@ -81,6 +81,40 @@ describe('a move', () => {
     await intact(a, b, vm, sum)
   })
 
+  test('a CPU that the target can not give: refused before anything is begun; what its own QEMU never gave is no reason', async () => {
+    const { a, b } = kit
+    const wanted = await kit.request()
+    // TCG has no PCID to give.
+    const showing = (machine: HostMachine, flags: string[]) => {
+      const plan = machine.plan.bind(machine)
+      vi.spyOn(machine, 'plan').mockImplementation(async (request) => {
+        const made = await plan(request)
+        return { ...made, record: { ...made.record, cpu: { model: 'qemu64', flags } } }
+      })
+    }
+    try {
+      showing(a, ['+ssse3', '+pcid'])
+      const { request, vm } = await kit.start(a, wanted)
+      const sum = await kit.sh(a, vm, TICKS)
+      const leave = a.migration.leave.bind(a.migration)
+      // As if this host had given it.
+      vi.spyOn(a.migration, 'leave').mockImplementationOnce(async (...args) => {
+        const leaving = await leave(...args)
+        leaving.facts.boot.cpu = { model: 'qemu64', flags: ['+ssse3', '+pcid'] }
+        return leaving
+      })
+      await expect(move(kit, request, a, b)).rejects.toMatchObject({
+        fault: { code: 'host_lacks', effect: 'none', detail: expect.stringContaining('lacks: pcid') },
+      })
+      await intact(a, b, vm, sum)
+      await move(kit, request, a, b)
+      await intact(b, a, vm, sum)
+      expect(b.running(vm)?.record.cpu).toEqual({ model: 'qemu64', flags: ['+ssse3', '-pcid'] })
+    } finally {
+      vi.restoreAllMocks()
+    }
+  })
+
   test('auto, and only the target does not allow it: it goes by pre-copy, and the log says so', async () => {
     const { a, b } = kit
     const { request, vm } = await kit.start(a)

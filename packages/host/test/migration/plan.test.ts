@@ -1,7 +1,8 @@
+import type { WadahError } from '@wadah/api/fault'
 import type { BootPlan, BootRecord } from '@wadah/ports/machine'
 import { describe, expect, test } from 'vitest'
 import { argv } from '../../src/engine/argv.ts'
-import { arrivingPlan, immovable } from '../../src/engine/migration/plan.ts'
+import { arrivingPlan, immovable, judgeGiven } from '../../src/engine/migration/plan.ts'
 
 const boot = (over: Partial<BootRecord> = {}): BootRecord => ({
   schema: 1,
@@ -35,9 +36,17 @@ const plan = (over: Partial<BootRecord> = {}): BootPlan => ({
     qemu: '/usr/bin/qemu-system-x86_64',
   },
 })
-const HERE = { qemu_version: '7.2.22' }
+const HERE = { qemu_version: '7.2.22', machines: ['pc-q35-7.2', 'pc-q35-7.1'], cpu_flags: new Set(['cx16']) }
 const from = (record: BootRecord, qemu_version = '7.2.22') => ({ boot: record, qemu_version })
 const JOB = 'job-aaaaaaaaaa'
+function thrown(call: () => unknown): WadahError {
+  try {
+    call()
+  } catch (error) {
+    return error as WadahError
+  }
+  throw new Error('nothing was thrown')
+}
 
 describe('what comes from another host', () => {
   test("is the source's machine with this host's paths, and QEMU waits for it", () => {
@@ -72,6 +81,7 @@ describe('what comes from another host', () => {
     ['another VM', boot({ vm: 'vm-bbbbbbbbbb' }), '7.2.22', 'another VM'],
     ['another accelerator', boot({ accelerator: 'kvm' }), '7.2.22', 'runs under KVM'],
     ['a newer QEMU', boot(), '8.0.0', 'older 7.2.22'],
+    ['a machine type that QEMU does not know here', boot({ machine: 'pc-q35-6.9' }), '7.2.22', 'pc-q35-6.9'],
     ['other firmware', boot({ firmware: { kind: 'uefi', secure_boot: false } }), '7.2.22', 'firmware'],
     ['another disk', boot({ devices: boot().devices.filter((d) => d.kind !== 'disk') }), '7.2.22', 'disks none'],
     [
@@ -82,6 +92,32 @@ describe('what comes from another host', () => {
     ],
   ])('refused: %s', (_what, record, version, text) => {
     expect(() => arrivingPlan(plan(), from(record, version), HERE, JOB)).toThrow(text)
+  })
+  test.each<[string, BootRecord['accelerator'], string[], string | undefined]>([
+    ['flags that this host has', 'kvm', ['+cx16', '-svm'], undefined],
+    ['flags that it lacks', 'kvm', ['+cx16', '+sse4.2', '+popcnt'], 'popcnt, sse4_2'],
+    ['under TCG, which needs none of the host', 'tcg', ['+sse4.2'], undefined],
+  ])('a CPU with %s', (_what, accelerator, flags, lacking) => {
+    const over = { accelerator, cpu: { model: 'qemu64', flags } }
+    const arrive = () => arrivingPlan(plan({ accelerator }), from(boot(over)), HERE, JOB)
+    if (lacking === undefined) return expect(arrive().record.cpu.flags).toEqual(flags)
+    expect(arrive).toThrow(lacking)
+    const { fault } = thrown(arrive)
+    expect(fault).toMatchObject({ code: 'host_lacks', remedy: expect.stringContaining('wadah vm shutdown web') })
+  })
+  test.each<[string, string[], boolean | undefined, string | undefined]>([
+    ['gives it all', [], true, undefined],
+    ['can not give something that its guest has', ['pcid', 'avx2'], true, 'avx2, pcid'],
+    // Its own host may not have given it either.
+    ['can not give something that was asked for by a host of the release before', ['pcid'], undefined, undefined],
+  ])('QEMU here %s', (_what, missing, cpu_exact, lacking) => {
+    const judge = () => judgeGiven('web', missing, cpu_exact ? { cpu_exact } : {})
+    if (lacking === undefined) return expect(judge).not.toThrow()
+    expect(judge).toThrow(lacking)
+    expect(thrown(judge).fault).toMatchObject({
+      code: 'host_lacks',
+      remedy: expect.stringContaining('vm shutdown web'),
+    })
   })
   test.each<[string, unknown]>([
     ['/machine', { machine: 'pc-q35-7.2,accel=kvm' }],

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { WadahError, fail, toFault } from '@wadah/api/fault'
 import { isId } from '@wadah/api/ids'
-import type { BootPlan, LaunchRequest } from '@wadah/ports/machine'
+import type { BootPlan, BootRecord, LaunchRequest } from '@wadah/ports/machine'
 import type {
   ArrivalRequest,
   ArrivingVm,
@@ -13,6 +13,7 @@ import type {
   PostcopySupport,
   QemuAnswer,
 } from '@wadah/ports/migration'
+import { exactCpu, notGiven } from '../cpu.ts'
 import { VmDirectory } from '../directory.ts'
 import { readFirmwareState, writeFirmwareState } from '../firmware.ts'
 import { lastWords } from '../launch.ts'
@@ -23,7 +24,7 @@ import { Leaving } from './leaving.ts'
 import { exportDisks, mirrorFacts } from './mirror.ts'
 import { activate } from '../snapshot/snapshots.ts'
 import { type Info, ask } from './outgoing.ts'
-import { arrivingPlan, immovable } from './plan.ts'
+import { arrivingPlan, type Here, immovable, judgeGiven } from './plan.ts'
 import { setCapabilities, setTls, tcpUri } from './setup.ts'
 import { settled } from './settled.ts'
 import { ramOf } from './used.ts'
@@ -35,7 +36,8 @@ export type MigrationOptions = {
   root: boolean
   /** One that runs here, adopted if need be. */
   running: (vm: string) => Promise<RunningVm | undefined>
-  qemuVersion: () => Promise<string>
+  /** What of this host decides about a VM that comes. */
+  here: () => Promise<Here>
   machine: {
     plan(request: LaunchRequest): Promise<BootPlan>
     prepare(plan: BootPlan, signal: AbortSignal): Promise<void>
@@ -95,11 +97,15 @@ export class HostMigration implements Migration {
     const paused = await pausedByUser(running)
     this.#wall.retune()
     const identity = tls ? await this.#identity(job, 'source') : undefined
-    const [disks, state] = await Promise.all([
+    const [missing, disks, state] = await Promise.all([
+      notGiven(running),
       mirrorFacts(running, mirrors, layered),
       running.record.firmware.kind === 'bios' ? undefined : readFirmwareState(this.#directory(vm)),
     ])
+    const boot = structuredClone(running.record)
     return this.#leaving(running, job, identity, {
+      boot: { ...boot, cpu: exactCpu(boot.cpu, missing) },
+      cpu_exact: true,
       mirrors: disks,
       ...(state ? { state } : {}),
       ...(paused ? { paused } : {}),
@@ -110,7 +116,7 @@ export class HostMigration implements Migration {
     running: RunningVm,
     job: string,
     identity: MoveIdentity | undefined,
-    more: Pick<MoveFacts, 'mirrors' | 'state' | 'paused'>,
+    more: Pick<MoveFacts, 'mirrors' | 'state' | 'paused' | 'cpu_exact'> & { boot?: BootRecord },
   ): Leaving {
     const { vm } = running
     const facts: MoveFacts = {
@@ -151,15 +157,18 @@ export class HostMigration implements Migration {
       await machine.clean(vm)
       await directory.dropState()
       await writeFirmwareState(directory, facts.state, this.#o.root ? request.request.spec.uid : null)
-      const here = await this.#o.qemuVersion()
-      const plan = arrivingPlan(await machine.plan(request.request), facts, { qemu_version: here }, job)
+      const here = await this.#o.here()
+      const plan = arrivingPlan(await machine.plan(request.request), facts, here, job)
       const identity = tls ? this.#identity(job, 'target') : undefined
       identity?.catch(() => {})
       await machine.prepare(plan, signal)
       await machine.launch(plan, 'paused', signal)
       const running = await this.#o.running(vm)
       if (!running) throw fail('qemu_failed', 'QEMU ended before it could wait for the guest.')
-      const arriving = await this.#listen(running, request, await identity, here, signal).catch(
+      const missing = await notGiven(running)
+      if (missing.length > 0) this.#o.log(`${vm}: QEMU can't give its guest ${missing.join(', ')} here`)
+      judgeGiven(request.request.name, missing, facts)
+      const arriving = await this.#listen(running, request, await identity, here.qemu_version, signal).catch(
         async (error: unknown) => {
           if (!running.isGone) throw error
           throw await lastWords(this.#directory(vm).qemuLog, 'QEMU, which was to wait for the guest, ended', error)

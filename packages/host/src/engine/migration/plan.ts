@@ -2,6 +2,17 @@
 import { fail } from '@wadah/api/fault'
 import { olderQemu } from '@wadah/api/qemu-version'
 import type { BootDevice, BootPlan, BootRecord } from '@wadah/ports/machine'
+import type { MoveFacts } from '@wadah/ports/migration'
+import { flagsLacked } from '../cpu.ts'
+
+/** What of this host decides about a VM that comes. */
+export type Here = {
+  qemu_version: string
+  /** Versioned machine types that its QEMU knows. */
+  machines: readonly string[]
+  /** From /proc/cpuinfo. */
+  cpu_flags: ReadonlySet<string>
+}
 
 const WORD = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$/
 const FLAG = /^[+-][a-zA-Z0-9_.-]{1,63}$/
@@ -53,7 +64,7 @@ export function immovable(record: BootRecord): string | undefined {
 export function arrivingPlan(
   plan: BootPlan,
   from: { boot: BootRecord; qemu_version: string; paused?: true },
-  here: { qemu_version: string },
+  here: Here,
   job: string,
 ): BootPlan {
   const boot = takenOver(from.boot)
@@ -73,6 +84,12 @@ export function arrivingPlan(
         remedy: 'upgrade QEMU here, or choose another host: wadah host list',
       },
     )
+  if (!here.machines.includes(boot.machine))
+    throw fail('host_lacks', `It is a ${boot.machine}, which QEMU ${here.qemu_version} of this host does not know.`, {
+      remedy: `choose another host: wadah host list; or wadah vm shutdown ${own.name}, then move it`,
+    })
+  const flags = flagsLacked(boot, here.cpu_flags)
+  if (flags.length > 0) throw cpuLacks(own.name, flags)
   if (JSON.stringify(boot.firmware) !== JSON.stringify(own.firmware))
     throw refuse('its firmware is to change at the next start', 'restart it first: wadah vm restart NAME')
   for (const kind of ['disk', 'nic', 'cdrom', 'tpm'] as const) {
@@ -90,6 +107,20 @@ export function arrivingPlan(
     local: { ...plan.local, arriving: { job, ...(from.paused ? { paused: true } : {}) } },
   }
 }
+
+/**
+ * What this host's QEMU, which waits for the guest, could not give of the CPU that the guest has. Nothing was begun yet. A source of the
+ * release before says what it asked of its QEMU, not what it got: against that nothing can be held.
+ * @throws WadahError `host_lacks`
+ */
+export function judgeGiven(name: string, missing: readonly string[], from: Pick<MoveFacts, 'cpu_exact'>): void {
+  if (missing.length > 0 && from.cpu_exact) throw cpuLacks(name, missing)
+}
+
+const cpuLacks = (name: string, flags: readonly string[]) =>
+  fail('host_lacks', `Its guest was shown CPU flags that this host lacks: ${flags.toSorted().join(', ')}.`, {
+    remedy: `choose a host that has them: wadah host list; or wadah vm shutdown ${name}, then move it`,
+  })
 
 /** What identifies devices of a kind: the cluster's records on both sides must mean the same. */
 function places(record: BootRecord, kind: 'disk' | 'nic' | 'cdrom' | 'tpm'): string {
