@@ -38,7 +38,7 @@ describe.skipIf(missing !== undefined)(
     test('a folder that is another one on each host is refused, by name, and nothing is left in it', async () => {
       const refused = await at(1, 'pool', 'create', 'apart', `${SHARED}/apart`, '--shared')
       expect(refused.code).not.toBe(0)
-      expect(refused.err).toContain(`${SHARED}/apart is another folder on ${LAB}2 than here: it is not shared`)
+      expect(refused.err).toContain(`${SHARED}/apart is another folder on ${LAB}2 than on ${LAB}1: it is not shared`)
       expect(refused.err).toContain(`findmnt ${SHARED}/apart`)
       expect((await inView(1, 'find', `${SHARED}/apart`, '-type', 'f')).trim()).toBe('')
     })

@@ -83,6 +83,8 @@ export type PoolRecord = Named & {
   shared?: boolean
   /** What a host finds in it that has the right one. */
   mark?: string
+  /** By host: what it had mounted when its locks and caches were tried with another (storage/proven.ts). Absent: of a release that kept none. */
+  tried?: Record<string, string>
   /** It is being deleted: nothing new may be put there. */
   closing?: boolean
 }

@@ -39,6 +39,8 @@ export interface SharedPools {
   look(pool: PoolDefinition, name: string, blocks: readonly number[]): Promise<TrialLook>
   /** Closes what `look` keeps open. */
   letGo(pool: PoolDefinition, name: string): Promise<void>
+  /** What is mounted there, and how: `what` is the same after a restart of this host, `which` is of this one mount. */
+  mounted(pool: PoolDefinition): Promise<{ what: string; which: string }>
 }
 
 /** Every call is idempotent: done twice is done once. Paths are made here from ids alone. */

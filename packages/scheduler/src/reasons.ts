@@ -8,7 +8,7 @@ export type Problem =
   /** `of: 'all'`: too much for the host even when it is empty. */
   | { code: 'no_room_memory'; needed_mib: number; free_mib: number; of: 'free' | 'all' }
   | { code: 'no_room_disk'; needed_bytes: number; free_bytes: number }
-  | { code: 'pool_not_reached'; pools: string[] }
+  | { code: 'pool_not_reached'; pools: string[]; why?: { detail: string; remedy: string } }
   | { code: 'network_not_there'; networks: string[] }
   | { code: 'accelerator_differs'; vm_has: Accelerator; host_has: Accelerator }
   | { code: 'cpu_flags_missing'; flags: string[] }
@@ -83,6 +83,7 @@ function words(p: Problem, vm: string, host: string): [detail: string, remedy: s
         `make room in a local pool of ${host} (wadah volume list), or move the disks to a shared pool`,
       ]
     case 'pool_not_reached':
+      if (p.why) return [p.why.detail, p.why.remedy]
       return [
         `${host} does not reach the shared ${p.pools.length === 1 ? 'pool' : 'pools'} ${list(p.pools)}.`,
         `make ${p.pools.length === 1 ? 'it' : 'them'} reachable from ${host}`,

@@ -40,6 +40,8 @@ export type HostView = {
   cpus: number
   load?: Load
   pools: readonly PoolView[]
+  /** Shared pools that it sees and may not use, by id, and why. */
+  pools_refused?: Readonly<Record<string, { detail: string; remedy: string }>>
   /** Ids of the networks that a NIC can be attached to there. */
   networks: readonly string[]
   accelerator: Accelerator

@@ -65,6 +65,11 @@ const cases: Case[] = [
   },
   { name: 'a pool out of reach', on: { pools: [] }, why: [{ code: 'pool_not_reached', pools: ['fast'] }] },
   {
+    name: 'a pool that it may not use',
+    on: { pools: [], pools_refused: { shared: { detail: 'Its locks are not seen.', remedy: 'nfs4' } } },
+    why: [{ code: 'pool_not_reached', pools: ['fast'], why: { detail: 'Its locks are not seen.', remedy: 'nfs4' } }],
+  },
+  {
     name: 'a network that is not there',
     on: { networks: [] },
     why: [{ code: 'network_not_there', networks: ['lan'] }],

@@ -48,6 +48,12 @@ export const PoolSchema = Type.Object(
     file_system: Type.String(),
     shared: Type.Boolean({ description: 'every host of the cluster has it' }),
     host: Type.Optional(Type.String({ description: 'the host it is on; absent when it is shared' })),
+    refused: Type.Optional(
+      Type.Array(Type.Object({ host: Type.String(), detail: Type.String(), remedy: Type.String() }), {
+        description:
+          'hosts that may not use this shared pool: its locks or caches were not what they must be, or are not tried yet',
+      }),
+    ),
     unreachable: Type.Optional(Type.String({ description: 'why its host could not be asked; the sizes are then 0' })),
   },
   { title: 'Pool' },

@@ -11,6 +11,7 @@ import type { Membership } from '../members/service.ts'
 import { wayItems } from '../members/way.ts'
 import { downOn } from '../networks/states.ts'
 import { poolDefinition } from '../resolve.ts'
+import { whyNot } from '../storage/proven.ts'
 import { viewHostDevices } from '../vms/hostdevs.ts'
 import { isWaiting } from '../vms/restart.ts'
 import { stopAllGuests } from './power.ts'
@@ -113,12 +114,14 @@ export class HostView implements HostService {
 
 const LEAST_FREE_BYTES = 2 ** 30
 
-/** Pools that are full, or not there. */
+/** Pools that are full, not there, or shared and not to be used here. */
 async function poolItems(deps: Deps): Promise<CheckItem[]> {
   const found = await Promise.all(
     deps.view.list(poolKind).map(async ({ value: pool }): Promise<CheckItem | undefined> => {
-      if (pool.host !== deps.hostId) return undefined
       const name = `pool ${pool.name}`
+      const why = whyNot(deps.view, deps.hostId, pool)
+      if (why) return { name, state: 'lack', ...why }
+      if (pool.host !== deps.hostId) return undefined
       try {
         const { free_bytes, capacity_bytes } = await deps.machine.volumes.facts(poolDefinition(pool))
         const detail = `${human(free_bytes)} of ${human(capacity_bytes)} free in ${pool.path}`

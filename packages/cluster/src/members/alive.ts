@@ -6,8 +6,8 @@ import { del, exists, put } from '@wadah/store/store'
 import { commit, type Deps } from '../context.ts'
 import { tallyKind } from '../metrics/moves.ts'
 import { hostKind, networkKind, poolKind } from '../records.ts'
-import { networkDefinition, poolDefinition } from '../resolve.ts'
-import { seesShared } from '../storage/shared.ts'
+import { networkDefinition } from '../resolve.ts'
+import { PoolTrials } from '../storage/trials.ts'
 import { type AliveRecord, aliveKind, type FactsRecord, factsKind, type GuestFacts } from './records.ts'
 
 /** Short enough that a dead host is known soon, long enough for an election of etcd on an old disk. */
@@ -47,6 +47,7 @@ export async function stayAlive(deps: Deps, version: string, facts: OwnFacts, si
 async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: AbortSignal): Promise<void> {
   // A pool or a network that came is looked for at once: a VM may want to go there.
   let wake: AbortController | undefined
+  const trials = new PoolTrials(deps, signal, () => wake?.abort())
   const off = deps.view.subscribe((changes) => {
     if (changes.some((c) => c.kind === poolKind.name || c.kind === networkKind.name)) wake?.abort()
   })
@@ -55,7 +56,7 @@ async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: Abo
     wake = new AbortController()
     try {
       const { facts, ...more } = await own()
-      const next = factsRecord(facts, more, version, await reachedBy(deps), deps.clock.now_ms())
+      const next = factsRecord(facts, more, version, await reachedBy(deps, trials), deps.clock.now_ms())
       if (!sameFacts(deps.view.get(factsKind, deps.hostId)?.value, next))
         await commit(deps, [exists(hostKind, deps.hostId)], [put(factsKind, deps.hostId, next)])
     } catch (error) {
@@ -65,34 +66,27 @@ async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: Abo
   }
 }
 
-function factsRecord(
-  f: HostFacts,
-  own: Own,
-  version: string,
-  reached: Pick<FactsRecord, 'pools' | 'networks'>,
-  at_ms: number,
-): FactsRecord {
+function factsRecord(f: HostFacts, own: Own, version: string, reached: Reached, at_ms: number): FactsRecord {
   const { cpu_model, cpus, memory_mib, memory_free_mib, accelerator, qemu_version, firmware, tpm } = f
   const kept = { cpu_model, cpus, memory_mib, memory_free_mib, accelerator, qemu_version, firmware, tpm }
   return { schema: 1, version, ...own, ...kept, ...reached, at_ms }
 }
 
-async function reachedBy(deps: Deps): Promise<Pick<FactsRecord, 'pools' | 'networks'>> {
-  const pools = await Promise.all(
-    deps.view.list(poolKind).map(async ({ id, value: p }) => {
-      const there = p.shared
-        ? p.mark !== undefined && (await seesShared(deps, poolDefinition(p), p.mark))
-        : p.host === deps.hostId
-      return there ? [id] : []
-    }),
-  )
+type Reached = Pick<FactsRecord, 'pools' | 'networks' | 'pools_refused'>
+async function reachedBy(deps: Deps, trials: PoolTrials): Promise<Reached> {
+  const own = deps.view.list(poolKind).flatMap(({ id, value: p }) => (!p.shared && p.host === deps.hostId ? [id] : []))
+  const shared = await trials.look()
   const networks = await Promise.all(
     deps.view.list(networkKind).map(async ({ id, value: n }) => {
       const wrong = n.kind === 'bridge' ? await deps.machine.networks.judge(networkDefinition(n) as never) : undefined
       return wrong === undefined ? [id] : []
     }),
   )
-  return { pools: pools.flat().toSorted(), networks: networks.flat().toSorted() }
+  return {
+    pools: [...own, ...shared.pools].toSorted(),
+    networks: networks.flat().toSorted(),
+    ...(Object.keys(shared.refused).length > 0 ? { pools_refused: shared.refused } : {}),
+  }
 }
 
 /** Pure: free memory that differs by little is no news, and nothing is written for it. */

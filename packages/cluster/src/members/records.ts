@@ -36,6 +36,8 @@ export const joinTokenKind: Kind<JoinTokenRecord> = { name: 'cluster/join-token'
 export type AliveRecord = { schema: 1; host: string; since_ms: number }
 export const aliveKind: Kind<AliveRecord> = { name: 'host/alive' }
 
+export type PoolRefusal = { mounted: string; detail: string; remedy: string }
+
 /** What a host can do and has, as it last said itself. */
 export type FactsRecord = {
   schema: 1
@@ -56,6 +58,8 @@ export type FactsRecord = {
   /** Ids of the pools it reaches and of the networks it can give VMs. */
   pools: string[]
   networks: string[]
+  /** Of shared pools that it sees and may not use: what was mounted then, and why not. */
+  pools_refused?: Record<string, PoolRefusal>
   at_ms: number
 }
 /** What of a host's CPU and QEMU decides which running guests can come there. */

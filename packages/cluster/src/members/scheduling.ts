@@ -30,6 +30,7 @@ import {
 import type { Deps } from '../context.ts'
 import { chainOf } from '../resolve.ts'
 import { usualPool } from '../storage/find-pool.ts'
+import { refusalsOf } from '../storage/proven.ts'
 import { scheduled } from '../rules/members.ts'
 import { type Rooms, roomsFor } from '../storage/rooms.ts'
 import { heldBytesByTop, tiedBy } from '../vms/tied.ts'
@@ -72,6 +73,7 @@ export function snapshotOf(
             const record = view.get(poolKind, pool)?.value
             return record ? [poolViewOf(view, record, o.rooms)] : []
           }),
+          pools_refused: refusalsOf(view, id),
           networks: facts.networks,
           accelerator: facts.accelerator,
           cpu_flags: facts.cpu_flags,

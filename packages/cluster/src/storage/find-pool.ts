@@ -4,6 +4,7 @@ import type { Rec } from '@wadah/store/store'
 import { type Deps, find } from '../context.ts'
 import { hostName } from '../members/where.ts'
 import { type PoolRecord, poolKind } from '../records.ts'
+import { refuseUnproven } from './proven.ts'
 
 export const DEFAULT_POOL = 'default'
 
@@ -23,7 +24,7 @@ export function usualPool(view: Pick<CachedView, 'list'>, project: string, hostI
 
 /**
  * The pool that was named, or the one where things go unless said: "default" where this host has it, else this host's oldest.
- * @throws WadahError `not_found`; `wrong_state` for a pool of another host
+ * @throws WadahError `not_found`; `wrong_state` for a pool of another host, and for a shared one that this host may not use
  */
 export function findPool(
   deps: Pick<Deps, 'view' | 'hostId'>,
@@ -32,10 +33,14 @@ export function findPool(
   field: string,
 ): Rec<PoolRecord> {
   const usual = ref === undefined ? usualPool(deps.view, project, deps.hostId) : undefined
+  const proven = (rec: Rec<PoolRecord>) => {
+    refuseUnproven(deps, rec.value, field)
+    return rec
+  }
   const found = usual && deps.view.get(poolKind, usual.id)
-  if (found) return found
+  if (found) return proven(found)
   const pool = find(deps as Deps, 'pool', poolKind, project, ref ?? DEFAULT_POOL, field)
-  if (reaches(deps, pool.value)) return pool
+  if (reaches(deps, pool.value)) return proven(pool)
   const host = hostName(deps.view, pool.value.host)
   throw fail('wrong_state', `The pool "${pool.value.name}" is on the host ${host}, and this host can't reach it.`, {
     field,

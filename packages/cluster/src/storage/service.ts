@@ -28,6 +28,7 @@ import { submit } from '../submit.ts'
 import { factsOf } from './pool-facts.ts'
 import { checkShared } from './shared.ts'
 import { findPool } from './find-pool.ts'
+import { refusedOn } from './proven.ts'
 import { admitVolumes, checkName, promisedBytes, refuseRole, workerOn } from '../vms/create.ts'
 import { deleteVolumeJob, makeVolumeJob } from './jobs.ts'
 import { resizeVolumeJob } from './resize.ts'
@@ -59,6 +60,7 @@ export class Storage implements StorageService {
   async #viewPool(rec: Rec<PoolRecord>): Promise<Pool> {
     const { value: p } = rec
     const facts = await factsOf(this.#deps, p)
+    const refused = refusedOn(this.#deps.view, p)
     return {
       id: p.id,
       name: p.name,
@@ -72,6 +74,7 @@ export class Storage implements StorageService {
       shared: p.shared === true,
       ...(p.shared ? {} : { host: hostName(this.#deps.view, p.host) }),
       ...facts,
+      ...(refused.length > 0 ? { refused } : {}),
     }
   }
 
@@ -102,7 +105,7 @@ export class Storage implements StorageService {
     if (twin) throw fail('in_use', `${path} is the pool "${twin.value.name}" already.`, { field: '/path' })
     const id = newId('pool', deps.randomBytes)
     const facts = await deps.machine.volumes.openPool({ id, path, direct_io: true })
-    const mark = shared ? await checkShared(deps, { id, path, direct_io: facts.direct_io }) : undefined
+    const proof = shared ? await checkShared(deps, { id, path, direct_io: facts.direct_io }) : undefined
     const record: PoolRecord = {
       schema: 1,
       id,
@@ -114,7 +117,7 @@ export class Storage implements StorageService {
       overcommit: body.overcommit ?? 2,
       direct_io: facts.direct_io,
       host: deps.hostId,
-      ...(mark === undefined ? {} : { shared: true, mark }),
+      ...(proof ? { shared: true, ...proof } : {}),
     }
     const key = indexKeys.name('pool', caller.project, body.name)
     await commit(

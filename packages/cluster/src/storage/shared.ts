@@ -3,12 +3,15 @@ import { fail } from '@wadah/api/fault'
 import type { PoolDefinition } from '@wadah/ports/volumes'
 import type { Deps } from '../context.ts'
 import { aliveKind } from '../members/records.ts'
+import { hostName } from '../members/where.ts'
 import { hostKind } from '../records.ts'
 import { LAST_TURN, type Stale, staleFault, takeTurn } from './fresh.ts'
+import { UNSAID } from './proven.ts'
 
 /** What a host is asked about a pool. `mark`: the text that it must find there; `turn`: its turn on a file that both write (fresh.ts). */
 export type PoolQuestion = { pool: PoolDefinition; mark: string; name: string; turn?: number }
-export type PoolAnswer = { found: boolean; free: boolean; fresh?: Stale | 'yes' }
+/** `has`: what is mounted there (SharedPools.mounted); hosts of earlier releases do not say. */
+export type PoolAnswer = { found: boolean; free: boolean; has?: string; fresh?: Stale | 'yes' }
 export const POOL_PATH = '/peer/v1/pool'
 
 const ASK_MS = 30_000
@@ -27,17 +30,20 @@ export async function answerPool(deps: Deps, body: unknown): Promise<PoolAnswer>
   }
   if ((await shared.read(pool, name)) !== mark) return { found: false, free: true }
   await shared.mark(pool, answerOf(name, deps.hostId), mark)
-  return { found: true, free: await shared.isFree(pool, name) }
+  const { what: has } = await shared.mounted(pool)
+  return { found: true, free: await shared.isFree(pool, name), has }
 }
 
 /**
- * @returns the text by which a host that joins later knows the pool
+ * With all hosts of the cluster, before the pool is taken.
+ * @returns the text by which a host that joins later knows the pool, and with what mounted each host has passed
  * @throws WadahError `wrong_state` that names the host on which it is another folder, or where its locks are not seen
  */
-export async function checkShared(deps: Deps, pool: PoolDefinition): Promise<string> {
+export async function checkShared(
+  deps: Deps,
+  pool: PoolDefinition,
+): Promise<{ mark: string; tried: Record<string, string> }> {
   const { shared } = deps.machine.volumes
-  const mark = Buffer.from(deps.randomBytes(16)).toString('hex')
-  const name = `check-${mark.slice(0, 12)}`
   const others = deps.view.list(hostKind).filter((h) => h.id !== deps.hostId)
   const down = others.find((h) => deps.view.get(aliveKind, h.id) === undefined)
   if (down)
@@ -48,6 +54,28 @@ export async function checkShared(deps: Deps, pool: PoolDefinition): Promise<str
         remedy: `start it, or take it out: wadah cluster remove ${down.value.name}`,
       },
     )
+  const { mark, mounted } = await tryWith(
+    deps,
+    pool,
+    others.map((h) => h.id),
+  )
+  const { what } = await shared.mounted(pool)
+  await shared.mark(pool, 'pool', mark)
+  return { mark, tried: { ...mounted, [deps.hostId]: what } }
+}
+
+/** Whether this host and each of these mean the same folder, see each other's locks, and read at once what the other wrote. */
+export async function tryWith(
+  deps: Deps,
+  pool: PoolDefinition,
+  hosts: readonly string[],
+): Promise<{ mark: string; mounted: Record<string, string> }> {
+  const { shared } = deps.machine.volumes
+  const mark = Buffer.from(deps.randomBytes(16)).toString('hex')
+  const name = `check-${mark.slice(0, 12)}`
+  const here = hostName(deps.view, deps.hostId)
+  const others = hosts.map((id) => ({ id, host: hostName(deps.view, id) }))
+  const mounted: Record<string, string> = {}
   await shared.mark(pool, name, mark)
   try {
     const ask = async (host: string, turn?: number) => {
@@ -57,18 +85,19 @@ export async function checkShared(deps: Deps, pool: PoolDefinition): Promise<str
     }
     const release = await shared.hold(pool, name)
     try {
-      for (const { id, value: host } of others) {
-        const { found, free } = await ask(id)
+      for (const { id, host } of others) {
+        const { found, free, has = UNSAID } = await ask(id)
+        mounted[id] = has
         const back = found ? await shared.read(pool, answerOf(name, id)) : undefined
         if (back !== mark)
-          throw fail('wrong_state', `${pool.path} is another folder on ${host.name} than here: it is not shared.`, {
+          throw fail('wrong_state', `${pool.path} is another folder on ${host} than on ${here}: it is not shared.`, {
             field: '/path',
-            remedy: `mount the same file system there at ${pool.path}: findmnt ${pool.path}`,
+            remedy: `mount the same file system on both at ${pool.path}: findmnt ${pool.path}`,
           })
         if (free)
           throw fail(
             'wrong_state',
-            `A lock that this host holds in ${pool.path} is not seen on ${host.name}: two could write one disk.`,
+            `A lock that ${here} holds in ${pool.path} is not seen on ${host}: two could write one disk.`,
             {
               field: '/path',
               remedy: 'mount it with locks that reach the server (NFS: version 4, or without nolock)',
@@ -78,25 +107,20 @@ export async function checkShared(deps: Deps, pool: PoolDefinition): Promise<str
     } finally {
       await release()
     }
-    for (const { id, value: host } of others)
+    for (const { id, host } of others)
       if (!(await ask(id)).free)
-        throw fail(
-          'wrong_state',
-          `A lock in ${pool.path} that this host has given back still stands on ${host.name}.`,
-          {
-            field: '/path',
-            remedy: 'look at the lock service of that file system',
-          },
-        )
-    for (const { id, value: host } of others)
-      await checkFresh(deps, pool, mark, turnsOf(name, id), host.name, async (turn) => (await ask(id, turn)).fresh)
+        throw fail('wrong_state', `A lock in ${pool.path} that ${here} has given back still stands on ${host}.`, {
+          field: '/path',
+          remedy: 'look at the lock service of that file system',
+        })
+    for (const { id, host } of others)
+      await checkFresh(deps, pool, mark, turnsOf(name, id), host, async (turn) => (await ask(id, turn)).fresh)
+    return { mark, mounted }
   } finally {
     for (const { id } of others)
       for (const file of [answerOf(name, id), turnsOf(name, id)]) await shared.unmark(pool, file).catch(() => undefined)
     await shared.unmark(pool, name)
   }
-  await shared.mark(pool, 'pool', mark)
-  return mark
 }
 
 /** This host and another take turns on a file. @param ask gives the other its turn */
@@ -109,7 +133,7 @@ async function checkFresh(
   ask: (turn: number) => Promise<PoolAnswer['fresh']>,
 ): Promise<void> {
   const { shared } = deps.machine.volumes
-  const here = deps.view.get(hostKind, deps.hostId)?.value.name ?? 'this host'
+  const here = hostName(deps.view, deps.hostId)
   await shared.mark(pool, file, '')
   try {
     for (let turn = 0; turn <= LAST_TURN; turn += 2) {
@@ -118,7 +142,7 @@ async function checkFresh(
       if (turn === LAST_TURN) return
       const there = await ask(turn + 1)
       if (there === undefined)
-        throw fail('wrong_state', `${other} runs a wadahd that can't try whether ${pool.path} is read from caches.`, {
+        throw fail('host_lacks', `${other} runs a wadahd that can't try whether ${pool.path} is read from caches.`, {
           remedy: `update it there: it must be the version of this host`,
         })
       if (there !== 'yes') throw staleFault(pool.path, { writer: here, reader: other }, there)

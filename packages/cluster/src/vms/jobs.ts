@@ -18,6 +18,7 @@ import {
 import { chainOf, launchRequest, poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import type { CreateParams } from './create.ts'
 import { launchInstant } from '../warm/instant.ts'
+import { poolsProven } from '../storage/proven.ts'
 import { checkRoomToRun } from './room.ts'
 import { refuseWhileWaiting } from '../members/recovery.ts'
 import { dropWrites, volumesOf } from './drop.ts'
@@ -71,6 +72,7 @@ export async function grantTo(deps: Deps, vm: VmRecord, id: string): Promise<voi
 
 /** Everything its QEMU opens on this host is here, and its user may open it. `coming`: disks that are still on their way. */
 export async function filesReady(deps: Deps, vm: VmRecord, coming: readonly string[] = []): Promise<void> {
+  await poolsProven(deps, vm)
   // Done when they were attached, unless a crash came between, or another host did it.
   for (const { name, volume } of vm.spec.disks) if (!coming.includes(name)) await grantTo(deps, vm, volume)
   if (vm.spec.boot.kind === 'kernel') await deps.haveImage?.(vm.spec.boot.image)

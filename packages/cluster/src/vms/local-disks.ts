@@ -20,6 +20,7 @@ import {
 } from '../records.ts'
 import { chainOf, poolDefinition, poolOf } from '../resolve.ts'
 import { findPool, reaches, usualPool } from '../storage/find-pool.ts'
+import { refuseUnproven, whyNot } from '../storage/proven.ts'
 import { factsOf } from '../storage/pool-facts.ts'
 import { leftIn } from '../storage/rooms.ts'
 import { poolClosing, promisedBytes } from './create.ts'
@@ -139,7 +140,10 @@ function targetPool(deps: Deps, vm: VmRecord, to: string, ref: string | undefine
   const there = { view: deps.view, hostId: to }
   if (ref !== undefined) {
     const pool = find(deps, 'pool', poolKind, vm.project, ref, '/pool').value
-    if (reaches(there, pool)) return pool
+    if (reaches(there, pool)) {
+      refuseUnproven(there, pool, '/pool')
+      return pool
+    }
     throw fail('wrong_state', `The host ${hostName(deps.view, to)} does not have the pool "${pool.name}".`, {
       field: '/pool',
       remedy: 'wadah pool list',
@@ -147,7 +151,9 @@ function targetPool(deps: Deps, vm: VmRecord, to: string, ref: string | undefine
   }
   const same = deps.view
     .list(poolKind)
-    .find(({ value: p }) => p.name === name && p.project === vm.project && reaches(there, p))
+    .find(
+      ({ value: p }) => p.name === name && p.project === vm.project && reaches(there, p) && !whyNot(deps.view, to, p),
+    )
   return same?.value ?? findPool(there, vm.project, undefined, '/pool').value
 }
 

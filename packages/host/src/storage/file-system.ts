@@ -1,4 +1,5 @@
 /** What a file system is and how much room it has. */
+import { createHash } from 'node:crypto'
 import { statfs } from 'node:fs/promises'
 
 /** `f_type` as in linux/magic.h and statfs(2). */
@@ -42,21 +43,31 @@ export async function room(path: string): Promise<{ capacity_bytes: number; free
   }
 }
 
-/**
- * Pure: what is mounted where a path lies, as the kernel calls it (`fuse.glusterfs`, `nfs4`), from /proc/self/mountinfo; '' where nothing is.
- * Of two mounts at one place the later one is seen.
- */
-export function mountedAt(mountinfo: string, path: string): string {
-  let found = { at: '', type: '' }
+type Mount = { at: string; type: string; which: string; what: string }
+
+/** Of two mounts at one place the later one is seen. */
+function mountOf(mountinfo: string, path: string): Mount | undefined {
+  let found: Mount | undefined
   for (const line of mountinfo.split('\n')) {
-    const [, , , , where, ...rest] = line.split(' ')
-    const type = rest[rest.indexOf('-') + 1]
-    if (where === undefined || type === undefined) continue
+    const [id, , device, root, where, options, ...rest] = line.split(' ')
+    // What stands before the dash is of this one mount's place among others.
+    const [type, source, ...more] = rest.slice(rest.indexOf('-') + 1)
+    if (where === undefined || type === undefined || !rest.includes('-')) continue
     const at = where.replaceAll(/\\([0-7]{3})/g, (_all, digits: string) =>
       String.fromCharCode(Number.parseInt(digits, 8)),
     )
     const inside = path === at || path.startsWith(at.endsWith('/') ? at : `${at}/`)
-    if (inside && at.length >= found.at.length) found = { at, type }
+    if (inside && at.length >= (found?.at.length ?? 0))
+      found = { at, type, which: `${id} ${device}`, what: [type, source, root, options, ...more].join(' ') }
   }
-  return found.type
+  return found
+}
+
+/** Pure: what is mounted where a path lies, as the kernel calls it (`fuse.glusterfs`, `nfs4`), from /proc/self/mountinfo; '' where nothing is. */
+export const mountedAt = (mountinfo: string, path: string): string => mountOf(mountinfo, path)?.type ?? ''
+
+/** Pure: `what` changes with the file system and its options, `which` whenever it is mounted anew. */
+export function mountAt(mountinfo: string, path: string): { what: string; which: string } {
+  const { what = '', which = '' } = mountOf(mountinfo, path) ?? {}
+  return { what: createHash('sha256').update(what).digest('hex').slice(0, 16), which }
 }

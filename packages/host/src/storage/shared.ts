@@ -5,12 +5,13 @@
 import { randomBytes } from 'node:crypto'
 import { spawn } from 'node:child_process'
 import { constants } from 'node:fs'
-import { open, rename, rm } from 'node:fs/promises'
+import { open, readFile, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fail } from '@wadah/api/fault'
 import type { PoolDefinition, SharedPools } from '@wadah/ports/volumes'
 import { errno, syncDir } from '../system/files.ts'
 import { missingProgram, run } from '../system/run.ts'
+import { mountAt } from './file-system.ts'
 import { folders, prepareFolders } from './pool-folder.ts'
 import { trialFiles } from './trial.ts'
 
@@ -52,6 +53,10 @@ export function sharedPools(allowedDirs: readonly string[], uid: number): Shared
         if (['ENOENT', 'ENOTDIR'].includes(errno(error))) return undefined
         throw fail('tool_failed', `${pool.path} can't be read (${errno(error)}).`, { cause: error })
       }
+    },
+
+    async mounted(pool) {
+      return mountAt(await readFile('/proc/self/mountinfo', 'utf8'), pool.path)
     },
 
     async unmark(pool, name) {

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { admit, human } from '@wadah/api/admit'
-import { fileSystemName, mountedAt } from '@wadah/host/storage/file-system'
+import { fileSystemName, mountAt, mountedAt } from '@wadah/host/storage/file-system'
 import { coalesce, keyed } from '@wadah/host/storage/order'
 import { fileName, parseFileName } from '@wadah/host/storage/pool-folder'
 import { convertArgv, percentOf, sourceNode } from '@wadah/host/storage/qemu-img'
@@ -207,5 +207,22 @@ describe('what is mounted where a path lies', () => {
     ['/srv/twice/a', 'xfs'],
     ['/home', 'ext4'],
   ])('%s: %s', (path, type) => expect(mountedAt(mountinfo, path)).toBe(type))
+  test('it is told from what else may be mounted there, also anew or with other options', () => {
+    const at = (line: string) => mountAt(line, '/srv/common/wadah')
+    const now = at(mountinfo)
+    const anew = at(
+      mountinfo.replace('32 31 0:50', '77 31 0:91').replace('rw,relatime - fuse', 'rw,relatime shared:9 - fuse'),
+    )
+    expect(anew.what).toBe(now.what)
+    expect(anew.which).not.toBe(now.which)
+    for (const [a, b] of [
+      ['192.0.2.1:/disks', '192.0.2.1:/other'],
+      ['rw,user_id=0', 'rw,nolock'],
+      ['0:50 / /srv', '0:50 /sub /srv'],
+      ['fuse.glusterfs', 'nfs4'],
+    ] as const)
+      expect(at(mountinfo.replace(a, b)).what).not.toBe(now.what)
+    expect(at('').which).toBe('')
+  })
   test('nothing known, nothing said', () => expect(mountedAt('', '/srv')).toBe(''))
 })

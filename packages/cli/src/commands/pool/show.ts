@@ -2,6 +2,7 @@ import { endpoints } from '@wadah/api/endpoints/all'
 import type { Pool } from '@wadah/api/schema/storage'
 import type { Cli } from '../../cli.ts'
 import type { Register } from '../../program.ts'
+import { clean } from '../../text/clean.ts'
 import { formatBytes } from '../../text/format.ts'
 
 export const show: Register = (group, cli) => {
@@ -29,4 +30,8 @@ export async function printPool(cli: Cli, p: Pool): Promise<void> {
     ['O_DIRECT', t(p.direct_io ? 'word.yes' : 'word.no')],
     [t('col.created'), p.created_at],
   ])
+  for (const { detail, remedy } of p.refused ?? []) {
+    out.warn(clean(detail))
+    out.warn(t('fault.remedy', { remedy }))
+  }
 }
