@@ -101,10 +101,10 @@ export function judge(s: Seen): CheckItem[] {
     lack(
       'disk space',
       `${room}: too little to work with.`,
-      'make room, or wadah pool create NAME --path DIR on another file system',
+      'make room, or wadah pool create NAME DIR on another file system',
     )
   else if (free < 0.1 || s.data.free_bytes < 5 * GIB)
-    warn('disk space', `${room}.`, 'make room, or wadah pool create NAME --path DIR on another file system')
+    warn('disk space', `${room}.`, 'make room, or wadah pool create NAME DIR on another file system')
   else ok('disk space', room)
   if (s.memory.available_mib < 512)
     warn(

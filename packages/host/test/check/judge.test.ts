@@ -50,7 +50,7 @@ describe('a machine', () => {
   })
   const firmwareSetup =
     'switch on virtualization (VT-x, AMD-V) in the firmware set-up; inside a VM, ask for nested virtualization'
-  const room = 'make room, or wadah pool create NAME --path DIR on another file system'
+  const room = 'make room, or wadah pool create NAME DIR on another file system'
   const tcg = { kvm: false, reason: 'x' }
   test.each<[string, Partial<Seen>, string[]]>([
     ['without QEMU', { qemu: undefined }, ['lack qemu → apt-get install qemu-system-x86']],

@@ -51,7 +51,7 @@ export async function mirrorFacts(
     const node = all.find((n) => n['node-name'] === heads.get(name))
     if (!node)
       throw fail('wrong_state', `The running VM does not have the disk "${name}" yet.`, {
-        remedy: 'restart it first: wadah vm restart NAME',
+        remedy: 'restart it first: wadah vm shutdown NAME, then wadah vm start NAME',
       })
     const format = node.drv === 'raw' ? 'raw' : 'qcow2'
     return {

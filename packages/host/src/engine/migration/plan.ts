@@ -71,6 +71,7 @@ export function arrivingPlan(
   const own = plan.record
   const refuse = (what: string, remedy = 'choose another host: wadah host list') =>
     fail('wrong_state', `It can't come here: ${what}.`, { remedy, retryable: false })
+  const restartFirst = `restart it first: wadah vm shutdown ${own.name}, then wadah vm start ${own.name}`
   const why = immovable(boot) ?? immovable(own)
   if (why !== undefined) throw refuse(why, 'wadah vm shutdown NAME, then move it')
   if (boot.vm !== own.vm || boot.uuid !== own.uuid) throw refuse('it is another VM than the one that was promised')
@@ -91,7 +92,7 @@ export function arrivingPlan(
   const flags = flagsLacked(boot, here.cpu_flags)
   if (flags.length > 0) throw cpuLacks(own.name, flags)
   if (JSON.stringify(boot.firmware) !== JSON.stringify(own.firmware))
-    throw refuse('its firmware is to change at the next start', 'restart it first: wadah vm restart NAME')
+    throw refuse('its firmware is to change at the next start', restartFirst)
   for (const kind of ['disk', 'nic', 'cdrom', 'tpm'] as const) {
     const [there, wanted] = [places(boot, kind), places(own, kind)]
     if (there !== wanted)
@@ -101,7 +102,7 @@ export function arrivingPlan(
       )
   }
   if ((boot.kernel === undefined) !== (own.kernel === undefined) || boot.kernel?.has_initrd !== own.kernel?.has_initrd)
-    throw refuse('how it boots is to change at the next start', 'restart it first: wadah vm restart NAME')
+    throw refuse('how it boots is to change at the next start', restartFirst)
   return {
     record: { ...boot, name: own.name },
     local: { ...plan.local, arriving: { job, ...(from.paused ? { paused: true } : {}) } },
