@@ -2,7 +2,8 @@ import { spawnSync } from 'node:child_process'
 import { expect, test } from 'vitest'
 import { labNameOf } from '../src/demo/ground.ts'
 import { forwardRules } from '../src/lab/forward.ts'
-import { bridgeOf, dhcpRange, gatewayOf, isGuestOf, planLab } from '../src/lab/plan.ts'
+import { linkTools } from '../src/lab/net.ts'
+import { bridgeOf, dhcpRange, gatewayOf, isGuestOf, linkOf, planLab } from '../src/lab/plan.ts'
 
 const machine = { cpus: 2, memory_mib: 24_000 }
 const plan = (name: string, hosts = 3) => planLab({ name, hosts, cache: '/c', machine })
@@ -16,6 +17,28 @@ test('hosts of a lab have names, networks and addresses of their own', () => {
   for (const name of [bridgeOf('abcdefghij'), ...long.hosts.map((h) => h.port)]) expect(name.length).toBeLessThan(16)
   const named = planLab({ name: 'demo', hosts: 2, cache: '/c', machine, instanceOf: (i) => (i === 1 ? 'x' : `x-${i}`) })
   expect(named.hosts.map((h) => h.instance)).toEqual(['x', 'x-2'])
+})
+
+test('a link that is asked for of a lab that is there takes the place of the one it has; what is not said stays', () => {
+  const lab = planLab({ name: 'demo', hosts: 2, rate: '1gbit', delay: '1ms', cache: '/c', machine })
+  expect(linkOf({ rate: '100mbit' }, lab.link)).toEqual({ rate: '100mbit', delay: '1ms' })
+  expect(linkOf({ delay: '5ms' }, lab.link)).toEqual({ rate: '1gbit', delay: '5ms' })
+  expect(linkOf({}, lab.link)).toEqual(lab.link)
+  expect(linkOf({})).toEqual({})
+  expect(() => linkOf({ rate: 'fast' }, lab.link)).toThrow(/--link fast: a rate is wanted/)
+  expect(() => linkOf({ delay: '5' })).toThrow(/--delay 5: a time is wanted/)
+})
+
+test('both ends of every host get the link, in the place of what they have', () => {
+  const lab = planLab({ name: 'demo', hosts: 2, rate: '1gbit', delay: '1ms', cache: '/c', machine })
+  const tools = linkTools(lab).map((argv) => argv.join(' '))
+  expect(tools).toEqual([
+    'tc qdisc replace dev wdemop1 root netem delay 1ms rate 1gbit',
+    'nsenter --net=/run/netns/wdemo1 -- tc qdisc replace dev eth0 root netem delay 1ms rate 1gbit',
+    'tc qdisc replace dev wdemop2 root netem delay 1ms rate 1gbit',
+    'nsenter --net=/run/netns/wdemo2 -- tc qdisc replace dev eth0 root netem delay 1ms rate 1gbit',
+  ])
+  expect(linkTools({ ...lab, link: {} })).toEqual([])
 })
 
 test('a guest is known by its address', () => {

@@ -12,8 +12,8 @@ import { purge, startDaemon } from '../local/daemon.ts'
 import { type Instance, instanceOf } from '../local/instance.ts'
 import { offline } from '../local/offline.ts'
 import { replaceFile } from '../net/known-servers.ts'
-import { dropNet, makeNet, netStands, pidsOf, setCuts, setForwards } from './net.ts'
-import { apiOf, bridgeOf, dhcpRange, type Forward, type LabHost, type LabState, planLab } from './plan.ts'
+import { dropNet, makeNet, netStands, pidsOf, setCuts, setForwards, setLink } from './net.ts'
+import { apiOf, bridgeOf, dhcpRange, type Forward, type LabHost, type LabState, linkOf, planLab } from './plan.ts'
 import { dropShare, enterShare, makeShare } from './share.ts'
 
 const folderOf = (name: string) => `/var/lib/wadah-lab-${name}`
@@ -67,12 +67,18 @@ export async function labUp(cli: Cli, wish: LabWish, say: (text: string) => void
   if ((process.getuid?.() ?? 0) !== 0)
     throw fail('forbidden', 'A lab needs root: it makes network namespaces.', { remedy: 'sudo wadah lab up' })
   const lab = (await loadLab(wish.name)) ?? newLab(cli, wish)
+  const link = linkOf(wish, lab.link)
   if (lab.hosts.length !== wish.hosts)
     throw fail('wrong_state', `The lab "${wish.name}" is there, with ${lab.hosts.length} hosts.`, {
       remedy: `wadah lab down --lab ${wish.name}; then again`,
     })
   await saveLab(lab)
   await prepare(cli, lab)
+  if (link.rate !== lab.link.rate || link.delay !== lab.link.delay) {
+    lab.link = link
+    await setLink(lab)
+    await saveLab(lab)
+  }
   // Those that were there before, all at once: a store that had three copies answers only when two of them run.
   const were = lab.hosts.filter((host) => existsSync(labInstance(cli, host).data))
   await Promise.all(were.map((host) => startHost(cli, lab, host)))

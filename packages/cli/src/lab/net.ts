@@ -32,6 +32,7 @@ export async function makeNet(lab: LabState): Promise<void> {
   const net = `${gatewayOf(lab.name)}/${SUBNET_BITS}`
   await tool('nft', 'add', 'rule', 'ip', bridge, 'out', 'ip', 'saddr', net, 'oifname', '!=', bridge, 'masquerade')
   for (const host of lab.hosts) await makeHost(lab, host)
+  await setLink(lab)
 }
 
 async function makeHost(lab: LabState, { namespace, port, address }: LabHost): Promise<void> {
@@ -45,24 +46,21 @@ async function makeHost(lab: LabState, { namespace, port, address }: LabHost): P
   await inside('addr', 'add', `${address}/${SUBNET_BITS}`, 'dev', HOST_BRIDGE)
   await inside('link', 'set', HOST_BRIDGE, 'up')
   await inside('route', 'add', 'default', 'via', gatewayOf(lab.name))
-  const { rate, delay } = lab.link
+}
+
+/** Pure: what goes out of a host and what comes in, each half of the way there and back; in the place of what there was. */
+export function linkTools({ hosts, link: { rate, delay } }: Pick<LabState, 'hosts' | 'link'>): string[][] {
   const netem = [...(delay === undefined ? [] : ['delay', delay]), ...(rate === undefined ? [] : ['rate', rate])]
-  if (netem.length === 0) return
-  // What goes out of the host and what comes in: each half of the way there and back.
-  await tool('tc', 'qdisc', 'add', 'dev', port, 'root', 'netem', ...netem)
-  await tool(
-    'nsenter',
-    `--net=/run/netns/${namespace}`,
-    '--',
-    'tc',
-    'qdisc',
-    'add',
-    'dev',
-    'eth0',
-    'root',
-    'netem',
-    ...netem,
-  )
+  if (netem.length === 0) return []
+  const tc = (port: string) => ['tc', 'qdisc', 'replace', 'dev', port, 'root', 'netem', ...netem]
+  return hosts.flatMap(({ namespace, port }) => [
+    tc(port),
+    ['nsenter', `--net=/run/netns/${namespace}`, '--', ...tc('eth0')],
+  ])
+}
+
+export async function setLink(lab: LabState): Promise<void> {
+  for (const [program = '', ...argv] of linkTools(lab)) await tool(program, ...argv)
 }
 
 /** Whether all of it stands: after a new start of the machine nothing of it does. */

@@ -52,6 +52,16 @@ export const HOST_BRIDGE = 'lan0'
 /** Where a host of a lab serves the API. */
 export const apiOf = (host: LabHost) => `${host.address}:7443`
 
+type LinkWish = { rate?: string | undefined; delay?: string | undefined }
+/** What the wires are to be like: what is asked for, else as they were. @throws WadahError `invalid` */
+export function linkOf({ rate, delay }: LinkWish, was: LabState['link'] = {}): LabState['link'] {
+  if (rate !== undefined && !RATE.test(rate))
+    throw fail('invalid', `--link ${rate}: a rate is wanted, such as 1gbit or 100mbit`, { field: '--link' })
+  if (delay !== undefined && !DELAY.test(delay))
+    throw fail('invalid', `--delay ${delay}: a time is wanted, such as 0.2ms`, { field: '--delay' })
+  return { ...was, ...(rate === undefined ? {} : { rate }), ...(delay === undefined ? {} : { delay }) }
+}
+
 /** @throws WadahError `invalid` */
 export function planLab(o: {
   name: string
@@ -67,10 +77,7 @@ export function planLab(o: {
     throw fail('invalid', `--lab ${o.name}: small letters and digits, at most ten`, { field: '--lab' })
   if (!Number.isInteger(o.hosts) || o.hosts < 1 || o.hosts > LAB_HOSTS_MOST)
     throw fail('invalid', `--hosts ${o.hosts}: from 1 to ${LAB_HOSTS_MOST}`, { field: '--hosts' })
-  if (o.rate !== undefined && !RATE.test(o.rate))
-    throw fail('invalid', `--link ${o.rate}: a rate is wanted, such as 1gbit or 100mbit`, { field: '--link' })
-  if (o.delay !== undefined && !DELAY.test(o.delay))
-    throw fail('invalid', `--delay ${o.delay}: a time is wanted, such as 0.2ms`, { field: '--delay' })
+  const link = linkOf(o)
   const hosts = Array.from({ length: o.hosts }, (_, i): LabHost => {
     const index = i + 1
     return {
@@ -89,7 +96,7 @@ export function planLab(o: {
     cuts: [],
     forwards: [],
     cache: o.cache,
-    link: { ...(o.rate === undefined ? {} : { rate: o.rate }), ...(o.delay === undefined ? {} : { delay: o.delay }) },
+    link,
     // Its fair share, but never less than what a daemon and a guest need to get on.
     cpus: Math.max(1, Math.round((10 * o.machine.cpus) / o.hosts) / 10),
     memory_mib: Math.max(1024, Math.floor((o.machine.memory_mib * 0.9) / o.hosts)),
