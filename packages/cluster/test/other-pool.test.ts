@@ -1,4 +1,4 @@
-/** Default pools have the same path on every host: what a host makes is recorded in a pool of its own, never in another's. */
+/** Default pools have the same path on every host: what a host makes is recorded in a pool of its own, never in another's, nor in one that it may not use. */
 import { put } from '@wadah/store/store'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import {
@@ -11,6 +11,7 @@ import {
   poolKind,
   volumeKind,
 } from '../src/records.ts'
+import { NOT_PASSED, UNSAID } from '../src/storage/proven.ts'
 import { BASE, caller, HOST, IMAGE, POOL, room } from './kit/cluster.ts'
 
 const [B, OWN] = ['host-bbbbbbbbbb', 'pool-bbbbbbbbbb']
@@ -77,4 +78,24 @@ test('a VM gets no disk that lies in the pool of another host: neither one clone
   const disks = [{ volume: 'free' }]
   await expect(r.vms.create(caller, { name: 'one', host: 'here', disks })).rejects.toMatchObject(refused)
   expect(r.view.get(imageKind, IMAGE)?.value as ImageRecord).toMatchObject({ volume: BASE })
+})
+
+test('a shared pool whose trial this host did not pass: no start, no new volume, and its check says so', async () => {
+  const share = async (tried: Record<string, string>) => {
+    const own = r.view.get(poolKind, OWN)?.value as PoolRecord
+    await r.store.txn([], [put(poolKind, OWN, { ...own, shared: true, mark: 'm', tried })], JSON.stringify(tried))
+    await r.view.waitFor(await r.store.current())
+  }
+  await r.done(r.vms.create(caller, { name: 'one', memory_mib: 512, disks: [{ size_mib: 64 }] }))
+  await share({ [HOST]: NOT_PASSED })
+  const why = { code: 'wrong_state', detail: expect.stringMatching(/"default-here" was not tried on here/) }
+  const ended = await r.cluster.engine.wait((await r.vms.start(caller, 'one')).id, { timeout_ms: 10_000 })
+  expect(ended).toMatchObject({ state: 'failed', fault: { ...why, remedy: expect.stringMatching(/wadah pool show/) } })
+  await expect(r.storage.createVolume(caller, { name: 'data', size_mib: 64 })).rejects.toMatchObject({ fault: why })
+  const { items } = await r.host.check()
+  expect(items).toContainEqual(
+    expect.objectContaining({ name: 'pool default-here', state: 'lack', detail: why.detail }),
+  )
+  await share({ [HOST]: UNSAID })
+  await r.done(r.vms.start(caller, 'one'))
 })
