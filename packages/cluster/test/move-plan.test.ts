@@ -36,6 +36,7 @@ const facts = (pools: string[]): FactsRecord => ({
   tpm: false,
   pools,
   networks: [LAN],
+  postcopy: true,
   at_ms: 0,
 })
 
