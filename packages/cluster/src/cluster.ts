@@ -46,6 +46,7 @@ import { arrivals, sweepArrivals } from './vms/arrive.ts'
 import { Bringings } from './vms/bring-in.ts'
 import { migrateVm } from './vms/migrate.ts'
 import { Arrivals } from './migration/target.ts'
+import { MOVES_AT_ONCE, Turns } from './migration/turns.ts'
 import { keepAddresses } from './vms/addresses.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
 import { resizeVolumeJob } from './storage/resize.ts'
@@ -114,6 +115,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   const deps: Deps = { ...base, syncNetworks: networkSync(base) }
   // Jobs that go on may need them at once.
   if (o.member) Object.assign(deps, o.member.others(deps))
+  const movesAtOnce = o.config.moves_at_once ?? MOVES_AT_ONCE
   const engine = new JobEngine<Deps>({
     store: o.store,
     hostId,
@@ -150,7 +152,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     logDir: o.jobLogs,
     clock: o.clock,
     randomBytes: o.randomBytes,
-    lanes: { import: 4, move: 4, ...o.lanes, wait: 1000 },
+    lanes: { import: 4, move: movesAtOnce, ...o.lanes, wait: 1000 },
     onUnforeseen: o.onUnforeseen,
     remember: rememberMoves(o.store),
   })
@@ -175,7 +177,8 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   void sweepAdded(deps, engine).catch((error: unknown) => o.onUnforeseen(error, 'disks of edits that were cut off'))
   void sweepImports(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of imports'))
   void engine.prune()
-  const moves = new Arrivals(arrivals(deps), ending.signal)
+  const turns = new Turns(movesAtOnce)
+  const moves = new Arrivals(arrivals(deps, turns), ending.signal)
   if (o.member)
     await sweepArrivals(deps, moves).catch((error: unknown) =>
       o.onUnforeseen(error, 'moves that were on their way here'),
@@ -230,7 +233,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     engine,
     deps,
     arrivals: moves,
-    bringings: new Bringings(deps, ending.signal),
+    bringings: new Bringings(deps, ending.signal, turns),
     async stop() {
       followed()
       unschedule()

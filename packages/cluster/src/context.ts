@@ -23,6 +23,8 @@ export type Config = {
   publish_address: string
   /** Most that an imported file, or a disk in it, may have; 64 TiB when left out. */
   import_max_gib?: number
+  /** Moves from this host, and to it, at a time; 4 when left out. */
+  moves_at_once?: number
   /** What this host is called, where its own host name is not it. */
   host_name?: string
 }

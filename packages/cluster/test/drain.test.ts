@@ -6,7 +6,7 @@ import { type Write, del, put } from '@wadah/store/store'
 import { openMemoryStore } from '@wadah/store/testing/memory'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { type Deps, commit } from '../src/context.ts'
-import { type DrainParams, type MoveAsked, drainJob, drainPlan, undrainJob } from '../src/host/drain.ts'
+import { atOnceOf, type DrainParams, type MoveAsked, drainJob, drainPlan, undrainJob } from '../src/host/drain.ts'
 import { aliveKind, type FactsRecord, factsKind } from '../src/members/records.ts'
 import { jobKind } from '../src/jobs/record.ts'
 import {
@@ -214,6 +214,18 @@ describe('the plan', () => {
     const plan = await drainPlan(deps, HOST, 2)
     expect(plan.moves).toEqual([])
     expect(plan.blockers[0]?.why.join(' ')).toContain(why)
+  })
+
+  test('more at a time than the host carries out is refused with the number; unsaid it is no more than that', async () => {
+    expect(atOnceOf(deps, HOST)).toBe(2)
+    expect(atOnceOf(deps, HOST, 4)).toBe(4)
+    expect(() => atOnceOf(deps, HOST, 8)).toThrow('no more than 4 at a time')
+    const one = { ...deps, config: { ...deps.config, moves_at_once: 1 } }
+    expect(atOnceOf(one, HOST)).toBe(1)
+    // Of another host it is what that host says of itself.
+    expect(atOnceOf(one, B, 4)).toBe(4)
+    await write(put(factsKind, B, facts({ moves_at_once: 8 })))
+    expect(atOnceOf(one, B, 8)).toBe(8)
   })
 
   test('what is promised to others there is not promised again', async () => {

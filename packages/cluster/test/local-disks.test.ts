@@ -35,6 +35,7 @@ import {
   sweepMoves,
   unmarkMoving,
 } from '../src/vms/local-disks.ts'
+import { Turns } from '../src/migration/turns.ts'
 import { migrateVm } from '../src/vms/migrate.ts'
 import { BASE, HOST, POOL, fakeDeps, ground } from './kit/cluster.ts'
 import { FakeWorld } from './kit/fake-machine.ts'
@@ -302,7 +303,7 @@ describe('local disks of a VM that moves', () => {
       const moves = await placeDisks(a, vm, B, undefined)
       await apply(a, markMoving(a, moves, JOB))
       for (const id of [DISK, LAYER, BRANCH]) worlds.b.files.add(`${POOL_B}/${id}.qcow2`)
-      await arrivals(b).undone?.(JOB, VM)
+      await arrivals(b, new Turns(4)).undone?.(JOB, VM)
       expect([...worlds.b.files].toSorted()).toEqual([`${POOL_B}/${BRANCH}.qcow2`, `${POOL_B}/${LAYER}.qcow2`])
     })
 

@@ -12,6 +12,7 @@ import type { Deps } from '../src/context.ts'
 import { JobEngine } from '../src/jobs/engine.ts'
 import { checkJob, type World } from '../src/jobs/testing.ts'
 import { answerWay, WAY_PATH } from '../src/members/way.ts'
+import { Talk } from '../src/migration/talk.ts'
 import { type Wire, wire } from '../src/migration/testing.ts'
 import {
   hostKind,
@@ -26,6 +27,7 @@ import { answerBrought, answerKept, Bringings } from '../src/vms/bring-in.ts'
 import { BROUGHT_PATH } from '../src/vms/bring-out.ts'
 import { KEPT_PATH } from '../src/vms/kept.ts'
 import { answerHas, HAS_PATH, LEFTOVERS_PATH, sweepMoves } from '../src/vms/local-disks.ts'
+import { Turns } from '../src/migration/turns.ts'
 import { type MigrateParams, migrateVm } from '../src/vms/migrate.ts'
 import { BASE, HOST, POOL, fakeDeps, ground } from './kit/cluster.ts'
 import { FakeWorld } from './kit/fake-machine.ts'
@@ -65,6 +67,7 @@ type Two = World<Deps> & {
   wires: Wire[]
   hooks: { wire?: (w: Wire) => void }
   b: Deps
+  turns: Turns
   asked: Asked
 }
 
@@ -129,7 +132,8 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
     path === HAS_PATH ? answerHas(a, body) : undefined
   const b = { ...plain, machine, askHost } as unknown as Deps
   const ending = new AbortController()
-  const bringings = new Bringings(b, ending.signal)
+  const turns = new Turns(1)
+  const bringings = new Bringings(b, ending.signal, turns)
   const wires: Wire[] = []
   const hooks: Two['hooks'] = {}
   const asked: Asked = {
@@ -162,6 +166,7 @@ async function two(store: Store, { spec = {} } = {}): Promise<Two> {
   return {
     deps,
     b,
+    turns,
     worlds,
     views,
     wires,
@@ -308,9 +313,22 @@ describe('one that is on its way', () => {
     await t.close()
   })
 
+  test('where as many come as that host takes it waits for its turn, and comes then', async () => {
+    const t = await begun()
+    const never = new AbortController().signal
+    const leave = await t.turns.take(new Talk(wire().b, () => 0), 'another', never)
+    const done = t.run()
+    await expect.poll(() => t.wires[0]?.said.some((s) => s.message.type === 'wait'), { timeout: 10_000 }).toBe(true)
+    expect([...t.worlds[1].files]).toEqual([])
+    leave()
+    expect(await done).toMatchObject({ state: 'done' })
+    ;(await t.turns.take(new Talk(wire().b, () => 0), 'next', never))()
+    await t.close()
+  })
+
   test('a stranger is told nothing, and takes nothing', async () => {
     const t = await begun()
-    const bringings = new Bringings(t.b, new AbortController().signal)
+    const bringings = new Bringings(t.b, new AbortController().signal, new Turns(1))
     const w = wire()
     const handled = bringings.handle(w.b, 'host-cccccccccc')
     const heard: unknown[] = []

@@ -26,6 +26,8 @@ export type DaemonConfig = {
   log_level: string
   starts_at_once: number
   builds_at_once: number
+  /** From this host, and to it. */
+  moves_at_once: number
   /** Copies of the store that are made by itself, one a day, and kept. */
   store_copies: number
   import_allow_private: boolean
@@ -69,8 +71,8 @@ export const HELP = `wadahd: the daemon of Wadah
   --help               this text
 
   Settings of the file: ${'pool_dirs, recipe_dirs, cache, mirror, names, qemu, uid_base, uid_count, memory_overcommit,'}
-  publish_address, log_level, starts_at_once, builds_at_once, import_allow_private, import_allow_hosts,
-  import_max_gib, host_name, store_copies. See docs/daemon.md.
+  publish_address, log_level, starts_at_once, builds_at_once, moves_at_once, import_allow_private,
+  import_allow_hosts, import_max_gib, host_name, store_copies. See docs/daemon.md.
 `
 
 const DEFAULT_CLUSTER_PORT = 7444
@@ -91,6 +93,7 @@ const SETTINGS: Record<string, (value: unknown) => boolean> = {
   starts_at_once: (v) => isWhole(v, 1, 64),
   store_copies: (v) => isWhole(v, 0, 366),
   builds_at_once: (v) => isWhole(v, 1, 16),
+  moves_at_once: (v) => isWhole(v, 1, 16),
   import_allow_private: (v) => typeof v === 'boolean',
   import_allow_hosts: (v) =>
     Array.isArray(v) && v.every((x) => typeof x === 'string' && /^[0-9A-Za-z.:/_-]{1,255}$/.test(x)),
@@ -221,6 +224,7 @@ export async function readConfig(argv: string[]): Promise<DaemonConfig | undefin
     log_level: text('log_level', 'info'),
     starts_at_once: number('starts_at_once', 3),
     builds_at_once: number('builds_at_once', 2),
+    moves_at_once: number('moves_at_once', 4),
     store_copies: number('store_copies', 7),
     import_allow_private: file['import_allow_private'] === true,
     import_allow_hosts: (file['import_allow_hosts'] as string[] | undefined) ?? [],

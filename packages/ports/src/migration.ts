@@ -245,6 +245,8 @@ export interface Migration {
 /** One stream per move. Fields that are not known are kept out of the way, so that versions can differ. */
 export type MoveMessage =
   | { type: 'offer'; version: number; job: string; offer: MoveOffer }
+  /** Target: as many as it takes at a time (`most`) come already. Said again and again, until it is this one's turn. */
+  | { type: 'wait'; job: string; most: number }
   | { type: 'accept'; job: string; accepted: MoveAccepted }
   | { type: 'refuse'; job: string; fault: Fault }
   | { type: 'progress'; progress: MoveProgress }

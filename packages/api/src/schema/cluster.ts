@@ -110,7 +110,12 @@ const wishes = {
 export const MoveWishesSchema = Closed(wishes, { title: 'MoveWishes' })
 export type MoveWishes = Type.Static<typeof MoveWishesSchema>
 export const AtOnceSchema = Type.Optional(
-  Type.Integer({ minimum: 1, maximum: 8, default: 2, description: 'moves at a time' }),
+  Type.Integer({
+    minimum: 1,
+    maximum: 16,
+    default: 2,
+    description: 'moves at a time; more than `moves_at_once` in the settings of the host is refused',
+  }),
 )
 export const DrainSchema = Closed({ at_once: AtOnceSchema, ...wishes }, { title: 'Drain' })
 export type Drain = Type.Static<typeof DrainSchema>

@@ -125,7 +125,7 @@ export const cluster = {
   'cmd.host.undrain': 'end its maintenance, and bring back what a drain took from it',
   'cmd.host.maintenance': 'nothing new comes to a host',
   'opt.drain.dry_run': 'show what would be done, and do nothing',
-  'opt.drain.at_once': 'moves at a time (2)',
+  'opt.drain.at_once': 'moves at a time (2); no more than the settings of the host allow',
   'opt.drain.max_stall': 'how long each guest may stand still (300)',
   'opt.drain.mode': 'how they move: {modes} (auto)',
   'opt.maintenance.off': 'new VMs may come to it again',

@@ -129,7 +129,7 @@ export const cluster: Record<keyof typeof en, string> = {
   'cmd.host.undrain': 'akhiri perawatannya, dan kembalikan yang dipindahkan saat dikosongkan',
   'cmd.host.maintenance': 'tidak ada yang baru masuk ke host',
   'opt.drain.dry_run': 'tampilkan yang akan dilakukan, tanpa melakukan apa pun',
-  'opt.drain.at_once': 'pemindahan sekaligus (2)',
+  'opt.drain.at_once': 'pemindahan sekaligus (2); tidak lebih dari yang diizinkan pengaturan host',
   'opt.drain.max_stall': 'berapa lama setiap tamu boleh berhenti (300)',
   'opt.drain.mode': 'cara memindahkan: {modes} (auto)',
   'opt.maintenance.off': 'VM baru boleh masuk lagi',

@@ -8,8 +8,10 @@ import { put, unchanged } from '@wadah/store/store'
 import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, step, type StepContext } from '../jobs/define.ts'
 import { hasEnded, jobKind } from '../jobs/record.ts'
+import { factsKind } from '../members/records.ts'
 import { snapshotNow } from '../members/scheduling.ts'
 import { hostName } from '../members/where.ts'
+import { MOVES_AT_ONCE } from '../migration/turns.ts'
 import { type HostRecord, hostKind, placementKind, poolKind, vmKind } from '../records.ts'
 import { powerClaim } from './power-claim.ts'
 
@@ -36,6 +38,25 @@ async function planNow(deps: Deps, host: string, at_once: number): Promise<HostP
   const here = view.list(placementKind).filter((p) => p.value.host === host)
   const vms = here.flatMap((p) => view.get(vmKind, p.id)?.value ?? [])
   return drain(await snapshotNow(deps, vms), host, { at_once })
+}
+
+const AT_ONCE = 2
+
+/**
+ * How many moves at a time: what was asked for, or two, but no more than the host carries out.
+ * @throws WadahError `invalid` where more was asked for
+ */
+export function atOnceOf(deps: Pick<Deps, 'view' | 'hostId' | 'config'>, host: string, asked?: number): number {
+  const said = host === deps.hostId ? deps.config.moves_at_once : deps.view.get(factsKind, host)?.value.moves_at_once
+  const most = said ?? MOVES_AT_ONCE
+  if (asked !== undefined && asked > most) {
+    const name = hostName(deps.view, host)
+    throw fail('invalid', `${name} moves no more than ${most} at a time, and ${asked} were asked for.`, {
+      field: '/at_once',
+      remedy: `--at-once ${most}, or raise moves_at_once in the settings of ${name}`,
+    })
+  }
+  return Math.min(asked ?? AT_ONCE, most)
 }
 
 /** What would be done, and what is in the way; nothing is changed. */

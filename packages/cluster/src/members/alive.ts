@@ -6,6 +6,7 @@ import { del, exists, put } from '@wadah/store/store'
 import { commit, type Deps } from '../context.ts'
 import { tallyKind } from '../metrics/moves.ts'
 import { hostKind, networkKind, poolKind } from '../records.ts'
+import { MOVES_AT_ONCE } from '../migration/turns.ts'
 import { networkDefinition } from '../resolve.ts'
 import { PoolTrials } from '../storage/trials.ts'
 import { type AliveRecord, aliveKind, type FactsRecord, factsKind, type GuestFacts } from './records.ts'
@@ -56,7 +57,8 @@ async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: Abo
     wake = new AbortController()
     try {
       const { facts, ...more } = await own()
-      const next = factsRecord(facts, more, version, await reachedBy(deps, trials), deps.clock.now_ms())
+      const here = { ...(await reachedBy(deps, trials)), moves_at_once: deps.config.moves_at_once ?? MOVES_AT_ONCE }
+      const next = factsRecord(facts, more, version, here, deps.clock.now_ms())
       if (!sameFacts(deps.view.get(factsKind, deps.hostId)?.value, next))
         await commit(deps, [exists(hostKind, deps.hostId)], [put(factsKind, deps.hostId, next)])
     } catch (error) {
@@ -66,10 +68,16 @@ async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: Abo
   }
 }
 
-function factsRecord(f: HostFacts, own: Own, version: string, reached: Reached, at_ms: number): FactsRecord {
+function factsRecord(
+  f: HostFacts,
+  own: Own,
+  version: string,
+  here: Reached & Pick<FactsRecord, 'moves_at_once'>,
+  at_ms: number,
+): FactsRecord {
   const { cpu_model, cpus, memory_mib, memory_free_mib, accelerator, qemu_version, firmware, tpm } = f
   const kept = { cpu_model, cpus, memory_mib, memory_free_mib, accelerator, qemu_version, firmware, tpm }
-  return { schema: 1, version, ...own, ...kept, ...reached, at_ms }
+  return { schema: 1, version, ...own, ...kept, ...here, at_ms }
 }
 
 type Reached = Pick<FactsRecord, 'pools' | 'networks' | 'pools_refused'>

@@ -60,6 +60,8 @@ export type FactsRecord = {
   networks: string[]
   /** Of shared pools that it sees and may not use: what was mounted then, and why not. */
   pools_refused?: Record<string, PoolRefusal>
+  /** Moves from it, and to it, at a time; absent: an older release wrote this. */
+  moves_at_once?: number
   at_ms: number
 }
 /** What of a host's CPU and QEMU decides which running guests can come there. */

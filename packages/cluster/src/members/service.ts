@@ -17,7 +17,7 @@ import type { CheckItem } from '@wadah/api/schema/host'
 import type { Job } from '@wadah/api/schema/job'
 import { del, put, type Rec, unchanged } from '@wadah/store/store'
 import { caughtUp, commit, type Deps, iso } from '../context.ts'
-import { drainJob, drainPlan, undrainJob } from '../host/drain.ts'
+import { atOnceOf, drainJob, drainPlan, undrainJob } from '../host/drain.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { subjectOf } from '../jobs/service.ts'
 import { submit } from '../submit.ts'
@@ -57,7 +57,6 @@ export type TokenText = { a: string[]; f: string; s: string }
 
 const PREFIX = 'wadah-join-'
 const TTL_S = 3600
-const AT_ONCE = 2
 const ALONE = 'This host is alone.'
 const INIT = 'wadah cluster init --address ADDRESS (VMs run on)'
 
@@ -123,11 +122,12 @@ export class Clusters implements ClusterService {
     const { id } = this.#find(ref)
     if (!this.#membership)
       return { moves: [], blockers: [], eta_s: 0, eta_how: '', detail: `${ALONE} There is no other for its VMs.` }
-    return drainPlan(this.#deps, id, o.at_once ?? AT_ONCE)
+    return drainPlan(this.#deps, id, atOnceOf(this.#deps, id, o.at_once))
   }
 
-  drain(caller: Caller, ref: string, { at_once = AT_ONCE, ...wishes }: Drain): Promise<Job> {
-    return this.#hostJob(caller, ref, drainJob, { at_once, ...wishes })
+  async drain(caller: Caller, ref: string, { at_once, ...wishes }: Drain): Promise<Job> {
+    const moves = atOnceOf(this.#deps, this.#find(ref).id, at_once)
+    return this.#hostJob(caller, ref, drainJob, { at_once: moves, ...wishes })
   }
 
   undrain(caller: Caller, ref: string, wishes: MoveWishes): Promise<Job> {

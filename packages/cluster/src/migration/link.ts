@@ -8,6 +8,7 @@ export const MOVE_PROTOCOL = 1
 
 const TYPES: ReadonlySet<string> = new Set<MoveMessage['type']>([
   'offer',
+  'wait',
   'accept',
   'refuse',
   'progress',

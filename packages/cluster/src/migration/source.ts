@@ -29,6 +29,7 @@ import { makeReport } from './report.ts'
 import { mayGoPostcopy, resolveMove, type Resolution } from './resolve.ts'
 import { LONGEST_MS, Rest } from './rest.ts'
 import { type Of, PeerAbort } from './talk.ts'
+import { whenItsTurn } from './turns.ts'
 
 export type MoveOut = {
   job: string
@@ -65,6 +66,8 @@ export type MoveOutPorts = {
   /** Right before `go` is said: what is done here may not wait for anything. A job passes its pivot with it. */
   going?: () => void
   log: (line: string) => void
+  /** How long it waited for its turn over there. */
+  waited?: (ms: number) => void
   /** Tests make phases fail by throwing here. */
   at?: (phase: MovePhase) => void
 }
@@ -201,7 +204,11 @@ class Source {
     })
     this.#line.beat()
     this.#phase('prepare')
-    const said = await this.#line.next(['accept', 'refuse'], ACCEPT_MS, limit)
+    const { said, waited_ms } = await whenItsTurn(
+      () => this.#line.next(['accept', 'refuse', 'wait'], ACCEPT_MS, limit),
+      (most) => this.#ports.log(`the other host takes ${most} at a time: it waits for its turn`),
+    )
+    this.#ports.waited?.(waited_ms)
     // Whatever it was: nothing of it is left there, and here nothing was begun.
     if (said.type === 'refuse') throw new WadahError({ ...said.fault, effect: 'none' })
     const { no_postcopy } = said.accepted

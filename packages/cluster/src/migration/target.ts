@@ -16,6 +16,7 @@ import { MOVE_PROTOCOL, type MessageLink, endedLink } from './link.ts'
 import { pausePoint } from './pause-point.ts'
 import { mayGoPostcopy } from './resolve.ts'
 import { type Of, PeerAbort, Talk } from './talk.ts'
+import type { Turns } from './turns.ts'
 
 export type MoveInPorts = {
   migration: Pick<Migration, 'arrive' | 'ask' | 'rejoinArriving' | 'wall_ms'>
@@ -37,6 +38,8 @@ export type MoveInPorts = {
   ): Promise<Pick<ArrivalRequest, 'request' | 'listen' | 'tls' | 'mirrors'>>
   /** The placement is this host's from now on: `{host, epoch}`, hand-over gone. Done twice is done once. Tried until it works. */
   commitMoved(job: string, offer: Pick<MoveOffer, 'vm' | 'epoch'>, signal: AbortSignal): Promise<void>
+  /** How many come at a time; absent: any number. */
+  turns?: Turns
   /** Whether this host carries out the job of the move: no other may begin it here, or take it up again. */
   isBy(job: string, host: string): Promise<boolean>
   /** What was made beside QEMU (empty volumes) goes again. */
@@ -145,6 +148,8 @@ export class MoveIn {
     const { job } = this
     const limit = AbortSignal.any([this.#stop, this.#talk.lost])
     try {
+      const leave = await this.#ports.turns?.take(this.#talk, job, limit)
+      if (leave) void this.over.then(leave)
       await pausePoint('target-prepare')
       const made = await this.#ports.prepare(job, offer, limit)
       const { mode, limits, facts } = offer

@@ -5,6 +5,7 @@ import { put, type Rec, unchanged } from '@wadah/store/store'
 import { againOnConflict, caughtUp, commit, type Deps } from '../context.ts'
 import { hasEnded, jobKind, type JobRecord } from '../jobs/record.ts'
 import type { Arrivals, MoveInPorts } from '../migration/target.ts'
+import type { Turns } from '../migration/turns.ts'
 import { hostKind, placementKind, type VmRecord, vmKind } from '../records.ts'
 import { launchRequest } from '../resolve.ts'
 import { filesReady } from './jobs.ts'
@@ -49,11 +50,12 @@ export async function isBy(deps: Deps, job: string, host: string): Promise<boole
   return by(deps.view.get(jobKind, job)) || by(await deps.store.get(jobKind, job))
 }
 
-export function arrivals(deps: Deps): MoveInPorts {
+export function arrivals(deps: Deps, turns: Turns): MoveInPorts {
   /** By job: what was made here, for when the records go before the move is over. */
   const made = new Map<string, readonly Room[]>()
   return {
     migration: deps.machine.migration,
+    turns,
     prepare: async (job: string, offer: MoveOffer, signal: AbortSignal) => {
       const vm = await comesHere(deps, job, offer.vm, offer.epoch)
       const host = deps.view.get(hostKind, deps.hostId)?.value

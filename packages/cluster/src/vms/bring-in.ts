@@ -10,6 +10,7 @@ import type { Deps } from '../context.ts'
 import { MOVE_PROTOCOL, type MessageLink } from '../migration/link.ts'
 import { pausePoint } from '../migration/pause-point.ts'
 import { type Of, Talk } from '../migration/talk.ts'
+import type { Turns } from '../migration/turns.ts'
 import { refusalOf } from '../migration/target.ts'
 import { snapshotKind, type VmRecord } from '../records.ts'
 import { comesHere, isBy, isStopped } from './arrive.ts'
@@ -31,14 +32,17 @@ type UnderWay = { stop: AbortController; over: Promise<unknown> }
 export class Bringings {
   readonly #deps: Deps
   readonly #stop: AbortSignal
+  readonly #turns: Turns
   /** By VM: one at a time. */
   readonly #underWay = new Map<string, UnderWay>()
   /** `job/volume` of disks whose stream has not come yet. */
   readonly #waiting = new Map<string, Waiting>()
 
-  constructor(deps: Deps, stop: AbortSignal) {
+  /** @param turns how many come at a time, with those that run */
+  constructor(deps: Deps, stop: AbortSignal, turns: Turns) {
     this.#deps = deps
     this.#stop = stop
+    this.#turns = turns
   }
 
   /** A stream that another daemon opened for a volume. @throws WadahError `not_found`: nobody waits for it */
@@ -69,7 +73,7 @@ export class Bringings {
         await before.over
       }
       const stop = new AbortController()
-      const work = this.#bring(first, vm, from, talk, stop)
+      const work = this.#inTurn(first, vm, from, talk, stop)
       const over = work.catch(() => undefined).finally(() => this.#underWay.delete(vm.id))
       this.#underWay.set(vm.id, { stop, over })
       await work
@@ -95,17 +99,27 @@ export class Bringings {
     return comesHere(this.#deps, job, bring.vm, bring.epoch)
   }
 
+  async #inTurn(first: Of<'bring'>, vm: VmRecord, from: string, talk: Talk, stop: AbortController): Promise<void> {
+    const limit = AbortSignal.any([this.#stop, talk.lost, stop.signal])
+    // Nothing but an `abort` is said on it from now on.
+    talk.next(['done'], LONGEST_MS, limit).catch((error: unknown) => stop.abort(error))
+    const leave = await this.#turns.take(talk, first.job, limit)
+    try {
+      await this.#bring(first, vm, from, talk, stop, limit)
+    } finally {
+      leave()
+    }
+  }
+
   async #bring(
     { job, bring }: Of<'bring'>,
     vm: VmRecord,
     from: string,
     talk: Talk,
     stop: AbortController,
+    limit: AbortSignal,
   ): Promise<void> {
     const { machine } = this.#deps
-    const limit = AbortSignal.any([this.#stop, talk.lost, stop.signal])
-    // Nothing but an `abort` is said on it from now on.
-    talk.next(['done'], LONGEST_MS, limit).catch((error: unknown) => stop.abort(error))
     // Of one that runs QEMU brings the disks, and what is the machine's own; here only what they stand on.
     const rests = isStopped(this.#deps, job)
     if (rests) await checkHost(this.#deps, vm)

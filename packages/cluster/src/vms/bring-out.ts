@@ -9,6 +9,7 @@ import { hostName } from '../members/where.ts'
 import { MOVE_PROTOCOL, type MessageLink } from '../migration/link.ts'
 import { pausePoint } from '../migration/pause-point.ts'
 import { Talk } from '../migration/talk.ts'
+import { whenItsTurn } from '../migration/turns.ts'
 import { hostKind, volumeKind } from '../records.ts'
 import { poolDefinition, poolOf, volumeDefinition } from '../resolve.ts'
 import { answerUsed } from '../storage/rooms.ts'
@@ -75,7 +76,10 @@ export async function bringOut(
       },
     })
     talk.beat()
-    await talk.next(['ready'], READY_MS, signal)
+    const { waited_ms } = await whenItsTurn(
+      () => talk.next(['ready', 'wait'], READY_MS, signal),
+      (most) => tell.log(`the other host takes ${most} at a time: it waits for its turn`),
+    )
     let done = 0
     for (const disk of disks) {
       tell.log(disk.held ? `copying ${disk.name}, of its snapshots` : `copying the disk "${disk.name}"`)
@@ -84,7 +88,7 @@ export async function bringOut(
       tell.progress(done, total)
     }
     await talk.next(['brought'], READY_MS, signal)
-    return { bytes: total, took_ms: Math.round(performance.now() - begun) }
+    return { bytes: total, took_ms: Math.round(performance.now() - begun - waited_ms) }
   } catch (error) {
     talk.send({ type: 'abort', job, fault: toFault(error) })
     await Promise.race([talk.link.closed, sleep(UNDO_MS, undefined, { ref: false })])

@@ -208,6 +208,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
     const link = await moves.open(p.to, signal).catch((error: unknown) => {
       throw new WadahError({ ...toFault(error), effect: 'none' }, error)
     })
+    let waited_ms = 0
     const going = () => {
       began.over = true
     }
@@ -215,12 +216,16 @@ async function move(ctx: Ctx): Promise<VmMove> {
       if (name === 'mirror' || name === 'copy') void looking.then((probe) => probe?.begins())
       ctx.log(name)
     }
-    const report = await moveOut({ ...order, forecast }, { ...ports(link), going, phase }, limit.signal)
+    const report = await moveOut(
+      { ...order, forecast },
+      { ...ports(link), going, phase, waited: (ms) => (waited_ms = ms) },
+      limit.signal,
+    )
     const outside = await (await looking)?.end()
     report.notes.unshift(...whereDisks(ctx))
     const total_ms = since(begun)
-    // All of it was foreseen, with what goes over before the two sides meet.
-    if (report.forecast) report.ratio = compared(report.forecast, { ...report, total_ms })
+    // All of it was foreseen, with what goes over before the two sides meet; but not who else was on the way there.
+    if (report.forecast) report.ratio = compared(report.forecast, { ...report, total_ms: total_ms - waited_ms })
     return { ...names, tls: p.tls, ...shown(report), total_ms, ...(outside ? { outside } : {}) }
   } finally {
     void looking.then((probe) => probe?.stop())

@@ -23,7 +23,7 @@ export const drain: Register = (group, cli) => {
     .option('--mode <mode>', t('opt.drain.mode', { modes: MOVE_MODES.join(', ') }))
     .option('-y, --yes', t('opt.yes'))
     .action(async (host: string, o: { dryRun?: boolean; atOnce?: string; yes?: boolean } & Wishes) => {
-      const at_once = o.atOnce === undefined ? undefined : parseInteger(o.atOnce, '--at-once', 1, 8)
+      const at_once = o.atOnce === undefined ? undefined : parseInteger(o.atOnce, '--at-once', 1, 16)
       const wishes = moveLimits(o)
       const api = await cli.api()
       const plan = await api.call(endpoints.cluster.plan, { params: { host }, query: { at_once } })
