@@ -50,6 +50,19 @@ const anyMove: fc.Arbitrary<Move> = fc.record({
       total_ms: fc.integer({ min: 0, max: 10_000_000 }),
       stall_ms: fc.double({ min: 0, max: 20_000, noNaN: true }),
       claimed_downtime_ms: fc.nat(5000),
+      stall_error_ms: fc.double({ min: 0, max: 50, noNaN: true }),
+      outside: fc.record(
+        {
+          address: fc.constant('10.0.0.2'),
+          sent: fc.nat(),
+          lost: fc.nat(),
+          longest_gap_ms: fc.double({ min: 0, max: 100_000, noNaN: true }),
+          before_ms: fc.double({ min: 0, max: 3000, noNaN: true }),
+          during_ms: fc.double({ min: 0, max: 3000, noNaN: true }),
+          after_ms: fc.double({ min: 0, max: 3000, noNaN: true }),
+        },
+        { requiredKeys: ['address', 'sent', 'lost', 'longest_gap_ms'] },
+      ),
       bytes: fc.nat(),
       ratio: fc.record({ stall: fc.double({ min: 0, max: 9, noNaN: true }) }),
     },
@@ -155,6 +168,32 @@ describe('of a host', () => {
     expect(await value('wadah_move_forecast_ratio_sum', { of: 'stall' })).toBe(1.2)
     expect(await value('wadah_jobs', { state: 'running' })).toBe(1)
     expect(await value('wadah_jobs', { state: 'done' })).toBe(3)
+  })
+
+  test('what the guest looked like from outside, and how far what was measured may be wrong', async () => {
+    const outside = { address: 'a', sent: 500, lost: 20, longest_gap_ms: 90, before_ms: 0.4, during_ms: 0.7 }
+    await keep(move({ result: { ...stall, stall_error_ms: 0.3, outside } }), move({ result: stall }))
+    expect(await value('wadah_move_gap_seconds_bucket', { how: 'precopy', le: '0.05' })).toBe(0)
+    expect(await value('wadah_move_gap_seconds_bucket', { how: 'precopy', le: '0.1' })).toBe(1)
+    expect(await value('wadah_move_gap_seconds_sum', { how: 'precopy' })).toBe(0.09)
+    expect(await value('wadah_move_gap_seconds_count', { how: 'postcopy' })).toBe(0)
+    expect(await value('wadah_move_answer_seconds_bucket', { when: 'before', le: '0.0005' })).toBe(1)
+    expect(await value('wadah_move_answer_seconds_bucket', { when: 'during', le: '0.0005' })).toBe(0)
+    expect(await value('wadah_move_answer_seconds_count', { when: 'during' })).toBe(1)
+    expect(await value('wadah_move_answer_seconds_count', { when: 'after' })).toBe(0)
+    expect(await value('wadah_move_stall_error_seconds_sum')).toBe(0.0003)
+    expect(await value('wadah_move_stall_error_seconds_count')).toBe(1)
+  })
+
+  test('what an older release has counted goes on being counted', async () => {
+    const { gap: _g, answer: _a, stall_error: _e, ...older } = [move({ result: stall })].reduce(withJob, emptyTally())
+    await store.txn([], [put(tallyKind, HOST, { schema: 1, moves: older as never })], 'older')
+    await keep(move({ result: { ...stall, stall_error_ms: 0.3 } }))
+    expect(await value('wadah_moves_total', { mode: 'auto', result: 'done' })).toBe(2)
+    expect(await value('wadah_move_stall_error_seconds_count')).toBe(1)
+    await rememberMoves(store)(move({ result: stall })).then(({ writes }) => store.txn([], writes, 'remembered'))
+    await view.waitFor(await store.current())
+    expect(await value('wadah_moves_total', { mode: 'auto', result: 'done' })).toBe(3)
   })
 
   test('what is forgotten of jobs stays counted, each once', async () => {

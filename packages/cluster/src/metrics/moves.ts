@@ -10,6 +10,7 @@ import { addHistograms, emptyHistogram, type Family, type Histogram, observed } 
 
 type How = 'precopy' | 'postcopy'
 const HOW: readonly How[] = ['precopy', 'postcopy']
+const WHEN = ['before', 'during', 'after'] as const
 const FORESEEN = ['stall', 'total', 'bytes'] as const
 const MODES = [...MOVE_MODES, 'offline'] as const
 const RESULTS = ['done', 'failed', 'cancelled'] as const
@@ -21,6 +22,12 @@ export type MoveTally = {
   /** Seconds; by how the guest went over. */
   stall: Record<How, Histogram>
   claimed: Record<How, Histogram>
+  /** Seconds: how far the measured stall may be wrong, for two clocks were compared. */
+  stall_error: Histogram
+  /** Seconds: the longest time without an answer, seen from the source; by how the guest went over. */
+  gap: Record<How, Histogram>
+  /** Seconds until it answered, the median of each move. */
+  answer: Record<(typeof WHEN)[number], Histogram>
   /** Seconds, of moves of running VMs that ended well. */
   took: Histogram
   /** Achieved ÷ forecast. */
@@ -38,7 +45,7 @@ export const rememberMoves =
     if (job.name !== 'vm.migrate') return { checks: [], writes: [] }
     const { host } = job.executor
     const rec = await store.get(tallyKind, host)
-    const moves = withJob(rec?.value.moves ?? emptyTally(), job)
+    const moves = withJob(tallyOf(rec?.value), job)
     return {
       checks: [rec ? unchanged(rec) : absent(tallyKind, host)],
       writes: [put(tallyKind, host, { schema: 1, moves })],
@@ -46,6 +53,7 @@ export const rememberMoves =
   }
 
 const STALL_BOUNDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2.5, 5, 10]
+const SMALL_BOUNDS = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1]
 const TOOK_BOUNDS = [0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200]
 const RATIO_BOUNDS = [0.25, 0.5, 0.8, 0.9, 1, 1.1, 1.25, 2, 4]
 
@@ -54,9 +62,15 @@ export const emptyTally = (): MoveTally => ({
   bytes: 0,
   stall: { precopy: emptyHistogram(), postcopy: emptyHistogram() },
   claimed: { precopy: emptyHistogram(), postcopy: emptyHistogram() },
+  stall_error: emptyHistogram(),
+  gap: { precopy: emptyHistogram(), postcopy: emptyHistogram() },
+  answer: { before: emptyHistogram(), during: emptyHistogram(), after: emptyHistogram() },
   took: emptyHistogram(),
   ratio: { stall: emptyHistogram(), total: emptyHistogram(), bytes: emptyHistogram() },
 })
+
+/** An older release counted less. */
+export const tallyOf = (record: TallyRecord | undefined): MoveTally => ({ ...emptyTally(), ...record?.moves })
 
 /** The tally with one job more; one that is no move, or has not ended, changes nothing. */
 export function withJob(t: MoveTally, job: JobRecord): MoveTally {
@@ -73,6 +87,11 @@ export function withJob(t: MoveTally, job: JobRecord): MoveTally {
   if (move.how !== undefined) next.took = withMs(t.took, TOOK_BOUNDS, move.total_ms)
   next.stall = { ...t.stall, [how]: withMs(t.stall[how], STALL_BOUNDS, move.stall_ms) }
   next.claimed = { ...t.claimed, [how]: withMs(t.claimed[how], STALL_BOUNDS, move.claimed_downtime_ms) }
+  next.stall_error = withMs(t.stall_error, SMALL_BOUNDS, move.stall_error_ms)
+  next.gap = { ...t.gap, [how]: withMs(t.gap[how], STALL_BOUNDS, move.outside?.longest_gap_ms) }
+  next.answer = { ...t.answer }
+  for (const when of WHEN)
+    next.answer[when] = withMs(t.answer[when], SMALL_BOUNDS, move.outside?.[`${when}_ms` as const])
   next.ratio = { ...t.ratio }
   for (const what of FORESEEN) {
     const ratio = known(move.ratio?.[what])
@@ -91,6 +110,9 @@ export function addTallies(a: MoveTally, b: MoveTally): MoveTally {
     bytes: a.bytes + b.bytes,
     stall: each(a.stall, b.stall),
     claimed: each(a.claimed, b.claimed),
+    stall_error: addHistograms(a.stall_error, b.stall_error),
+    gap: each(a.gap, b.gap),
+    answer: each(a.answer, b.answer),
     took: addHistograms(a.took, b.took),
     ratio: each(a.ratio, b.ratio),
   }
@@ -129,6 +151,27 @@ export function moveFamilies(t: MoveTally): Family[] {
       help: 'What QEMU claims of the same.',
       bounds: STALL_BOUNDS,
       samples: byHow(t.claimed),
+    },
+    {
+      name: 'wadah_move_stall_error_seconds',
+      type: 'histogram',
+      help: 'How far the measured stall may be wrong: half of the round trip with which the clocks of the two hosts were compared.',
+      bounds: SMALL_BOUNDS,
+      samples: [{ value: t.stall_error }],
+    },
+    {
+      name: 'wadah_move_gap_seconds',
+      type: 'histogram',
+      help: 'The longest time in a move without an answer of the guest, seen from its source, where it has an agent and an address.',
+      bounds: STALL_BOUNDS,
+      samples: byHow(t.gap),
+    },
+    {
+      name: 'wadah_move_answer_seconds',
+      type: 'histogram',
+      help: 'How long guests took to answer before, during and after their move, seen from its source: the median of each move.',
+      bounds: SMALL_BOUNDS,
+      samples: WHEN.map((when) => ({ labels: { when }, value: t.answer[when] })),
     },
     {
       name: 'wadah_move_duration_seconds',

@@ -9,7 +9,7 @@ import { hasEnded, jobKind } from '../jobs/record.ts'
 import { hostKind, placementKind, statusKind } from '../records.ts'
 import type { MetricsService } from '../services.ts'
 import { exposition, type Family } from './exposition.ts'
-import { addTallies, emptyTally, moveFamilies, tallyKind, withJob } from './moves.ts'
+import { addTallies, emptyTally, moveFamilies, tallyKind, tallyOf, withJob } from './moves.ts'
 
 export class Metrics implements MetricsService {
   readonly #deps: Pick<Deps, 'view' | 'machine' | 'hostId'>
@@ -28,7 +28,7 @@ export class Metrics implements MetricsService {
     const { view, machine, hostId } = this.#deps
     const facts = await machine.facts()
     const own = view.list(jobKind).flatMap(({ value: job }) => (job.executor.host === hostId ? [job] : []))
-    const forgotten = view.get(tallyKind, hostId)?.value.moves ?? emptyTally()
+    const forgotten = tallyOf(view.get(tallyKind, hostId)?.value)
     const moves = addTallies(forgotten, own.reduce(withJob, emptyTally()))
     const placed = view.list(placementKind).filter((p) => p.value.host === hostId)
     const states = new Map<string, number>()
