@@ -69,3 +69,9 @@ export async function cpuFacts() {
 export async function memoryFacts() {
   return parseMeminfo(await readFile('/proc/meminfo', 'utf8'))
 }
+
+/** What of this host decides whether a guest that runs elsewhere can come. */
+export async function guestNeeds(path: string) {
+  const [{ version, machines }, { flags }] = await Promise.all([qemuFacts(path), cpuFacts()])
+  return { qemu_version: version, machines, cpu_flags: flags }
+}

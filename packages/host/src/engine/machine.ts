@@ -37,7 +37,7 @@ import { type LiveRecord, VmDirectory } from './directory.ts'
 import { setMedium } from './cdrom.ts'
 import { Exclusive, Slots } from './exclusive.ts'
 import { endFailed } from './failed-launch.ts'
-import { cpuFacts, qemuFacts } from './facts.ts'
+import { cpuFacts, guestNeeds, qemuFacts } from './facts.ts'
 import { copyFirmwareState, firmwareFiles, firmwareOf } from './firmware.ts'
 import { readOwnState, writeOwnState } from './own-state.ts'
 import { VmGuest } from './guest.ts'
@@ -139,10 +139,7 @@ export class HostMachine implements Machine {
     const running = async (vm: string) => this.running(vm) ?? (await this.attach(vm))
     this.diskMoves = new HostDiskMoves({ ...options, running })
     this.warm = new HostWarm({ dataDir: options.dataDir, root: this.#root, machine: this, running })
-    const here = async () => {
-      const [{ version, machines }, { flags }] = await Promise.all([qemuFacts(options.qemu), cpuFacts()])
-      return { qemu_version: version, machines, cpu_flags: flags }
-    }
+    const here = () => guestNeeds(options.qemu)
     this.migration = new HostMigration({ ...options, root: this.#root, machine: this, running, here })
     this.#slots = new Slots(options.startsAtOnce ?? 3)
     this.#acceleration = this.#probe()

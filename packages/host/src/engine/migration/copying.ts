@@ -213,7 +213,7 @@ export class Copying {
       }
       again()
     }
-    const { mode, limits } = this.#order
+    const { mode } = this.#order
     const closely = mode === 'hybrid' || (this.#once && this.#policy.may_postcopy)
     const every = closely ? LOOK_CLOSELY_MS : LOOK_MS
     const again = () => (this.#looking = setTimeout(() => void look().catch(failed), every))
