@@ -18,11 +18,13 @@ export class Etcd {
   dir = ''
   readonly #members: { client: number; peer: number; child?: ChildProcess | undefined }[] = []
   readonly #net: MemberNet | undefined
+  readonly #more: readonly string[]
   said = ''
 
-  /** `net`: each member in a namespace of its own. */
-  constructor(net?: MemberNet) {
+  /** `net`: each member in a namespace of its own; `more`: further words for each member. */
+  constructor(net?: MemberNet, more: readonly string[] = []) {
     this.#net = net
+    this.#more = more
   }
 
   #host = (i: number) => this.#net?.address(i) ?? '127.0.0.1'
@@ -48,6 +50,7 @@ export class Etcd {
       ...['etcd', '--name', `m${i}`, '--data-dir', join(this.dir, `m${i}`)],
       ...['--listen-client-urls', client, '--advertise-client-urls', client],
       ...['--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer, '--initial-cluster', cluster],
+      ...this.#more,
     ]
     const child = spawn(words[0] as string, words.slice(1), {
       stdio: ['ignore', 'pipe', 'pipe'],

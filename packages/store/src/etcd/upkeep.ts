@@ -10,15 +10,18 @@ export type UpkeepPolicy = {
   /** A file larger than this, of which less than `in_use` is used, is written anew. */
   defragment_bytes: number
   in_use: number
+  /** Beyond this size it takes no writes. */
+  quota_bytes: number
 }
+/** etcd's own most (https://etcd.io/docs/v3.4/op-guide/maintenance/#space-quota). */
+export const QUOTA_BYTES = 2 * 1024 ** 3
 export const UPKEEP: UpkeepPolicy = {
   keep_ms: 3_600_000,
   keep_revisions: 50_000,
   defragment_bytes: 64 * 1024 * 1024,
   in_use: 0.5,
+  quota_bytes: QUOTA_BYTES,
 }
-/** etcd's own most; it takes no writes beyond (https://etcd.io/docs/v3.4/op-guide/maintenance/#space-quota). */
-export const QUOTA_BYTES = 2 * 1024 ** 3
 
 export type Seen = { at_ms: number; revision: number }
 
@@ -98,7 +101,7 @@ export class Upkeep {
     for (const { member, alarm } of full) {
       const size = sizes.find((s) => s.member === member)?.size_bytes ?? 0
       // One that is still nearly full would be so again at once.
-      if (size > QUOTA_BYTES * 0.9) {
+      if (size > this.#policy.quota_bytes * 0.9) {
         report.full.push(member)
         continue
       }
