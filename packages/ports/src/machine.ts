@@ -189,8 +189,12 @@ export interface Guest {
   thaw(signal: AbortSignal): Promise<number>
 }
 
+/** Cores at work since it was asked before: of the host, and of each VM that ran all the while. Absent: not known. */
+export type HostLoad = { cores?: number; vms: Record<string, number> }
+
 export interface Machine {
   facts(): Promise<HostFacts>
+  load(): Promise<HostLoad>
   /** What of the facts decides about a VM; asked for at requests, so it starts no program. */
   offers(): Promise<HostOffers>
   /** What this machine has and lacks, looked at anew. */

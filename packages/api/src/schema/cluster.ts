@@ -25,6 +25,11 @@ export const ClusterHostSchema = Type.Object(
     accelerator: Type.Optional(Type.Enum(['kvm', 'tcg'] as const)),
     cpu_model: Type.Optional(Type.String()),
     cpus: Type.Optional(Type.Integer()),
+    cpu_busy: Type.Optional(
+      Type.Number({
+        description: 'cores at work there, as it last said; absent: not known, or not said for five minutes',
+      }),
+    ),
     memory_mib: Type.Optional(Type.Integer()),
     memory_free_mib: Type.Optional(Type.Integer()),
     promised_memory_mib: Type.Integer({ description: 'sum of the RAM of the VMs that run here' }),

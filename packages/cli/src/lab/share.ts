@@ -4,7 +4,7 @@ import { mkdir, readdir, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { LabHost, LabState } from './plan.ts'
 
-const V1 = ['/sys/fs/cgroup/cpu', '/sys/fs/cgroup/memory']
+const V1 = ['/sys/fs/cgroup/cpu', '/sys/fs/cgroup/memory', '/sys/fs/cgroup/cpuacct']
 const V2 = '/sys/fs/cgroup'
 const PERIOD_US = 100_000
 const INSIDE = 'host'
@@ -25,7 +25,9 @@ export async function makeShare(lab: LabState, host: LabHost): Promise<boolean> 
         ? { 'cgroup.subtree_control': '+cpu +memory', 'cpu.max': `${quota} ${PERIOD_US}`, 'memory.max': bytes }
         : folder.includes('/memory/')
           ? { 'memory.limit_in_bytes': bytes }
-          : { 'cpu.cfs_period_us': String(PERIOD_US), 'cpu.cfs_quota_us': quota }
+          : folder.includes('/cpuacct/')
+            ? {}
+            : { 'cpu.cfs_period_us': String(PERIOD_US), 'cpu.cfs_quota_us': quota }
       for (const [file, value] of Object.entries(files)) await writeFile(join(folder, file), value)
     }
     return foldersOf(host).length > 0

@@ -8,8 +8,9 @@ import { tallyKind } from '../metrics/moves.ts'
 import { hostKind, networkKind, poolKind } from '../records.ts'
 import { MOVES_AT_ONCE } from '../migration/turns.ts'
 import { networkDefinition } from '../resolve.ts'
+import { keepLoad } from './load.ts'
 import { PoolTrials } from '../storage/trials.ts'
-import { type AliveRecord, aliveKind, type FactsRecord, factsKind, type GuestFacts } from './records.ts'
+import { type AliveRecord, aliveKind, type FactsRecord, factsKind, type GuestFacts, loadKind } from './records.ts'
 
 /** Short enough that a dead host is known soon, long enough for an election of etcd on an old disk. */
 export const ALIVE_S = 10
@@ -23,6 +24,7 @@ export type OwnFacts = () => Promise<{ facts: HostFacts } & Own>
 /** Runs until `signal` aborts; a lease that was lost is taken anew. VMs are not touched by it. */
 export async function stayAlive(deps: Deps, version: string, facts: OwnFacts, signal: AbortSignal): Promise<void> {
   void keepFacts(deps, version, facts, signal)
+  void keepLoad(deps, signal)
   while (!signal.aborted) {
     let lease: Lease | undefined
     try {
@@ -105,4 +107,9 @@ export function sameFacts(before: FactsRecord | undefined, now: FactsRecord): bo
   return Math.abs(free - was) < STEP_MIB && JSON.stringify(rest) === JSON.stringify(had)
 }
 
-export const forgetFacts = (host: string) => [del(factsKind, host), del(aliveKind, host), del(tallyKind, host)]
+export const forgetFacts = (host: string) => [
+  del(factsKind, host),
+  del(loadKind, host),
+  del(aliveKind, host),
+  del(tallyKind, host),
+]

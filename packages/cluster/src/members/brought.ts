@@ -18,7 +18,7 @@ import {
   vmKind,
   volumeKind,
 } from '../records.ts'
-import { aliveKind, authoritiesKind, clusterKind, factsKind, joinTokenKind } from './records.ts'
+import { aliveKind, authoritiesKind, clusterKind, factsKind, joinTokenKind, loadKind } from './records.ts'
 
 export type Raw = { kind: string; id: string; value: unknown }
 
@@ -66,6 +66,7 @@ export const FATES: ReadonlyMap<string, Fate> = new Map<string, Fate>([
   [joinTokenKind.name, NOT_ALONE],
   [aliveKind.name, NOT_ALONE],
   [factsKind.name, NOT_ALONE],
+  [loadKind.name, NOT_ALONE],
 ])
 
 export const isLeft = (kind: string): boolean => typeof (FATES.get(kind) ?? { left: '' }) === 'object'

@@ -68,6 +68,10 @@ export type FactsRecord = {
 export type GuestFacts = Required<Pick<FactsRecord, 'cpu_flags' | 'machine_types'>>
 export const factsKind: Kind<FactsRecord> = { name: 'host/facts' }
 
+/** How busy a host is, and each of its VMs, in cores; as it last found worth saying. */
+export type LoadRecord = { schema: 1; cores?: number; vms: Record<string, number>; at_ms: number }
+export const loadKind: Kind<LoadRecord> = { name: 'host/load' }
+
 /** The newest level that this release can write; a cluster that begins has it. */
 export const LEVEL = 1
 /** The oldest one at which it can still work: that of the release before, as long as hosts are upgraded one after the other. */

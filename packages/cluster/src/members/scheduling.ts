@@ -35,6 +35,7 @@ import { scheduled } from '../rules/members.ts'
 import { type Rooms, roomsFor } from '../storage/rooms.ts'
 import { heldBytesByTop, tiedBy } from '../vms/tied.ts'
 import { hostNamed } from './where.ts'
+import { loadOf, vmLoadOf } from './load.ts'
 import { aliveKind, factsKind } from './records.ts'
 
 type View = Pick<CachedView, 'get' | 'list'>
@@ -69,6 +70,7 @@ export function snapshotOf(
           reserved_mib: RESERVED_MIB,
           memory_overcommit: o.memory_overcommit,
           cpus: facts.cpus,
+          ...loadOf(view, id),
           pools: facts.pools.flatMap((pool) => {
             const record = view.get(poolKind, pool)?.value
             return record ? [poolViewOf(view, record, o.rooms)] : []
@@ -160,6 +162,7 @@ export function viewOf(view: View, vm: VmRecord, rooms?: Rooms): VmView {
     state,
     memory_mib: vm.spec.memory_mib,
     cpus: vm.spec.cpus,
+    ...(live ? vmLoadOf(view, vm.id, host) : {}),
     disks: [...[...shared].map(([pool, bytes]) => ({ pool, shared: true, bytes })), ...local],
     networks: [...new Set(vm.spec.nics.map((n) => n.network))],
     ...(live && status?.accelerator !== undefined ? { accelerator: status.accelerator } : {}),

@@ -39,6 +39,7 @@ import { forgetStates } from '../networks/states.ts'
 import { forgetFacts } from './alive.ts'
 import { clocksOff } from './way.ts'
 import { giveUp } from './lost.ts'
+import { busyOf } from './load.ts'
 import { plainNetworks } from './plain.ts'
 import { aliveKind, CLUSTER, clusterKind, factsKind, type JoinTokenRecord, joinTokenKind, LEVEL } from './records.ts'
 
@@ -257,6 +258,7 @@ export class Clusters implements ClusterService {
             accelerator: facts.accelerator,
             cpu_model: facts.cpu_model,
             cpus: facts.cpus,
+            ...busyOf(view, h.id, this.#deps.clock.now_ms()),
             memory_mib: facts.memory_mib,
             memory_free_mib: facts.memory_free_mib,
           }

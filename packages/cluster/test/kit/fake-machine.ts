@@ -136,6 +136,7 @@ export function fakeMachine(w: FakeWorld): Machine {
     for (const tap of [...w.taps]) if (tap.startsWith(`${vm}/`)) w.taps.delete(tap)
   }
   const machine = {
+    load: async () => ({ vms: {} }),
     facts: async () => ({
       memory_mib: 8192,
       memory_free_mib: 8000,

@@ -145,6 +145,18 @@ export class Cgroups {
     return (await readFile(`${this.#directory(controller, vm)}/${file}`, 'utf8')).trim()
   }
 
+  /** CPU time that a VM, or all in the group of this daemon, has used so far, ns; undefined where nobody counts it. */
+  async cpuTime(vm?: string): Promise<number | undefined> {
+    const below = vm === undefined ? '' : `/${vm}`
+    for (const base of this.#bases()) {
+      const [file, unit] = this.layout.version === 'v2' ? ['cpu.stat', 1000] : ['cpuacct.usage', 1]
+      const text = await readFile(`${base}${below}/${file}`, 'utf8').catch(() => undefined)
+      const used = /^(?:usage_usec )?(\d+)$/m.exec(text ?? '')?.[1]
+      if (used !== undefined) return Number(used) * unit
+    }
+    return undefined
+  }
+
   /** Removes the group. It must be empty; the kernel needs a moment after the last exit. */
   async remove(vm: string): Promise<void> {
     await Promise.all(this.#bases().map((base) => removeGroup(`${base}/${vm}`)))

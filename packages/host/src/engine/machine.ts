@@ -63,6 +63,7 @@ import { RoomWatch } from './room-watch.ts'
 import { RunningVm, type RunningOptions } from './running-vm.ts'
 import { screenshot } from './screenshot.ts'
 import { cryptSalt } from './sha512-crypt.ts'
+import { loadMeter } from './load.ts'
 import { setThrottle, throttle } from './throttle.ts'
 import { endTpmOf, needTpm, startTpm } from './tpm.ts'
 import { connectQmp } from '@wadah/qmp/client'
@@ -100,6 +101,7 @@ export class HostMachine implements Machine {
   readonly migration: HostMigration
   readonly diskMoves: HostDiskMoves
   readonly warm: HostWarm
+  readonly load: ReturnType<typeof loadMeter>
   readonly networks: Networks
   readonly images: Images
   readonly imports: Imports
@@ -141,6 +143,7 @@ export class HostMachine implements Machine {
     this.warm = new HostWarm({ dataDir: options.dataDir, root: this.#root, machine: this, running })
     const here = () => guestNeeds(options.qemu)
     this.migration = new HostMigration({ ...options, root: this.#root, machine: this, running, here })
+    this.load = loadMeter(cgroups)
     this.#slots = new Slots(options.startsAtOnce ?? 3)
     this.#acceleration = this.#probe()
     this.#acceleration.catch(() => {})

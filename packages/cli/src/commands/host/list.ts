@@ -28,7 +28,7 @@ export async function hostTable({ out, t }: Cli, cluster: Cluster): Promise<void
       stateOf(h),
       h.address ?? '',
       `${h.running}/${h.vms}`,
-      h.cpus === undefined ? '' : String(h.cpus),
+      h.cpus === undefined ? '' : h.cpu_busy === undefined ? String(h.cpus) : `${h.cpu_busy.toFixed(1)}/${h.cpus}`,
       mib(h.memory_mib),
       mib(h.memory_free_mib),
       h.qemu_version === undefined ? '' : `${h.qemu_version} ${h.accelerator ?? ''}`.trim(),
