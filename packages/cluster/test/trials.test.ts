@@ -217,6 +217,38 @@ test('of two partners one that is wrong itself is not believed', async () => {
   expect(await b.begin().settled()).toBe(true)
 })
 
+test('a partner on which it is not mounted says nothing about the host that asks', async () => {
+  const nothing = server()
+  await host(A, client(nothing))
+  const b = await host(B)
+  await write(put(poolKind, ID, pool({ [A]: 'nfs a', [B]: 'nfs a' })))
+  expect(await b.begin().settled()).toBe(true)
+  expect(await recorded()).toEqual({ [A]: 'nfs a', [B]: 'nfs a' })
+  expect(asked).toContain(A)
+})
+
+test('a store that is away for a while does not end the trial', async () => {
+  await host(A)
+  const b = await host(B)
+  await write(put(poolKind, ID, pool({ [A]: 'nfs a' })))
+  const { store: whole } = b.deps
+  let away = true
+  Object.assign(b.deps, {
+    store: new Proxy(whole, {
+      get: (of, key) => {
+        if (away && key === 'get') return async () => Promise.reject(new Error('the store is away'))
+        const value = Reflect.get(of, key) as unknown
+        return typeof value === 'function' ? value.bind(of) : value
+      },
+    }),
+  })
+  const daemon = b.begin()
+  expect(await daemon.settled()).toBe(false)
+  away = false
+  clock.advance(4_000)
+  expect(await daemon.settled()).toBe(true)
+})
+
 test('something else that is mounted is tried before it is used: before the first look, and at the start of a VM too', async () => {
   await host(A)
   const b = await host(B)
@@ -226,12 +258,15 @@ test('something else that is mounted is tried before it is used: before the firs
   const vm = { name: 'web', spec: { disks: [{ name: 'root', volume: disk.id }] } } as unknown as VmRecord
   await poolsProven(b.deps, vm)
   Object.assign(b.shared.at, { what: 'nfs a nolock', which: '2' })
-  await expect(poolsProven(b.deps, vm)).rejects.toThrow(/was not tried on h2 with what is mounted there now/)
+  await expect(poolsProven(b.deps, vm, 0)).rejects.toThrow(/was not tried on h2 with what is mounted there now/)
+  // As after a start of the host: it is tried in a moment, and a start waits for that.
+  const waits = poolsProven(b.deps, vm)
   const daemon = b.begin()
   expect(await daemon.look()).toBe(false)
   expect(await daemon.settled()).toBe(true)
   expect(await recorded()).toEqual({ [A]: 'nfs a', [B]: 'nfs a nolock' })
-  await poolsProven(b.deps, vm)
+  clock.advance(1_000)
+  await waits
 })
 
 test('a daemon that begins tries again what passed, and goes on meanwhile; what is wrong now is refused', async () => {

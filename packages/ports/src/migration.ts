@@ -304,6 +304,8 @@ export type BringOffer = {
   /** The machine's own files (`Machine.readState`). */
   state: Record<string, string>
   bandwidth_bytes_per_s?: number
+  /** It knows `wait`. */
+  waits?: boolean
 }
 
 /** What was measured, kept with the job. */

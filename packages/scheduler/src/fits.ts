@@ -123,8 +123,12 @@ function missing(c: Compiled, vm: VmView, h: number): Problem[] {
   if (!sets) return found
   const named = (ids: Iterable<string>) => [...new Set(ids)].sort().map((id) => c.name(id))
   const pools = vm.disks.filter((disk) => disk.shared && !sets.pools.has(disk.pool)).map((disk) => disk.pool)
-  const why = pools.map((id) => host.pools_refused?.[id]).find((x) => x !== undefined)
-  if (pools.length > 0) found.push({ code: 'pool_not_reached', pools: named(pools), ...(why ? { why } : {}) })
+  const away = pools.filter((id) => host.pools_refused?.[id] === undefined)
+  if (away.length > 0) found.push({ code: 'pool_not_reached', pools: named(away) })
+  for (const id of new Set(pools)) {
+    const why = host.pools_refused?.[id]
+    if (why) found.push({ code: 'pool_not_reached', pools: named([id]), why })
+  }
   const networks = vm.networks.filter((id) => !sets.networks.has(id))
   if (networks.length > 0) found.push({ code: 'network_not_there', networks: named(networks) })
   if (vm.accelerator !== undefined && vm.accelerator !== host.accelerator)

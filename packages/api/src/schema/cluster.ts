@@ -43,9 +43,9 @@ export const ClusterSchema = Type.Object(
     id: Type.Optional(Type.String({ description: 'absent: this host is alone' })),
     level: Type.Integer({ description: 'what hosts may write; raised by itself once all of them can' }),
     this_host: IdSchema,
-    plain_networks: Type.Array(Type.String(), {
-      description: 'networks on which VMs move between hosts unencrypted',
-    }),
+    plain_networks: Type.Optional(
+      Type.Array(Type.String(), { description: 'networks on which VMs move between hosts unencrypted' }),
+    ),
     hosts: Type.Array(ClusterHostSchema),
     store: Type.Object({
       kind: Type.Enum(['sqlite', 'etcd'] as const),
@@ -118,8 +118,7 @@ export const AtOnceSchema = Type.Optional(
   Type.Integer({
     minimum: 1,
     maximum: 16,
-    default: 2,
-    description: 'moves at a time; more than `moves_at_once` in the settings of the host is refused',
+    description: 'moves at a time, two unless said; more than `moves_at_once` in the settings of the host is refused',
   }),
 )
 export const DrainSchema = Closed({ at_once: AtOnceSchema, ...wishes }, { title: 'Drain' })

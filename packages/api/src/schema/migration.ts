@@ -35,7 +35,7 @@ export const moveWishes = {
   plain: Type.Optional(
     Type.Boolean({
       description:
-        'true: RAM and disks go unencrypted: only where nobody else can reach the network between the hosts; false: encrypted; unless said, as set for that network (PATCH /v1/cluster)',
+        'of one that runs. true: RAM and disks go unencrypted: only where nobody else can reach the network between the hosts; false: encrypted; unless said, as set for that network (PATCH /v1/cluster)',
     }),
   ),
 } as const

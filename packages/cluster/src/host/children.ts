@@ -6,6 +6,7 @@ import { type Deps, caughtUp } from '../context.ts'
 import type { JobEngine } from '../jobs/engine.ts'
 import { claimKind, hasEnded } from '../jobs/record.ts'
 import { subjectOf } from '../jobs/service.ts'
+import { TURN_MS } from '../migration/turns.ts'
 import { statusKind } from '../records.ts'
 import type { Caller } from '../services.ts'
 import type { Vms } from '../vms/service.ts'
@@ -29,8 +30,8 @@ export type Children = {
 }
 
 const START_MS = 300_000
-/** A large guest over a slow link takes its time; it may be hours. */
-const MOVE_MS = 6 * 3_600_000
+/** A large guest over a slow link takes its time; it may be hours, after those for which it waits for its turn. */
+const MOVE_MS = TURN_MS + 6 * 3_600_000
 const BUSY_MS = 120_000
 const BUSY_TRIES = 3
 

@@ -36,7 +36,8 @@ export const joinTokenKind: Kind<JoinTokenRecord> = { name: 'cluster/join-token'
 export type AliveRecord = { schema: 1; host: string; since_ms: number }
 export const aliveKind: Kind<AliveRecord> = { name: 'host/alive' }
 
-export type PoolRefusal = { mounted: string; detail: string; remedy: string }
+/** `untried`: it is being tried, and may well pass in a moment. */
+export type PoolRefusal = { mounted: string; detail: string; remedy: string; untried?: boolean }
 
 /** What a host can do and has, as it last said itself. */
 export type FactsRecord = {

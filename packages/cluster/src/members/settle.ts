@@ -222,13 +222,18 @@ export function settle(host: HostRecord, joining: readonly Raw[], there: readonl
   const users = idsOf(there, USER_NAME)
   const tokens = idsOf(there, TOKEN_NAME)
   const names: Raw[] = []
-  for (const { id, value } of of<{ name: string }>(joining, USER)) {
+  const may = (scope: string | undefined) =>
+    scope === 'full' ? 'may do all there is in the cluster' : 'may look at all of the cluster'
+  for (const { id, value } of of<{ name: string; scope?: string }>(joining, USER)) {
     if (users.has(value.name))
       changes.push(`the user "${value.name}" of ${host.name} is the cluster's "${value.name}" from now on`)
-    else names.push({ kind: USER_NAME, id: value.name, value: { schema: 1, user: id } })
+    else {
+      names.push({ kind: USER_NAME, id: value.name, value: { schema: 1, user: id } })
+      changes.push(`the user "${value.name}" of ${host.name} ${may(value.scope)} from now on`)
+    }
   }
   const ownTokens = idsOf(joining, TOKEN_NAME)
-  for (const { id, value } of of<{ name: string }>(joining, TOKEN)) {
+  for (const { id, value } of of<{ name: string; scope?: string }>(joining, TOKEN)) {
     let { name } = value
     if (tokens.has(name)) {
       name = freeName(name, host.name, (n) => tokens.has(n) || ownTokens.has(n))
@@ -236,6 +241,7 @@ export function settle(host: HostRecord, joining: readonly Raw[], there: readonl
       renamed.set(id, name)
       changes.push(`token "${value.name}" of ${host.name} is called "${name}" from now on`)
     }
+    changes.push(`the token "${name}" of ${host.name} ${may(value.scope)} from now on`)
     names.push({ kind: TOKEN_NAME, id: name, value: { schema: 1, token: id } })
   }
 

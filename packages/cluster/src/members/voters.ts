@@ -33,9 +33,19 @@ export function allVote(hosts: readonly HostRecord[], members: readonly EtcdMemb
   )
 }
 
+/** Hosts that are to have a member of which etcd knows nothing: they began, or were to be taken out, and were cut off. */
+export const unknownToEtcd = (hosts: readonly HostRecord[], members: readonly EtcdMember[]): HostRecord[] =>
+  hosts.filter((h) => h.member === true && !members.some((m) => isMemberOf(m, h)))
+
+const GONE = (host: HostRecord) => `if it is off for ever: wadah cluster remove ${host.name} --lost`
+
+/** What is said of those. */
+export const notThere = (host: HostRecord): string =>
+  `${host.name} is to keep a copy of the store, and etcd knows no member of it yet; no other host is given a copy before. Its wadahd sees to it when it runs; ${GONE(host)}`
+
 /** What is said of a member that has no vote. Its own host knows why. */
 export function withoutVote(m: EtcdMember, host: HostRecord | undefined): string | undefined {
   if (!m.learner) return undefined
   if (!host) return `A member of etcd without a vote is no host's: etcdctl member remove ${m.id}`
-  return `${host.name} has no vote yet, and no other host is given a copy before: its etcd must run and catch up, which its wadahd sees to. What keeps it: wadah host check --host ${host.name}`
+  return `${host.name} has no vote yet, and no other host is given a copy before: its etcd must run and catch up, which its wadahd sees to. What keeps it: wadah host check --host ${host.name}; ${GONE(host)}`
 }

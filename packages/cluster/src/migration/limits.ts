@@ -17,7 +17,7 @@ export function moveLimits(
 ): MoveLimits {
   return {
     max_stall_ms: body.max_stall_ms ?? STALL_MS,
-    may_postcopy: mode !== 'precopy' && target?.postcopy !== undefined,
+    may_postcopy: mode !== 'precopy' && target?.postcopy === true,
     ...(body.bandwidth_mib_per_s === undefined ? {} : { bandwidth_bytes_per_s: body.bandwidth_mib_per_s * 2 ** 20 }),
   }
 }

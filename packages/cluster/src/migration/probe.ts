@@ -44,6 +44,12 @@ export class Seen {
   longest_ms = 0
   readonly took = { before: new Took(), during: new Took(), after: new Took() }
 
+  begins(at_ms: number): void {
+    this.part = 'during'
+    this.longest_ms = 0
+    if (this.last_ms !== undefined) this.last_ms = at_ms
+  }
+
   asked(): Part {
     this.sent += 1
     return this.part
@@ -134,9 +140,9 @@ export class Probe {
     })
   }
 
-  /** From now on it moves. */
+  /** From now on it moves: what was missing before is no part of it. */
   begins(): void {
-    this.#seen.part = 'during'
+    this.#seen.begins(this.#now_ms())
   }
 
   /** Asks no more. */

@@ -66,8 +66,10 @@ export type MoveOutPorts = {
   /** Right before `go` is said: what is done here may not wait for anything. A job passes its pivot with it. */
   going?: () => void
   log: (line: string) => void
-  /** How long it waited for its turn over there. */
-  waited?: (ms: number) => void
+  /** It has to wait for its turn over there. */
+  waits?: () => void
+  /** How long it did. What was foreseen long ago is no measure any more: what is foreseen now. */
+  waited?: (ms: number) => Promise<MoveForecast | undefined> | undefined
   /** Tests make phases fail by throwing here. */
   at?: (phase: MovePhase) => void
 }
@@ -107,6 +109,8 @@ class Source {
   readonly #rest: Rest
   #leaving: LeavingVm | undefined
   #sealed = false
+  /** By which it is copied. */
+  #foreseen: Promise<MoveForecast | undefined> | undefined
 
   constructor(order: MoveOut, ports: MoveOutPorts) {
     this.#order = order
@@ -206,9 +210,16 @@ class Source {
     this.#phase('prepare')
     const { said, waited_ms } = await whenItsTurn(
       () => this.#line.next(['accept', 'refuse', 'wait'], ACCEPT_MS, limit),
-      (most) => this.#ports.log(`the other host takes ${most} at a time: it waits for its turn`),
+      (most) => {
+        this.#ports.log(`the other host takes ${most} at a time: it waits for its turn`)
+        this.#ports.waits?.()
+      },
+      async () => {
+        if ((await migration.ask(vm)).is === 'gone')
+          throw fail('wrong_state', 'The VM does not run any more.', { effect: 'partial' })
+      },
     )
-    this.#ports.waited?.(waited_ms)
+    this.#foreseen = this.#ports.waited?.(waited_ms) ?? this.#order.forecast
     // Whatever it was: nothing of it is left there, and here nothing was begun.
     if (said.type === 'refuse') throw new WadahError({ ...said.fault, effect: 'none' })
     const { no_postcopy } = said.accepted
@@ -229,7 +240,7 @@ class Source {
   }
 
   async #copy(said: Of<'accept'>, limit: AbortSignal): Promise<SwitchedOver> {
-    const { mode, limits, forecast } = this.#order
+    const { mode, limits } = this.#order
     const { progress, log } = this.#ports
     const tell = {
       phase: (phase: MovePhase) => {
@@ -257,7 +268,7 @@ class Source {
     const peer = new AbortController()
     over.signal.addEventListener('abort', () => peer.abort(over.signal.reason), { once: true })
     try {
-      const order = { mode, limits, to: said.accepted, ...(forecast ? { foreseen: forecast } : {}) }
+      const order = { mode, limits, to: said.accepted, ...(this.#foreseen ? { foreseen: this.#foreseen } : {}) }
       return await this.#need().copy(order, tell, AbortSignal.any([limit, peer.signal]))
     } catch (error) {
       // The guest has ended here: whatever the other host says of it comes from that.

@@ -118,6 +118,8 @@ export class MoveIn {
     return this.#isOver
   }
   isRefused = false
+  /** Gives back its place among those that come. */
+  #leave: (() => void) | undefined
 
   #adopt(arriving: ArrivingVm): void {
     this.#arriving = arriving
@@ -148,8 +150,12 @@ export class MoveIn {
     const { job } = this
     const limit = AbortSignal.any([this.#stop, this.#talk.lost])
     try {
-      const leave = await this.#ports.turns?.take(this.#talk, job, limit)
-      if (leave) void this.over.then(leave)
+      // One of the release before does not know `wait`, and takes it for silence; it says less of itself, too.
+      const leave = offer.or_precopy === true ? await this.#ports.turns?.take(this.#talk, job, limit) : undefined
+      if (leave) {
+        this.#leave = leave
+        void this.over.then(leave)
+      }
       await pausePoint('target-prepare')
       const made = await this.#ports.prepare(job, offer, limit)
       const { mode, limits, facts } = offer
@@ -418,6 +424,8 @@ export class MoveIn {
       this.#state = 'undone'
     } catch (error) {
       this.#ports.log(`${this.vm}: what was made for the move can't be taken back: ${(error as Error).message}`)
+      // Nothing comes any more: others may.
+      this.#leave?.()
       return
     }
     this.#ports.log(`${this.vm}: undone: ${told.fault.detail}`)

@@ -4,6 +4,7 @@
  */
 import { fail } from '@wadah/api/fault'
 import type { CachedView } from '@wadah/store/cache'
+import { sleep } from '@wadah/store/clock'
 import type { Deps } from '../context.ts'
 import { aliveKind, factsKind } from '../members/records.ts'
 import { hostName } from '../members/where.ts'
@@ -93,20 +94,37 @@ export function refuseUnproven(deps: Pick<Deps, 'view' | 'hostId'>, pool: PoolRe
   if (why) throw fail('wrong_state', why.detail, { field, remedy: why.remedy })
 }
 
-/** The shared pools that its disks lie in, before anything of them is opened: what is mounted is looked at once more. @throws WadahError */
-export async function poolsProven(deps: Deps, vm: VmRecord): Promise<void> {
+/** After a start of the host all of them may be tried at once; the VMs that are to start with it wait for that. */
+const TRIAL_MS = 90_000
+const LOOK_MS = 1_000
+
+/**
+ * The shared pools that its disks lie in, before anything of them is opened: what is mounted is looked at once more. One that is being
+ * tried is waited for.
+ * @throws WadahError `wrong_state`
+ */
+export async function poolsProven(deps: Deps, vm: VmRecord, wait_ms = TRIAL_MS): Promise<void> {
   const ids = new Set(vm.spec.disks.flatMap(({ volume }) => chainOf(deps, volume).map((v) => v.pool)))
-  for (const id of ids) {
-    const pool = poolOf(deps, id)
-    if (!pool.shared) continue
-    refuseUnproven(deps, pool)
-    const tried = pool.tried?.[deps.hostId]
-    if (tried === undefined || tried === UNSAID) continue
-    const { what } = await deps.machine.volumes.shared.mounted(poolDefinition(pool))
-    if (what === tried) continue
-    const { detail, remedy } = untried(deps.view, deps.hostId, pool)
-    throw fail('wrong_state', detail, { remedy })
-  }
+  const { clock } = deps
+  for (const id of ids)
+    for (const end = clock.monotonic_ms() + wait_ms; ; await sleep(clock, LOOK_MS)) {
+      const why = await notYet(deps, id)
+      if (!why) break
+      if (why.untried !== true || clock.monotonic_ms() >= end)
+        throw fail('wrong_state', why.detail, { remedy: why.remedy })
+    }
+}
+
+async function notYet(deps: Deps, id: string): Promise<(Refusal & { untried?: boolean }) | undefined> {
+  const { view, hostId } = deps
+  const pool = poolOf(deps, id)
+  if (!pool.shared) return undefined
+  const why = whyNot(view, hostId, pool)
+  if (why) return { ...why, untried: view.get(factsKind, hostId)?.value.pools_refused?.[id]?.untried === true }
+  const tried = pool.tried?.[hostId]
+  if (tried === undefined || tried === UNSAID) return undefined
+  const { what } = await deps.machine.volumes.shared.mounted(poolDefinition(pool))
+  return what === tried ? undefined : { ...untried(view, hostId, pool), untried: true }
 }
 
 /** Of all hosts that said so: which may not use it, and why. */

@@ -4,7 +4,7 @@ import type { PoolDefinition } from '@wadah/ports/volumes'
 import type { Deps } from '../context.ts'
 import { aliveKind } from '../members/records.ts'
 import { hostName } from '../members/where.ts'
-import { hostKind } from '../records.ts'
+import { hostKind, poolKind } from '../records.ts'
 import { LAST_TURN, type Stale, staleFault, takeTurn } from './fresh.ts'
 import { UNSAID } from './proven.ts'
 
@@ -28,7 +28,15 @@ export async function answerPool(deps: Deps, body: unknown): Promise<PoolAnswer>
     if (fresh !== 'yes' || turn >= LAST_TURN - 1) await shared.letGo(pool, file)
     return { found: true, free: true, fresh }
   }
-  if ((await shared.read(pool, name)) !== mark) return { found: false, free: true }
+  if ((await shared.read(pool, name)) !== mark) {
+    // A pool that is known, and that this host does not see itself, says nothing about the one that asks.
+    const known = deps.view.get(poolKind, pool.id)?.value
+    if (known?.mark !== undefined && !(await seesShared(deps, pool, known.mark)))
+      throw fail('unavailable', `The shared pool "${known.name}" is not mounted there: ${pool.path}.`, {
+        remedy: `mount it there: findmnt ${pool.path}`,
+      })
+    return { found: false, free: true }
+  }
   await shared.mark(pool, answerOf(name, deps.hostId), mark)
   const { what: has } = await shared.mounted(pool)
   return { found: true, free: await shared.isFree(pool, name), has }

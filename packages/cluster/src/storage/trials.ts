@@ -47,7 +47,11 @@ export class PoolTrials {
       this.#begin(pool, at, standing === 'proven')
       const last = this.#known.get(id)?.refusal ?? had?.[id]
       if (standing !== 'untried') pools.push(id)
-      else refused.push([id, last?.mounted === at.what ? last : { mounted: at.what, ...untried(view, hostId, pool) }])
+      else
+        refused.push([
+          id,
+          last?.mounted === at.what ? last : { mounted: at.what, ...untried(view, hostId, pool), untried: true },
+        ])
     }
     this.#isFirst = false
     return { pools, refused: Object.fromEntries(refused.toSorted(([a], [b]) => a.localeCompare(b))) }
@@ -75,7 +79,13 @@ export class PoolTrials {
         this.#known.delete(id)
         return
       }
-      const outcome = told ? await this.#passed(id, at.what) : await this.#try(id, at.what)
+      const outcome = await (told ? this.#passed(id, at.what) : this.#try(id, at.what)).catch(
+        (error: unknown): Outcome => {
+          this.#signal.throwIfAborted()
+          // A store that is away, say: no answer yet.
+          return { is: 'silent', detail: toFault(error).detail, remedy: AGAIN }
+        },
+      )
       if (this.#known.get(id)?.which !== which) return
       if (!('detail' in outcome)) {
         this.#known.set(id, { which })
@@ -109,8 +119,9 @@ export class PoolTrials {
         await tryWith(deps, poolDefinition(pool), [id])
         return await this.#passed(pool.id, what)
       } catch (error) {
-        const { code, detail, remedy } = toFault(error)
-        if (code === 'wrong_state')
+        const { code, field, detail, remedy } = toFault(error)
+        // What the trial itself says; others may say `wrong_state` of what has nothing to do with the pool.
+        if (code === 'wrong_state' && field === '/path')
           no ??= {
             is: 'no',
             detail: `The shared pool "${pool.name}" was tried on ${here} with ${name}, and may not be used there: ${detail}`,

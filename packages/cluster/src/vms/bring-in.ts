@@ -103,7 +103,8 @@ export class Bringings {
     const limit = AbortSignal.any([this.#stop, talk.lost, stop.signal])
     // Nothing but an `abort` is said on it from now on.
     talk.next(['done'], LONGEST_MS, limit).catch((error: unknown) => stop.abort(error))
-    const leave = await this.#turns.take(talk, first.job, limit)
+    // One of the release before does not know `wait`, and takes it for silence.
+    const leave = first.bring.waits === true ? await this.#turns.take(talk, first.job, limit) : () => {}
     try {
       await this.#bring(first, vm, from, talk, stop, limit)
     } finally {

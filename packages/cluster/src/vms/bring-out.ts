@@ -36,7 +36,12 @@ export type BringOrder = {
   state: boolean
   bandwidth_bytes_per_s?: number
 }
-type Tell = { log(line: string): void; progress(done_bytes: number, total_bytes: number): void }
+type Tell = {
+  log(line: string): void
+  progress(done_bytes: number, total_bytes: number): void
+  /** Throws where what is to go is not there any more. */
+  still?: () => Promise<void>
+}
 type Sized = DiskMove & { bytes: number }
 
 /** When it fails, the target has been told, and has had the time to take back what it made. @returns bytes that were to be copied */
@@ -71,6 +76,7 @@ export async function bringOut(
         vm,
         epoch,
         state,
+        waits: true,
         disks: disks.map(({ volume, bytes, based }) => ({ volume, bytes, ...(based ? { as: 'layer' as const } : {}) })),
         ...(o.bandwidth_bytes_per_s === undefined ? {} : { bandwidth_bytes_per_s: o.bandwidth_bytes_per_s }),
       },
@@ -79,6 +85,7 @@ export async function bringOut(
     const { waited_ms } = await whenItsTurn(
       () => talk.next(['ready', 'wait'], READY_MS, signal),
       (most) => tell.log(`the other host takes ${most} at a time: it waits for its turn`),
+      tell.still,
     )
     let done = 0
     for (const disk of disks) {

@@ -202,9 +202,10 @@ async function move(ctx: Ctx): Promise<VmMove> {
   }
   if (signal.aborted) stop()
   else signal.addEventListener('abort', stop)
-  const looking = openProbe(ctx)
+  let looking: ReturnType<typeof openProbe> | undefined
   try {
     await bringLayers(ctx, limit.signal)
+    looking = openProbe(ctx)
     const link = await moves.open(p.to, signal).catch((error: unknown) => {
       throw new WadahError({ ...toFault(error), effect: 'none' }, error)
     })
@@ -213,12 +214,23 @@ async function move(ctx: Ctx): Promise<VmMove> {
       began.over = true
     }
     const phase = (name: MovePhase) => {
-      if (name === 'mirror' || name === 'copy') void looking.then((probe) => probe?.begins())
+      if (name === 'mirror' || name === 'copy') void looking?.then((probe) => probe?.begins())
       ctx.log(name)
     }
     const report = await moveOut(
       { ...order, forecast },
-      { ...ports(link), going, phase, waited: (ms) => (waited_ms = ms) },
+      {
+        ...ports(link),
+        going,
+        phase,
+        // Nobody is asked for hours whether he is there.
+        waits: () => void looking?.then((probe) => probe?.stop()),
+        waited: (ms) => {
+          if (ms > 0) looking = openProbe(ctx)
+          waited_ms = ms
+          return since(begun) > FORESEEN_MS ? tellForecast(ctx) : undefined
+        },
+      },
       limit.signal,
     )
     const outside = await (await looking)?.end()
@@ -228,7 +240,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
     if (report.forecast) report.ratio = compared(report.forecast, { ...report, total_ms: total_ms - waited_ms })
     return { ...names, tls: p.tls, ...shown(report), total_ms, ...(outside ? { outside } : {}) }
   } finally {
-    void looking.then((probe) => probe?.stop())
+    void looking?.then((probe) => probe?.stop())
     signal.removeEventListener('abort', stop)
   }
 }
@@ -245,6 +257,8 @@ async function bringLayers(ctx: Ctx, signal: AbortSignal): Promise<void> {
   }
 }
 
+/** A guest may have become busy, or quiet, since what was foreseen this long ago. */
+const FORESEEN_MS = 15_000
 const isCancel = (reason: unknown) => reason instanceof WadahError && reason.fault.code === 'cancelled'
 const since = (begun: number) => Math.round(performance.now() - begun)
 
@@ -306,9 +320,13 @@ const whereDisks = ({ deps, params: p }: Ctx): string[] =>
     d.held ? [] : [`the disk "${d.name}" lies in ${deps.view.get(poolKind, d.to)?.value.name ?? d.to} now`],
   )
 
-const tellOf = ({ log, progress }: Ctx) => ({
+const tellOf = ({ deps, params: p, log, progress }: Ctx) => ({
   log,
   progress: (done: number, total: number) => progress({ done, total }),
+  still: async () => {
+    if (p.live && (await deps.machine.migration.ask(p.vm)).is === 'gone')
+      throw fail('wrong_state', 'The VM does not run any more.')
+  },
 })
 
 const orderOf = ({ params: p, jobId: job }: Ctx): BringOrder => ({
@@ -367,6 +385,8 @@ async function relocate(ctx: Ctx): Promise<VmMove> {
     mode: 'offline',
     total_ms: took_ms + since(begun),
     ...(p.disks ? { bytes } : {}),
+    // From daemon to daemon it always goes encrypted.
+    ...(carries(p) ? { tls: true } : {}),
     phases: carries(p) ? [{ phase: 'copy', ms: took_ms }] : [],
     notes: [...whereDisks(ctx), ...own],
   }

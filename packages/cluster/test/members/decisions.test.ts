@@ -9,7 +9,15 @@ import { sameFacts } from '../../src/members/alive.ts'
 import { aliveKind, type FactsRecord, factsKind, joinTokenKind } from '../../src/members/records.ts'
 import { APART, hostFor, snapshotOf, TOGETHER } from '../../src/members/scheduling.ts'
 import { addressOf, checkJoinSecret, checkJoinToken, hashOf, readToken } from '../../src/members/service.ts'
-import { allVote, isMemberOf, membersFor, nextMember, withoutVote } from '../../src/members/voters.ts'
+import {
+  allVote,
+  isMemberOf,
+  membersFor,
+  nextMember,
+  notThere,
+  unknownToEtcd,
+  withoutVote,
+} from '../../src/members/voters.ts'
 import { whereIs } from '../../src/members/where.ts'
 import {
   type HostRecord,
@@ -113,7 +121,12 @@ describe('who keeps a copy of the store', () => {
     const [h1, h2] = [host(1, { ports }), host(2, { ports })]
     const mine = member(1, { name: '', learner: true })
     expect([isMemberOf(mine, h1), isMemberOf(mine, h2), isMemberOf(member(2), h2)]).toEqual([true, false, true])
-    expect(withoutVote(mine, h1)).toMatch(/^h1 has no vote yet.*wadah host check --host h1$/)
+    expect(withoutVote(mine, h1)).toMatch(
+      /^h1 has no vote yet.*wadah host check --host h1; .*cluster remove h1 --lost$/,
+    )
+    expect(unknownToEtcd([{ ...h1, member: true }, h2], [])).toMatchObject([{ id: h1.id }])
+    expect(unknownToEtcd([{ ...h1, member: true }], [mine])).toEqual([])
+    expect(notThere(h1)).toMatch(/etcd knows no member of it yet/)
     expect(withoutVote(mine, undefined)).toContain('etcdctl member remove 1')
     expect(withoutVote(member(1), h1)).toBeUndefined()
   })

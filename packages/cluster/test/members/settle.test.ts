@@ -290,7 +290,12 @@ test('people: a user of the same name stays the one of the cluster; a token of t
   ])
   expect(done.changes).toEqual([
     'the user "ann" of h2 is the cluster\'s "ann" from now on',
+    // Who comes along is said, with what they may.
+    'the user "bob" of h2 may do all there is in the cluster from now on',
     'token "ci" of h2 is called "ci-h2-2" from now on',
+    'the token "ci-h2-2" of h2 may do all there is in the cluster from now on',
+    'the token "ci-h2" of h2 may do all there is in the cluster from now on',
+    'the token "backup" of h2 may do all there is in the cluster from now on',
   ])
 })
 

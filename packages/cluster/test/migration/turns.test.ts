@@ -34,7 +34,7 @@ test('a move waits for its turn over there, says so once, and goes then', async 
   w.arrivals = w.daemon({ turns })
   const [log, waited]: [string[], number[]] = [[], []]
   const stream = wire()
-  const ports = w.ports(stream, { log: (line) => log.push(line), waited: (ms) => waited.push(ms) })
+  const ports = w.ports(stream, { log: (line) => log.push(line), waited: (ms) => void waited.push(ms) })
   const move = moveOut(w.order, ports, never)
   await vi.waitFor(() => expect(stream.said.filter((s) => s.message.type === 'wait').length).toBeGreaterThan(1), 10_000)
   expect(w.calls).toEqual(['leave'])
@@ -48,6 +48,31 @@ test('a move waits for its turn over there, says so once, and goes then', async 
   // The place is free again.
   await w.arrivals.get(JOB)?.over
   ;(await turns.take(talk(), 'next', never))()
+})
+
+test('one whose guest ends while it waits is not waited for', async () => {
+  const w = new World()
+  const turns = new Turns(1)
+  const leave = await turns.take(talk(), 'another', never)
+  w.arrivals = w.daemon({ turns })
+  const stream = wire()
+  const move = moveOut(w.order, w.ports(stream), never)
+  await vi.waitFor(() => expect(w.arrivals.get(JOB)).toBeDefined())
+  w.source = 'gone'
+  await expect(move).rejects.toMatchObject({ fault: { code: 'wrong_state', effect: 'partial' } })
+  leave()
+  ;(await turns.take(talk(), 'next', never))()
+})
+
+test('what can not be taken back keeps no place of those that come', async () => {
+  const w = new World()
+  const turns = new Turns(1)
+  w.arrivals = w.daemon({ turns, undone: async () => Promise.reject(new Error('the store is away')) })
+  const at = (phase: string) => {
+    if (phase === 'copy') throw new Error('the line broke')
+  }
+  await expect(moveOut(w.order, w.ports(wire(), { at }), never)).rejects.toThrow()
+  ;(await turns.take(talk(), 'next', AbortSignal.timeout(5_000)))()
 })
 
 test('one that is cancelled while it waits stays where it is', async () => {

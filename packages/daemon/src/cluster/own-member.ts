@@ -42,8 +42,6 @@ export function nextStep(
 
 export class OwnMember {
   readonly #o: OwnMemberOptions
-  /** Nobody takes the vote away from one that has it. */
-  #votes = false
   #tries = 0
   #next_ms = Number.NEGATIVE_INFINITY
   #wrong: { since_ms: number; why: string; remedy: string } | undefined
@@ -58,14 +56,15 @@ export class OwnMember {
    */
   async see(wanted: boolean): Promise<void> {
     const { admin, clock, identity, log, signal } = this.#o
-    if (!wanted || (this.#votes && identity().member) || clock.monotonic_ms() < this.#next_ms) return
+    if (!wanted || clock.monotonic_ms() < this.#next_ms) return
     const since_ms = this.#wrong?.since_ms ?? clock.monotonic_ms()
     const members = await admin.members()
     try {
       await this.#advance(members)
-      this.#votes = true
       this.#wrong = undefined
       this.#tries = 0
+      // It may be taken out by a host that is cut off in the middle of it: looked at again now and then.
+      this.#next_ms = clock.monotonic_ms() + PAUSE_MOST_MS
     } catch (error) {
       if (signal.aborted) return
       const why = error instanceof WadahError ? error.fault.detail : (error as Error).message

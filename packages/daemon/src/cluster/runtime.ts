@@ -16,7 +16,7 @@ import {
 } from '@wadah/cluster/members/records'
 import { checkJoinSecret, type Membership } from '@wadah/cluster/members/service'
 import { enterBuild, nextLevel, raiseLevel } from '@wadah/cluster/members/versions'
-import { allVote, isMemberOf, nextMember, withoutVote } from '@wadah/cluster/members/voters'
+import { allVote, isMemberOf, nextMember, notThere, unknownToEtcd, withoutVote } from '@wadah/cluster/members/voters'
 import { type HostRecord, hostKind } from '@wadah/cluster/records'
 import { ensureMember, removeMember, superviseMember } from '@wadah/host/etcd/member'
 import { systemClock } from '@wadah/store/clock'
@@ -428,7 +428,21 @@ export class ClusterRuntime {
         }
       }),
     )
-    return { kind: 'etcd', members: shown }
+    // Where etcd could not be asked it knows of none.
+    const missing = members.length === 0 ? [] : unknownToEtcd(hosts, members)
+    const silent = missing.flatMap((h) =>
+      h.address === undefined || h.ports === undefined
+        ? []
+        : [
+            {
+              host: h.id,
+              endpoint: hostPort(h.address, h.ports.etcd_client),
+              state: 'silent' as const,
+              detail: notThere(h),
+            },
+          ],
+    )
+    return { kind: 'etcd', members: [...shown, ...silent] }
   }
 
   async #authorities(): Promise<AuthoritiesRecord> {

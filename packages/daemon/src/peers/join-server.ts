@@ -12,7 +12,7 @@ import {
 import { judgeBuild, together } from '@wadah/cluster/members/versions'
 import { CLOCK_MS, judgeClock } from '@wadah/cluster/members/way'
 import { checkJoinToken } from '@wadah/cluster/members/service'
-import { othersOf, type Raw } from '@wadah/cluster/members/brought'
+import { othersOf, type Raw, TOKEN, USER } from '@wadah/cluster/members/brought'
 import { copies, settle } from '@wadah/cluster/members/settle'
 import { type Build, type HostRecord, hostKind } from '@wadah/cluster/records'
 import { uidsFrom } from '@wadah/cluster/vms/allocate'
@@ -104,15 +104,19 @@ export async function admitHost(
   }
   // From here on the token is this host's; the same host may come with it again.
   await commit(deps, [unchanged(token)], [put(joinTokenKind, token.id, { ...token.value, used_by: host.id })])
-  // Those that are there are of an earlier try.
-  const fresh = settled.index.filter((r) => !view.get({ name: r.kind }, r.id))
+  // Those that are there, and are the same, are of an earlier try. What somebody else took meanwhile ends this one; the next sees it.
+  const isThere = (r: Raw) => JSON.stringify(view.get({ name: r.kind }, r.id)?.value) === JSON.stringify(r.value)
+  const fresh = settled.index.filter((r) => !isThere(r))
   for (const part of batches(fresh.map(write)))
     await commit(
       deps,
       part.map((w) => absent({ name: w.kind }, w.id)),
       part,
     )
-  for (const part of batches(settled.records.map(write))) await commit(deps, [], part)
+  // Passwords and tokens of an earlier try may have been changed here since.
+  const isKept = ({ kind, id }: Raw) =>
+    (kind === USER || kind === TOKEN) && all.some((r) => r.kind === kind && r.id === id)
+  for (const part of batches(settled.records.filter((r) => !isKept(r)).map(write))) await commit(deps, [], part)
   const cluster = view.get(clusterKind, CLUSTER)?.value
   // What a host is in the cluster the cluster says: it brings its name, where it is, and the boot its VMs were started with.
   const { id, name, created_at, address, ports } = host
@@ -124,6 +128,7 @@ export async function admitHost(
     await commit(deps, [unchanged(now)], [put(hostKind, host.id, record), put(clusterKind, CLUSTER, now.value)])
   })
   deps.log(`the host ${host.name} (${host.address}) has joined; ${settled.records.length} records came with it`)
+  for (const change of settled.changes) deps.log(`with ${host.name}: ${change}`)
   const made = await certify(await authorities(), { id: host.id, address: host.address }, now_ms)
   const etcd = given()
   return {

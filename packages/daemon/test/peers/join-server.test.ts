@@ -186,7 +186,11 @@ test('who could log in on the host that joins can afterwards; its tokens hold, a
   for await (const { kind, id, value } of everything(alone)) records.push({ kind, id, value })
   // Also when a first try was cut off.
   for (let i = 0; i < 2; i++)
-    expect((await admit(request({ records }))).changes).toEqual([expect.stringMatching(/ci-h2/)])
+    expect((await admit(request({ records }))).changes).toEqual([
+      'the user "bob" of h2 may do all there is in the cluster from now on',
+      expect.stringMatching(/is called "ci-h2"/),
+      'the token "ci-h2" of h2 may look at all of the cluster from now on',
+    ])
   for (const name of ['ann', 'bob'])
     expect((await access.login(name, `password of ${name}`)).identity.subject).toMatchObject({ name })
   expect(access.byToken(token.secret ?? '').subject).toMatchObject({ name: 'ci-h2' })

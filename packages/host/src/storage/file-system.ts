@@ -51,7 +51,14 @@ function mountOf(mountinfo: string, path: string): Mount | undefined {
   for (const line of mountinfo.split('\n')) {
     const [id, , device, root, where, options, ...rest] = line.split(' ')
     // What stands before the dash is of this one mount's place among others.
-    const [type, source, ...more] = rest.slice(rest.indexOf('-') + 1)
+    const [type, source, ...supers] = rest.slice(rest.indexOf('-') + 1)
+    // NFS: ports and addresses that are made up anew at each mount.
+    const more = supers.map((all) =>
+      all
+        .split(',')
+        .filter((o) => !/^(mountport|mountaddr|clientaddr|addr)=/.test(o))
+        .join(','),
+    )
     if (where === undefined || type === undefined || !rest.includes('-')) continue
     const at = where.replaceAll(/\\([0-7]{3})/g, (_all, digits: string) =>
       String.fromCharCode(Number.parseInt(digits, 8)),

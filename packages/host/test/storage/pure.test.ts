@@ -222,6 +222,9 @@ describe('what is mounted where a path lies', () => {
       ['fuse.glusterfs', 'nfs4'],
     ] as const)
       expect(at(mountinfo.replace(a, b)).what).not.toBe(now.what)
+    // What NFS makes up anew at each mount is no other file system.
+    const nfs = (port: number) => at(mountinfo.replace('rw,user_id=0', `rw,addr=192.0.2.1,mountport=${port},vers=3`))
+    expect(nfs(1).what).toBe(nfs(2).what)
     expect(at('').which).toBe('')
   })
   test('nothing known, nothing said', () => expect(mountedAt('', '/srv')).toBe(''))

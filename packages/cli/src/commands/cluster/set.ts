@@ -19,6 +19,6 @@ export const set: Register = (group, cli) => {
       const body = { plain_networks: o.plain === false ? [] : o.plain }
       const cluster = await api.call(endpoints.cluster.set, { body })
       if (cli.out.isJson) return cli.out.json(cluster)
-      await cli.out.fields([[t('cluster.plain'), cluster.plain_networks.join(', ') || '–']])
+      await cli.out.fields([[t('cluster.plain'), cluster.plain_networks?.join(', ') || '–']])
     })
 }

@@ -18,7 +18,7 @@ export const show: Register = (group, cli) => {
         [t('cluster.store'), c.store.given ? t('cluster.given', { prefix: c.store.given.prefix }) : c.store.kind],
         [t('cluster.client_until'), c.store.given?.client_until],
         [t('cluster.level'), String(c.level)],
-        [t('cluster.plain'), c.plain_networks.join(', ') || undefined],
+        [t('cluster.plain'), c.plain_networks?.join(', ') || undefined],
       ])
       out.line()
       await hostTable(cli, c)
