@@ -55,7 +55,7 @@ export class OwnMember {
    * @throws StoreError when etcd can't be asked: it may well have its vote
    */
   async see(wanted: boolean): Promise<void> {
-    const { admin, clock, identity, log, signal } = this.#o
+    const { admin, clock, log, signal } = this.#o
     if (!wanted || clock.monotonic_ms() < this.#next_ms) return
     const since_ms = this.#wrong?.since_ms ?? clock.monotonic_ms()
     const members = await admin.members()

@@ -129,16 +129,9 @@ export class HostMachine implements Machine {
     this.networks = options.networks
     this.images = options.images
     this.imports = options.imports
-    this.snapshots = new HostSnapshots({
-      dataDir: options.dataDir,
-      volumes: options.volumes,
-      running: async (vm) => this.running(vm) ?? (await this.attach(vm)),
-      guest: (vm) => this.#guest(vm),
-      root: this.#root,
-      log: options.log,
-    })
-    this.#room = new RoomWatch(() => this.#running.values(), options.log)
     const running = async (vm: string) => this.running(vm) ?? (await this.attach(vm))
+    this.snapshots = new HostSnapshots({ ...options, running, guest: (vm) => this.#guest(vm), root: this.#root })
+    this.#room = new RoomWatch(() => this.#running.values(), options.log)
     this.diskMoves = new HostDiskMoves({ ...options, running })
     this.warm = new HostWarm({ dataDir: options.dataDir, root: this.#root, machine: this, running })
     const here = () => guestNeeds(options.qemu)
