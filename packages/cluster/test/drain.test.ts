@@ -22,7 +22,7 @@ import {
 } from '../src/records.ts'
 import { answerUsed, USED_PATH } from '../src/storage/rooms.ts'
 import { tiedBy } from '../src/vms/tied.ts'
-import { HOST, POOL, fakeDeps, ground } from './kit/cluster.ts'
+import { HOST, POOL, factsOf, fakeDeps, ground } from './kit/cluster.ts'
 import { FakeWorld } from './kit/fake-machine.ts'
 
 const [B, C, LAN] = ['host-bbbbbbbbbb', 'host-cccccccccc', 'net-landlandla']
@@ -38,23 +38,7 @@ const pool = (id: string, name: string, host: string): PoolRecord => ({
   direct_io: true,
   host,
 })
-const facts = (over: Partial<FactsRecord>): FactsRecord => ({
-  schema: 1,
-  version: '0',
-  cpu_model: '',
-  cpu_flags: [],
-  cpus: 4,
-  memory_mib: 4096,
-  memory_free_mib: 4096,
-  accelerator: 'tcg',
-  qemu_version: '7.2',
-  firmware: [],
-  tpm: false,
-  pools: [],
-  networks: [LAN, 'net-bbbbbbbbbb'],
-  at_ms: 0,
-  ...over,
-})
+const facts = (over: Partial<FactsRecord>) => factsOf({ networks: [LAN, 'net-bbbbbbbbbb'], ...over })
 
 type Vm = { host?: string; disk?: { pool: string; gib: number }; state?: string; memory_mib?: number; spec?: object }
 const vmId = (name: string) => `vm-${name.padEnd(10, 'a')}`

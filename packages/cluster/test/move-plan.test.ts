@@ -6,11 +6,11 @@ import { openMemoryStore } from '@wadah/store/testing/memory'
 import { fail } from '@wadah/api/fault'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { commit, type Deps } from '../src/context.ts'
-import { aliveKind, type FactsRecord, factsKind } from '../src/members/records.ts'
+import { aliveKind, factsKind } from '../src/members/records.ts'
 import { hostKind, networkKind, placementKind, poolKind, statusKind, vmKind, volumeKind } from '../src/records.ts'
 import { foresee, foreseenLine } from '../src/vms/foresee.ts'
 import { planMove } from '../src/vms/move-plan.ts'
-import { HOST, POOL, fakeDeps, ground } from './kit/cluster.ts'
+import { HOST, POOL, factsOf, fakeDeps, ground } from './kit/cluster.ts'
 import { FakeWorld } from './kit/fake-machine.ts'
 
 const [B, POOL_B, LAN, VM, DISK] = [
@@ -22,23 +22,7 @@ const [B, POOL_B, LAN, VM, DISK] = [
 ]
 const [MIB, GIB] = [2 ** 20, 2 ** 30]
 const named = { schema: 1 as const, project: 'default', created_at: '2026-01-01T00:00:00.000Z' }
-const facts = (pools: string[]): FactsRecord => ({
-  schema: 1,
-  version: '0',
-  cpu_model: '',
-  cpu_flags: [],
-  cpus: 4,
-  memory_mib: 4096,
-  memory_free_mib: 4096,
-  accelerator: 'tcg',
-  qemu_version: '7.2',
-  firmware: [],
-  tpm: false,
-  pools,
-  networks: [LAN],
-  postcopy: true,
-  at_ms: 0,
-})
+const facts = (pools: string[]) => factsOf({ pools, networks: [LAN], postcopy: true })
 
 let store: Store
 let view: CachedView

@@ -12,6 +12,7 @@ import { openMemoryStore } from '@wadah/store/testing/memory'
 import { openCluster } from '../../src/cluster.ts'
 import type { Deps } from '../../src/context.ts'
 import { type Cut, mortalStore, watched } from '../../src/jobs/testing-cut.ts'
+import type { FactsRecord } from '../../src/members/records.ts'
 import {
   type ImageRecord,
   type VolumeRecord,
@@ -175,3 +176,22 @@ export async function room(before?: { store: Store; world: FakeWorld }, clock: C
   }
 }
 export { CachedView }
+
+/** What a host says of itself; it reaches nothing unless said. */
+export const factsOf = (over: Partial<FactsRecord>): FactsRecord => ({
+  schema: 1,
+  version: '0',
+  cpu_model: '',
+  cpu_flags: [],
+  cpus: 4,
+  memory_mib: 4096,
+  memory_free_mib: 4096,
+  accelerator: 'tcg',
+  qemu_version: '7.2',
+  firmware: [],
+  tpm: false,
+  pools: [],
+  networks: [],
+  at_ms: 0,
+  ...over,
+})

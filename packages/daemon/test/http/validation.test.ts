@@ -253,6 +253,9 @@ describe('bodies', () => {
     expect((await server.ask('POST', '/v1/vms/web/shutdown')).statusCode).toBe(202)
     expect(server.calls.at(-1)?.args[2]).toEqual({ timeout_s: 120, force: false })
     expect((await server.ask('POST', '/v1/vms/web/start', { payload: {} })).statusCode).toBe(202)
+    // How many at a time is the host's to say.
+    expect((await server.ask('POST', '/v1/cluster/hosts/h1/drain')).statusCode).toBe(202)
+    expect(server.calls.at(-1)?.args[2]).not.toHaveProperty('at_once')
     expect(
       (await server.ask('POST', '/v1/vms', { headers: { 'content-type': 'application/json' } })).json().field,
     ).toBe('/name')
