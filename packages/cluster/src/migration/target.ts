@@ -16,6 +16,8 @@ import { MOVE_PROTOCOL, type MessageLink, endedLink } from './link.ts'
 import { pausePoint } from './pause-point.ts'
 import { mayGoPostcopy } from './resolve.ts'
 import { type Of, PeerAbort, Talk } from './talk.ts'
+import { StoreError } from '@wadah/store/errors'
+import { storeFault } from '../jobs/faults.ts'
 import type { Turns } from './turns.ts'
 
 export type MoveInPorts = {
@@ -449,6 +451,8 @@ export class MoveIn {
 
 /** In the words of whoever asked: the other host's files are not theirs to see. */
 export function refusalOf(error: unknown): Fault {
+  // The store that this host does not reach just now is no mistake of ours.
+  if (error instanceof StoreError) return storeFault(error)
   const { code } = error as NodeJS.ErrnoException
   if (code !== 'ENOSPC' && code !== 'EDQUOT') return toFault(error)
   return fail('no_room', 'The file system of the host it was to go to is full.', {
