@@ -46,7 +46,7 @@ import { arrivals, sweepArrivals } from './vms/arrive.ts'
 import { Bringings } from './vms/bring-in.ts'
 import { migrateVm } from './vms/migrate.ts'
 import { Arrivals } from './migration/target.ts'
-import { MOVES_AT_ONCE, Turns } from './migration/turns.ts'
+import { movesAtOnce, Turns } from './migration/turns.ts'
 import { keepAddresses } from './vms/addresses.ts'
 import { createVm, deleteVm, shutdownVm, startVm, stopVm } from './vms/jobs.ts'
 import { resizeVolumeJob } from './storage/resize.ts'
@@ -115,7 +115,6 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   const deps: Deps = { ...base, syncNetworks: networkSync(base) }
   // Jobs that go on may need them at once.
   if (o.member) Object.assign(deps, o.member.others(deps))
-  const movesAtOnce = o.config.moves_at_once ?? MOVES_AT_ONCE
   const engine = new JobEngine<Deps>({
     store: o.store,
     hostId,
@@ -152,7 +151,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
     logDir: o.jobLogs,
     clock: o.clock,
     randomBytes: o.randomBytes,
-    lanes: { import: 4, move: movesAtOnce, ...o.lanes, wait: 1000 },
+    lanes: { import: 4, move: movesAtOnce(o.config), ...o.lanes, wait: 1000 },
     onUnforeseen: o.onUnforeseen,
     remember: rememberMoves(o.store),
   })
@@ -177,7 +176,7 @@ export async function openCluster(o: ClusterOptions): Promise<Cluster> {
   void sweepAdded(deps, engine).catch((error: unknown) => o.onUnforeseen(error, 'disks of edits that were cut off'))
   void sweepImports(deps).catch((error: unknown) => o.onUnforeseen(error, 'leftovers of imports'))
   void engine.prune()
-  const turns = new Turns(movesAtOnce)
+  const turns = new Turns(movesAtOnce(o.config))
   const moves = new Arrivals(arrivals(deps, turns), ending.signal)
   if (o.member)
     await sweepArrivals(deps, moves).catch((error: unknown) =>

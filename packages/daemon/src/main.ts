@@ -36,7 +36,7 @@ import { initCluster } from './cluster/init.ts'
 import { joinCluster } from './cluster/join.ts'
 import { recoverCluster } from './cluster/recover.ts'
 import { ClusterRuntime } from './cluster/runtime.ts'
-import { cpuFacts, qemuFacts } from '@wadah/host/engine/facts'
+import { guestNeeds } from '@wadah/host/engine/facts'
 import { passOnTo } from './peers/forward.ts'
 import { textOf } from './peers/client.ts'
 import { AllProgress, PROGRESS_PATH, progressHere } from './peers/progress.ts'
@@ -158,10 +158,10 @@ async function main(config: DaemonConfig): Promise<void> {
           member: {
             hostId: identity.host,
             membership: runtime.membership,
-            guests: async () => ({
-              cpu_flags: [...(await cpuFacts()).flags].toSorted(),
-              machine_types: (await qemuFacts(config.qemu)).machines,
-            }),
+            guests: async () => {
+              const { cpu_flags, machines } = await guestNeeds(config.qemu)
+              return { cpu_flags: [...cpu_flags].toSorted(), machine_types: machines }
+            },
             others: (deps) => runtime.others(deps),
           },
         }

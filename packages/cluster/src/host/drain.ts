@@ -11,7 +11,7 @@ import { hasEnded, jobKind } from '../jobs/record.ts'
 import { factsKind } from '../members/records.ts'
 import { snapshotNow } from '../members/scheduling.ts'
 import { hostName } from '../members/where.ts'
-import { MOVES_AT_ONCE } from '../migration/turns.ts'
+import { movesAtOnce } from '../migration/turns.ts'
 import { type HostRecord, hostKind, placementKind, poolKind, vmKind } from '../records.ts'
 import { powerClaim } from './power-claim.ts'
 
@@ -47,8 +47,7 @@ const AT_ONCE = 2
  * @throws WadahError `invalid` where more was asked for
  */
 export function atOnceOf(deps: Pick<Deps, 'view' | 'hostId' | 'config'>, host: string, asked?: number): number {
-  const said = host === deps.hostId ? deps.config.moves_at_once : deps.view.get(factsKind, host)?.value.moves_at_once
-  const most = said ?? MOVES_AT_ONCE
+  const most = movesAtOnce(host === deps.hostId ? deps.config : deps.view.get(factsKind, host)?.value)
   if (asked !== undefined && asked > most) {
     const name = hostName(deps.view, host)
     throw fail('invalid', `${name} moves no more than ${most} at a time, and ${asked} were asked for.`, {

@@ -6,7 +6,7 @@ import { del, exists, put } from '@wadah/store/store'
 import { commit, type Deps } from '../context.ts'
 import { tallyKind } from '../metrics/moves.ts'
 import { hostKind, networkKind, poolKind } from '../records.ts'
-import { MOVES_AT_ONCE } from '../migration/turns.ts'
+import { movesAtOnce } from '../migration/turns.ts'
 import { networkDefinition } from '../resolve.ts'
 import { keepLoad } from './load.ts'
 import { PoolTrials } from '../storage/trials.ts'
@@ -59,7 +59,7 @@ async function keepFacts(deps: Deps, version: string, own: OwnFacts, signal: Abo
     wake = new AbortController()
     try {
       const { facts, ...more } = await own()
-      const here = { ...(await reachedBy(deps, trials)), moves_at_once: deps.config.moves_at_once ?? MOVES_AT_ONCE }
+      const here = { ...(await reachedBy(deps, trials)), moves_at_once: movesAtOnce(deps.config) }
       const next = factsRecord(facts, more, version, here, deps.clock.now_ms())
       if (!sameFacts(deps.view.get(factsKind, deps.hostId)?.value, next))
         await commit(deps, [exists(hostKind, deps.hostId)], [put(factsKind, deps.hostId, next)])

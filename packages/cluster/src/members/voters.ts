@@ -19,7 +19,10 @@ export function nextMember(hosts: readonly HostRecord[], alive: (host: string) =
 }
 
 /** Whether this member of etcd is that host's; one that never started has no name, and is known by its address. */
-export const isMemberOf = (m: Pick<EtcdMember, 'name' | 'peer_urls'>, host: HostRecord): boolean =>
+export const isMemberOf = (
+  m: Pick<EtcdMember, 'name' | 'peer_urls'>,
+  host: Pick<HostRecord, 'id' | 'address' | 'ports'>,
+): boolean =>
   m.name === host.id ||
   (host.address !== undefined &&
     host.ports !== undefined &&

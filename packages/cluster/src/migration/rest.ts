@@ -3,7 +3,7 @@ import { fail, toFault } from '@wadah/api/fault'
 import type { LeavingVm, Migration } from '@wadah/ports/migration'
 import { sleep, systemClock } from '@wadah/store/clock'
 import { ANSWER_MS, ASK_AGAIN_MS, isOverThere, type Line } from './line.ts'
-import { PeerAbort } from './talk.ts'
+import { LONGEST_MS, PeerAbort } from './talk.ts'
 
 export type RestPorts = {
   migration: Pick<Migration, 'ask'>
@@ -14,8 +14,6 @@ export type RestPorts = {
 
 /** The target looks for so long whether all has come (5 s), and ends its QEMU if not. */
 const WHOLE_MS = 30_000
-/** As long as a timer can be. */
-export const LONGEST_MS = 2 ** 31 - 1
 
 export class Rest {
   readonly #of: { job: string; vm: string }

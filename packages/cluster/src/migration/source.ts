@@ -27,8 +27,8 @@ import { pausePoint } from './pause-point.ts'
 import { Phases } from './phases.ts'
 import { makeReport } from './report.ts'
 import { mayGoPostcopy, resolveMove, type Resolution } from './resolve.ts'
-import { LONGEST_MS, Rest } from './rest.ts'
-import { type Of, PeerAbort } from './talk.ts'
+import { Rest } from './rest.ts'
+import { LONGEST_MS, type Of, PeerAbort } from './talk.ts'
 import { whenItsTurn } from './turns.ts'
 
 export type MoveOut = {

@@ -7,6 +7,8 @@ import type { MessageLink } from './link.ts'
 type Type = MoveMessage['type']
 export type Of<T extends Type> = Extract<MoveMessage, { type: T }>
 
+/** As long as a timer can be. */
+export const LONGEST_MS = 2 ** 31 - 1
 const HEARTBEAT_MS = 1_000
 /** At first some at once: a short move has no time for more. */
 const BURST = 5

@@ -12,12 +12,11 @@ import type {
   MovePeer,
   MoveProgress,
 } from '@wadah/ports/migration'
+import { anyFault } from '../jobs/faults.ts'
 import { MOVE_PROTOCOL, type MessageLink, endedLink } from './link.ts'
 import { pausePoint } from './pause-point.ts'
 import { mayGoPostcopy } from './resolve.ts'
-import { type Of, PeerAbort, Talk } from './talk.ts'
-import { StoreError } from '@wadah/store/errors'
-import { storeFault } from '../jobs/faults.ts'
+import { LONGEST_MS, type Of, PeerAbort, Talk } from './talk.ts'
 import type { Turns } from './turns.ts'
 
 export type MoveInPorts = {
@@ -51,8 +50,6 @@ export type MoveInPorts = {
 }
 
 const OFFER_MS = 30_000
-/** Between the accept and `go` lies the copying: as long as a timer can be. */
-const LONGEST_MS = 2 ** 31 - 1
 const DONE_MS = 600_000
 /** After a break a source that still copies has given up by then; one that has let go comes back. */
 const LOST_MS = 60_000
@@ -451,10 +448,8 @@ export class MoveIn {
 
 /** In the words of whoever asked: the other host's files are not theirs to see. */
 export function refusalOf(error: unknown): Fault {
-  // The store that this host does not reach just now is no mistake of ours.
-  if (error instanceof StoreError) return storeFault(error)
   const { code } = error as NodeJS.ErrnoException
-  if (code !== 'ENOSPC' && code !== 'EDQUOT') return toFault(error)
+  if (code !== 'ENOSPC' && code !== 'EDQUOT') return anyFault(error)
   return fail('no_room', 'The file system of the host it was to go to is full.', {
     remedy: 'on that host: df -h (its data folder); or another host: --to HOST',
   }).fault

@@ -4,7 +4,10 @@ import { Lanes } from '../jobs/lanes.ts'
 import type { Of, Talk } from './talk.ts'
 
 /** Moves from a host, and to it, at a time, unless its settings say otherwise. */
-export const MOVES_AT_ONCE = 4
+const MOVES_AT_ONCE = 4
+/** As its settings, or its facts, say. */
+export const movesAtOnce = (said: { moves_at_once?: number } | undefined): number =>
+  said?.moves_at_once ?? MOVES_AT_ONCE
 
 /** Long before a source gives up that has heard nothing. */
 const TELL_MS = 1_000

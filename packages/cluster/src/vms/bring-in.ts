@@ -9,7 +9,7 @@ import type { ByteStream } from '@wadah/ports/volumes'
 import type { Deps } from '../context.ts'
 import { MOVE_PROTOCOL, type MessageLink } from '../migration/link.ts'
 import { pausePoint } from '../migration/pause-point.ts'
-import { type Of, Talk } from '../migration/talk.ts'
+import { LONGEST_MS, type Of, Talk } from '../migration/talk.ts'
 import type { Turns } from '../migration/turns.ts'
 import { refusalOf } from '../migration/target.ts'
 import { snapshotKind, type VmRecord } from '../records.ts'
@@ -20,7 +20,6 @@ import { watched } from './still.ts'
 const OFFER_MS = 30_000
 /** Until the source has a disk open and its stream is there. */
 const STREAM_MS = 120_000
-const LONGEST_MS = 2 ** 31 - 1
 /** A disk there that has to be woken, or a file system that hangs, takes minutes. */
 const STILL_MS = 600_000
 /** Files take whole clusters, and tables. */

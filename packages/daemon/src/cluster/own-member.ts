@@ -5,6 +5,7 @@
  */
 import { WadahError, fail } from '@wadah/api/fault'
 import { hostPort } from '@wadah/api/host-port'
+import { isMemberOf } from '@wadah/cluster/members/voters'
 import type { Clock } from '@wadah/store/clock'
 import type { EtcdAdmin, EtcdMember } from '@wadah/store/etcd/admin'
 import type { Identity } from './identity.ts'
@@ -90,7 +91,7 @@ export class OwnMember {
     const { admin, identity, keep, start, log } = this.#o
     const { address, ports, host, name, member } = identity()
     const url = `https://${hostPort(address, ports.etcd_peer)}`
-    const found = members.find((m) => m.name === host || m.peer_urls.includes(url))
+    const found = members.find((m) => isMemberOf(m, { id: host, address, ports }))
     const step = nextStep(member !== undefined, found)
     if (step === 'nothing') return
     const mine = step === 'add' ? await admin.addLearner(url) : found
