@@ -76,6 +76,8 @@ let deps: Deps
 let sizes: Record<string, number>
 let asked: [host: string, MoveAsked][]
 let own: [vm: string, to: string, MoveWishes][]
+/** So many moves that other hosts are asked for fail. */
+let fails: number
 
 const write = (...writes: Write[]) => commit(deps, [], writes)
 const place = (id: string, host: string) => write(put(placementKind, id, { schema: 1, host, epoch: 2 }))
@@ -102,6 +104,7 @@ beforeEach(async () => {
   sizes = { 'pool-bbbbbbbbbb': 100 * GIB }
   asked = []
   own = []
+  fails = 0
   let jobs = 0
   const askHost = async <T>(host: string, path: string, body: unknown): Promise<T> => {
     if (path === USED_PATH) return {} as T
@@ -113,8 +116,13 @@ beforeEach(async () => {
     }
     const move = body as MoveAsked
     asked.push([host, move])
-    await place(move.vm, move.to)
     const job = `job-other${jobs++}`
+    if (fails-- > 0) {
+      const fault = { code: 'timeout', detail: 'The guest had stood still for 312 ms.' }
+      await write(put(jobKind, job, { id: job, state: 'failed', fault } as never))
+      return { job } as T
+    }
+    await place(move.vm, move.to)
     await write(put(jobKind, job, { id: job, state: 'done', result: { stall_ms: 7 } } as never))
     return { job } as T
   }
@@ -318,6 +326,20 @@ describe('the job', () => {
     ])
     expect(asked[0]?.[1]).not.toHaveProperty('pool')
     expect(view.get(hostKind, HOST)?.value.drained).toBeUndefined()
+  })
+
+  test.each([
+    [1, [{ vm: 'web' }], []],
+    [2, [], [{ vm: 'web', why: 'The guest had stood still for 312 ms.' }]],
+  ])('%i failures on the way back: it is tried twice, each under its own key', async (times, moved, stayed) => {
+    await write(...vm('web', { host: B }))
+    const host = view.get(hostKind, HOST)?.value
+    await write(put(hostKind, HOST, { ...host, drained: [{ vm: vmId('web'), to: B }] } as never))
+    fails = times
+    expect(await carryOut(undrainJob, params())).toMatchObject({ moved, stayed })
+    expect(asked.map(([, a]) => a.key)).toEqual([0, 1].map((n) => `job-drain/${vmId('web')}/${n}`))
+    // What stayed is brought back by the next undrain.
+    expect(view.get(hostKind, HOST)?.value.drained ?? []).toHaveLength(stayed.length)
   })
 
   test('one that makes room on another host is moved by that host, and stays where it is then', async () => {

@@ -226,20 +226,24 @@ async function bringBack(ctx: Ctx): Promise<DrainResult> {
       if (at !== p.host) stayed.push({ vm: name, why: `it is on ${hostName(deps.view, at ?? '')} by now` })
       continue
     }
-    try {
-      const back = pool === undefined || deps.view.get(poolKind, pool) === undefined ? {} : { pool }
-      const result = await moveElsewhere(ctx, to, {
+    const back = pool === undefined || deps.view.get(poolKind, pool) === undefined ? {} : { pool }
+    let why: string | undefined
+    for (let tries = 0; tries < FAILURES_MOST; tries++) {
+      why = await moveElsewhere(ctx, to, {
         vm,
         to: p.host,
-        key: `${ctx.jobId}/${vm}`,
+        key: `${ctx.jobId}/${vm}/${tries}`,
         ...back,
         ...wishesOf(p),
-      })
-      moved.push({ vm: name, to: hostName(deps.view, p.host), ...stallOf(result) })
-    } catch (error) {
+      }).then(
+        (result) => void moved.push({ vm: name, to: hostName(deps.view, p.host), ...stallOf(result) }),
+        (error: unknown) => toFault(error).detail,
+      )
       signal.throwIfAborted()
-      stayed.push({ vm: name, why: toFault(error).detail })
+      if (why === undefined) break
+      ctx.log(`${name}: ${why}`)
     }
+    if (why !== undefined) stayed.push({ vm: name, why })
     ctx.progress((i + 1) / all.length)
   }
   const back = new Set(moved.map((m) => m.vm))
