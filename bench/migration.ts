@@ -6,6 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { type Bench, ROOT } from './kit.ts'
 import { absolute, compare, type Row } from './report.ts'
+import { median } from './stats.ts'
 
 const MEMORY_MIB = 512
 /** What a guest of such a size has in use. */
@@ -14,7 +15,7 @@ const WRITING_MIB = 200
 const LONGEST_MS = 1_800_000
 
 type Raw = Record<string, number[]>
-type Measured = { raw: Raw; capabilities: string[]; downtime_limit_ms: number }
+type Measured = { raw: Raw; capabilities: string[]; downtime_limit_ms: number; ceiling_ms: number; given_up: number }
 
 let child: ChildProcess | undefined
 
@@ -32,6 +33,11 @@ export const migration: Bench = {
         `A guest of ${MEMORY_MIB} MiB, ${FILL_MIB} MiB of them filled with what is no zeros; loopback; all hosts on this machine.`,
         `Ours and bare: ${capabilities.join(', ')}; downtime-limit ${downtime_limit_ms} (one pass, for TCG), no limit of bandwidth. libvirt: its defaults, plain.`,
         'Of the guests that write, one writes at a time: the one that moves. `hybrid`: ours where post-copy is allowed.',
+        ...[idle, writing].map((m, i) => {
+          const under = m.raw['ceiling plain stall'] ?? []
+          const over = under.filter((ms) => ms > m.ceiling_ms).length
+          return `Ceiling, ${i === 0 ? 'idle' : 'writing'}: ${m.ceiling_ms} ms; ${over} of ${under.length} moves over it, ${m.given_up} more given up because of it.`
+        }),
         'Whole move: from the first word to the end of the old QEMU, the start of the new one included; of libvirt: `virsh migrate --live`.',
         'Stall: from the last STOP of the old QEMU to the RESUME of the new one, as the two stamp them.',
       ],
@@ -62,6 +68,18 @@ function rowsOf(raw: Raw, load: string, of_libvirt: number): Row[] {
         compare(`${load}, ${kind}: whole move, bare with multifd`, of(`multifd ${kind} total`), bare(`${kind} total`)),
         compare(`${load}, ${kind}: stall, bare with multifd`, of(`multifd ${kind} stall`), bare(`${kind} stall`)),
       )
+  const under = of('ceiling plain stall')
+  if (under.length > 0)
+    rows.push(
+      compare(`${load}, plain: stall under a ceiling`, under, bare('plain stall')),
+      // Some of those moves may have been given up: there are no pairs of rounds.
+      absolute(
+        `${load}, plain: stall under a ceiling, more than bare`,
+        'ms',
+        under.map((ms) => ms - median(of('bare plain stall'))),
+        25,
+      ),
+    )
   if (of('hybrid plain stall').length > 0)
     rows.push(
       compare(`${load}, plain: stall by hybrid`, of('hybrid plain stall'), bare('plain stall')),
