@@ -5,7 +5,7 @@ import { resumeMoveOut } from '@wadah/cluster/migration/source'
 import { wire } from '@wadah/cluster/migration/testing'
 import type { MovePhase } from '@wadah/ports/migration'
 import { until } from '../engine/kit.ts'
-import { type PairKit, type Placement, TICKS, move, never, usePair } from './kit.ts'
+import { type PairKit, type Placement, TICKS, move, never, usePair, writing } from './kit.ts'
 
 /** So that there is time to break it. */
 const SLOW = { max_stall_ms: 5_000, bandwidth_bytes_per_s: 2 ** 22 }
@@ -16,9 +16,9 @@ describe('a move that breaks', () => {
     kit = made
   })
 
-  async function begin() {
+  async function begin(memory_mib = 96) {
     const { a } = kit
-    const made = await kit.start(a)
+    const made = await kit.start(a, await kit.request({ memory_mib }))
     const sum = await kit.sh(a, made.vm, TICKS)
     const placement: Placement = { host: a, epoch: 1, sealed: false, log: [] }
     const progress = Promise.withResolvers<void>()
@@ -153,6 +153,29 @@ describe('a move that breaks', () => {
     await m.copies
     cancel.abort(new Error('the user changed his mind'))
     await expect(moving).rejects.toThrow()
+    await stayed(m)
+  })
+
+  test.each([
+    ['one connection', true, undefined],
+    ['several connections', false, 3],
+    ['several connections', true, 3],
+  ] as const)('nothing goes through any more over %s (TLS: %s), and it is cancelled', async (_, tls, channels) => {
+    const { a, b } = kit
+    const m = await begin(256)
+    await kit.sh(a, m.vm, writing(64))
+    const cancel = new AbortController()
+    const limits = { max_stall_ms: 5_000, bandwidth_bytes_per_s: 2 ** 23, ...(channels ? { channels } : {}) }
+    const moving = move(kit, m.request, a, b, { tls, limits }, { ...m, signal: cancel.signal })
+    moving.catch(() => {})
+    await m.copies
+    // What is sent stays in the buffers of the two hosts, until they are full.
+    process.kill(b.running(m.vm)?.pid ?? 0, 'SIGSTOP')
+    await new Promise((resolve) => setTimeout(resolve, 2_000))
+    const begun = performance.now()
+    cancel.abort(fail('cancelled', 'enough'))
+    await expect(moving).rejects.toMatchObject({ fault: { code: 'cancelled', effect: 'none' } })
+    expect(performance.now() - begun).toBeLessThan(10_000)
     await stayed(m)
   })
 

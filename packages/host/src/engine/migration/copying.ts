@@ -158,7 +158,7 @@ export class Copying {
     const { max_stall_ms } = this.#order.limits
     const left = max_stall_ms - returnOf(max_stall_ms) - Math.max(0, this.#wall_ms() - stop_ms)
     // Two questions, and only where it has taken long already: what the number in the refusal comes from.
-    this.#halfway = [0.4, 0.8].map((part) => setTimeout(() => void this.#seeRest().catch(() => {}), left * part))
+    this.#halfway = [0.4, 0.8].map((part) => setTimeout(() => void this.#seeRest().catch(() => {}), Math.max(1, left * part)))
     this.#ceiling = setTimeout(
       () => {
         if (this.#out.status === 'completed') return

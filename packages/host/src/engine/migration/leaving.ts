@@ -122,7 +122,13 @@ export class Leaving implements LeavingVm {
   async #prepare({ mode, limits, to }: CopyOrder): Promise<void> {
     const { running, directory, identity, root } = this.#o
     const postcopy = mode === 'postcopy' || mode === 'hybrid' || (mode === 'auto' && limits.may_postcopy === true)
-    await setCapabilities(running, { postcopy, preempt: false, pause: this.facts.mirrors.length > 0 })
+    await setCapabilities(running, {
+      postcopy,
+      preempt: false,
+      pause: this.facts.mirrors.length > 0,
+      // Only where the target waits for as many.
+      channels: to.channels === limits.channels ? limits.channels : undefined,
+    })
     if (identity) {
       if (!to.tls) throw fail('invalid', 'The target does not speak TLS, which was asked for.')
       await setTls(running, directory, 'client', identity, to.tls, root ? running.live.uid : null)

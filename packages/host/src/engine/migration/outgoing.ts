@@ -14,6 +14,8 @@ const BROKEN = 'postcopy-paused'
 const BREAK_MS = 200
 const SETTLE_MS = 30_000
 const LOOK_MS = 2
+/** One that was cancelled ends within milliseconds, unless its connections hang. */
+const YANK_MS = 500
 /** So long a QEMU that has let go of its guest is refused its disks, before whoever asked is told. */
 const HELD_MS = 300
 const HELD_LOOK_MS = 20
@@ -166,7 +168,8 @@ export async function goOnHere(running: RunningVm, paused: boolean): Promise<voi
       })
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
   }
-  let told = false
+  let told_ms: number | undefined
+  let yanked = false
   for (let isBetween = false; ; ) {
     const { status = 'none' } = await ask(running)
     if ((ENDS as readonly string[]).includes(status)) break
@@ -177,8 +180,15 @@ export async function goOnHere(running: RunningVm, paused: boolean): Promise<voi
       await new Promise((resolve) => setTimeout(resolve, BREAK_MS))
       continue
     }
-    if (!told) await running.execute('migrate_cancel')
-    told = true
+    if (told_ms === undefined) {
+      await running.execute('migrate_cancel')
+      told_ms = performance.now()
+    }
+    // It ends the first of several connections only; on a dead line the others wait for TCP (7.2, migrate_fd_cancel).
+    if (!yanked && performance.now() > told_ms + YANK_MS) {
+      yanked = true
+      await running.execute('yank', { instances: [{ type: 'migration' }] }, { oob: true }).catch(() => {})
+    }
     await later()
   }
   const held_ms = performance.now() + HELD_MS

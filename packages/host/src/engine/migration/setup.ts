@@ -15,6 +15,7 @@ const ALL = [
   ...Object.keys(ALWAYS),
   'postcopy-ram',
   'postcopy-preempt',
+  'multifd',
   'pause-before-switchover',
   'background-snapshot',
   'x-ignore-shared',
@@ -26,6 +27,8 @@ export type Setup = {
   preempt: boolean
   /** QEMU waits for us between the stop and the last of RAM: mirrors of disks are ended there. */
   pause: boolean
+  /** Connections that RAM goes over; undefined: one. QEMU has no post-copy over more (7.2, migrate_caps_check). */
+  channels?: number | undefined
 }
 
 /** Sets exactly these; whatever an earlier one left is taken back. @throws `host_lacks` when QEMU can't */
@@ -35,6 +38,7 @@ export async function setCapabilities(running: RunningVm, setup: Setup): Promise
     'postcopy-ram': setup.postcopy,
     'postcopy-preempt': setup.preempt,
     'pause-before-switchover': setup.pause,
+    multifd: setup.channels !== undefined,
   }
   const there = (await running.execute('query-migrate-capabilities')) as { capability: string; state: boolean }[]
   const known = new Set(there.map((c) => c.capability))
@@ -48,6 +52,8 @@ export async function setCapabilities(running: RunningVm, setup: Setup): Promise
     state: wanted[capability] === true,
   }))
   await running.execute('migrate-set-capabilities', { capabilities })
+  if (setup.channels !== undefined)
+    await running.execute('migrate-set-parameters', { 'multifd-channels': setup.channels })
 }
 
 /** As a QEMU that was never moved. */
