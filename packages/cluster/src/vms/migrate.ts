@@ -14,6 +14,7 @@ import { compared } from '../migration/forecast.ts'
 import { endedLink } from '../migration/link.ts'
 import { pausePoint } from '../migration/pause-point.ts'
 import { Probe } from '../migration/probe.ts'
+import { CEILING_TRIES, untilItFits } from '../migration/again.ts'
 import { mayGoPostcopy } from '../migration/resolve.ts'
 import { moveOut, type MoveOutPorts, resumeMoveOut } from '../migration/source.ts'
 import { placementKind, type PlacementRecord, poolKind, vmKind } from '../records.ts'
@@ -206,9 +207,6 @@ async function move(ctx: Ctx): Promise<VmMove> {
   try {
     await bringLayers(ctx, limit.signal)
     looking = openProbe(ctx)
-    const link = await moves.open(p.to, signal).catch((error: unknown) => {
-      throw new WadahError({ ...toFault(error), effect: 'none' }, error)
-    })
     let waited_ms = 0
     const going = () => {
       began.over = true
@@ -217,22 +215,27 @@ async function move(ctx: Ctx): Promise<VmMove> {
       if (name === 'mirror' || name === 'copy') void looking?.then((probe) => probe?.begins())
       ctx.log(name)
     }
-    const report = await moveOut(
-      { ...order, forecast },
-      {
-        ...ports(link),
+    const copy = async () => {
+      const link = await moves.open(p.to, signal).catch((error: unknown) => {
+        throw new WadahError({ ...toFault(error), effect: 'none' }, error)
+      })
+      const more = {
         going,
         phase,
         // Nobody is asked for hours whether he is there.
         waits: () => void looking?.then((probe) => probe?.stop()),
-        waited: (ms) => {
+        waited: (ms: number) => {
           if (ms > 0) looking = openProbe(ctx)
-          waited_ms = ms
+          waited_ms += ms
           return since(begun) > FORESEEN_MS ? tellForecast(ctx) : undefined
         },
-      },
-      limit.signal,
-    )
+      }
+      return moveOut({ ...order, forecast }, { ...ports(link), ...more }, limit.signal)
+    }
+    // With local disks that would be all of them once more.
+    const tries = tops.length > 0 ? 1 : CEILING_TRIES
+    const { result: report, given_up } = await untilItFits(copy, { signal: limit.signal, log: ctx.log, tries })
+    if (given_up > 0) report.notes.push(`given up ${given_up} × at its ceiling before, and copied anew`)
     const outside = await (await looking)?.end()
     report.notes.unshift(...whereDisks(ctx))
     const total_ms = since(begun)

@@ -5,7 +5,7 @@ import { fail, type WadahError } from '@wadah/api/fault'
 import type { LaunchRequest } from '@wadah/ports/machine'
 import type { HostMachine } from '../../src/engine/machine.ts'
 import { until } from '../engine/kit.ts'
-import { type PairKit, TICKS, dirty, move, ticksOf, usePair, writing } from './kit.ts'
+import { type PairKit, type Placement, TICKS, dirty, move, never, ticksOf, usePair, writing } from './kit.ts'
 
 describe('a move', () => {
   let kit: PairKit
@@ -161,15 +161,25 @@ describe('a move', () => {
     // Some fifth of a second to send, and written anew all the time.
     await kit.sh(a, vm, writing(96))
     const limits = { max_stall_ms: 60 }
-    const refused = await move(kit, request, a, b, { mode: 'auto', tls: false, limits }).catch(
-      (error: unknown) => error,
-    )
+    // One job, which tries it more than once.
+    const placement: Placement = { host: a, epoch: 1, sealed: false, log: [] }
+    const arrivals = await kit.arrivals(request, b, placement, never, false)
+    const job = 'job-aaaaaaaaaa'
+    const refused = await move(
+      kit,
+      request,
+      a,
+      b,
+      { job, mode: 'auto', tls: false, limits },
+      { arrivals, placement },
+    ).catch((error: unknown) => error)
     expect(refused).toMatchObject({ fault: { code: 'does_not_converge', effect: 'none' } })
     const number = Number(/--max-stall-ms (\d+)/.exec((refused as WadahError).fault.remedy ?? '')?.[1])
     expect(number).toBeGreaterThan(60)
     await intact(a, b, vm, sum)
     // On a machine with other work it may need more than it did then.
-    const { report } = await move(kit, request, a, b, { tls: false, limits: { max_stall_ms: number * 10 } })
+    const wide = { max_stall_ms: number * 10 }
+    const { report } = await move(kit, request, a, b, { job, tls: false, limits: wide }, { arrivals, placement })
     expect(report.stall_ms).toBeLessThan(number * 10)
     await intact(b, a, vm, sum)
     if (!(await kit.allowPostcopy())) return

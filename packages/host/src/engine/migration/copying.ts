@@ -20,6 +20,8 @@ export const FIXED_MS = 25
 const RETURN_MS = 25
 const returnOf = (max_stall_ms: number) => Math.min(RETURN_MS, max_stall_ms / 3)
 const PATIENCE = 6
+/** One that would have taken so many times its ceiling may keep it when it is tried again. */
+const NEARLY_FITS = 2
 /** One pass that ends as post-copy: what is left of it when it goes over. */
 const NEARLY_BYTES = 16 * 2 ** 20
 /** Given up where QEMU fails although nothing moves any more. */
@@ -158,7 +160,9 @@ export class Copying {
     const { max_stall_ms } = this.#order.limits
     const left = max_stall_ms - returnOf(max_stall_ms) - Math.max(0, this.#wall_ms() - stop_ms)
     // Two questions, and only where it has taken long already: what the number in the refusal comes from.
-    this.#halfway = [0.4, 0.8].map((part) => setTimeout(() => void this.#seeRest().catch(() => {}), Math.max(1, left * part)))
+    this.#halfway = [0.4, 0.8].map((part) =>
+      setTimeout(() => void this.#seeRest().catch(() => {}), Math.max(1, left * part)),
+    )
     this.#ceiling = setTimeout(
       () => {
         if (this.#out.status === 'completed') return
@@ -166,7 +170,10 @@ export class Copying {
           fail(
             'does_not_converge',
             `The guest had stood still for ${Math.round(this.#wall_ms() - stop_ms)} ms, and the switch was not through: it may stand still for ${max_stall_ms} ms.`,
-            { remedy: `allow more, e.g. --max-stall-ms ${this.#wouldDo(stop_ms)}, or post-copy` },
+            {
+              remedy: `allow more, e.g. --max-stall-ms ${this.#wouldDo(stop_ms)}, or post-copy`,
+              retryable: this.#mayFit(stop_ms),
+            },
           ),
         )
       },
@@ -184,6 +191,11 @@ export class Copying {
   #wouldDo(stop_ms: number): number {
     const { max_stall_ms } = this.#order.limits
     return Math.ceil(1.25 * Math.max(max_stall_ms, stallSeen(this.#rests, stop_ms) ?? max_stall_ms * 2))
+  }
+
+  /** Whether another try may keep the ceiling. What could not be seen may have been a moment of much other work. */
+  #mayFit(stop_ms: number): boolean {
+    return (stallSeen(this.#rests, stop_ms) ?? 0) <= this.#order.limits.max_stall_ms * NEARLY_FITS
   }
 
   #looking: NodeJS.Timeout | undefined
