@@ -414,9 +414,14 @@ export class MoveIn {
     }
   }
 
-  /** Ends the QEMU that waits; then, and only then, says so. */
+  #undoing: Promise<void> | undefined
+  /** Ends the QEMU that waits; then, and only then, says so. Asked once more, it waits for the first. */
   async #undo(why: unknown): Promise<void> {
-    if (this.#state !== 'waiting') return
+    if (this.#state === 'waiting') this.#undoing = this.#takeBack(why)
+    await this.#undoing
+  }
+
+  async #takeBack(why: unknown): Promise<void> {
     this.#state = 'cannot-tell'
     const told = why instanceof WadahError ? why : fail('internal', (why as Error).message)
     try {

@@ -299,6 +299,22 @@ describe('a source that was started anew', () => {
     vi.restoreAllMocks()
     expect(w).toMatchObject({ source: 'running', placement: { sealed: false } })
   })
+  test('it failed at its ceiling, and its job begins anew while the target still takes back what it made', async () => {
+    const w = new World()
+    const undoing = Promise.withResolvers<void>()
+    let times = 0
+    // Folders, disks, records: it takes its time.
+    w.arrivals = w.daemon({ undone: () => (times++ === 0 ? undoing.promise : Promise.resolve()) })
+    w.fails = 'copy'
+    await expect(moveOut(w.order, w.ports(wire()), never)).rejects.toThrow('injected: copy')
+    const again = moveOut(w.order, w.ports(wire()), never)
+    again.catch(() => {})
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    undoing.resolve()
+    expect((await again).how).toBe('precopy')
+    expect(w).toMatchObject({ source: 'gone', target: 'running' })
+  })
+
   test('it begins the same job anew: what waited there for it is undone first', async () => {
     const w = new World()
     const stream = wire()
