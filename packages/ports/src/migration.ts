@@ -151,11 +151,16 @@ export interface LeavingVm {
   /**
    * Copies until the source has let go of the guest: pre-copy is complete, or post-copy has begun. Rejects only when the guest goes on
    * here, or with effect `unknown`. The signal gives it up, as long as the source has not let go.
+   * @param tell what `phase` returns of the switch is waited for where QEMU waits there anyway, for its disks: a test may hold it
    * @throws WadahError `cancelled`, `does_not_converge` (with the number that would do), `qemu_failed`, `timeout`, `wrong_state`
    */
   copy(
     order: CopyOrder,
-    tell: { progress(p: MoveProgress): void; phase(phase: MovePhase): void; log(line: string): void },
+    tell: {
+      progress(p: MoveProgress): void
+      phase(phase: MovePhase): Promise<void> | undefined
+      log(line: string): void
+    },
     signal: AbortSignal,
   ): Promise<SwitchedOver>
   /** Post-copy: until all of RAM has gone over. A broken connection: `recover`. */

@@ -250,9 +250,9 @@ class Source {
     const { progress, log } = this.#ports
     const tell = {
       phase: (phase: MovePhase) => {
-        // Nothing waits here: QEMU goes on by itself.
-        void pausePoint(`source-${phase}`)
         this.#phase(phase)
+        // Nothing waits here but a switch with disks: QEMU goes on by itself.
+        return pausePoint(`source-${phase}`)
       },
       progress: (p: MoveProgress) => {
         progress?.(p)

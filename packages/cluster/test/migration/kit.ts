@@ -60,12 +60,12 @@ export class World {
       facts,
       copy: async (order, tell, signal) => {
         this.copied = order
-        tell.phase('copy')
+        void tell.phase('copy')
         try {
           this.check('copy')
           await new Promise((resolve) => setTimeout(resolve, 5))
           signal.throwIfAborted()
-          tell.phase('switch')
+          void tell.phase('switch')
         } catch (error) {
           this.source = 'running'
           throw error

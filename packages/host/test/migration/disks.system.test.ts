@@ -283,7 +283,7 @@ describe('a move of what one host alone has', () => {
     }
     const copying = leaving.copy(
       order,
-      { progress: () => {}, phase: (p) => p === 'copy' && ready.resolve(), log: () => {} },
+      { progress: () => {}, phase: (p) => void (p === 'copy' && ready.resolve()), log: () => {} },
       never,
     )
     copying.catch(() => {})

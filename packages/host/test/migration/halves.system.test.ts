@@ -31,7 +31,7 @@ describe('the halves of a move', () => {
     )
     expect((await b.observe(vm)).state).toBe('incoming')
     const order = { mode: 'precopy' as const, to: arriving.accepted, limits: { max_stall_ms: 300 } }
-    const tell = { progress: () => {}, phase: () => {}, log: () => {} }
+    const tell = { progress: () => {}, phase: (): undefined => {}, log: () => {} }
     const switched = await leaving.copy(order, tell, never)
     const { run_ms } = await arriving.go(never)
     console.log(

@@ -47,7 +47,7 @@ export type LeavingOptions = {
   log: (line: string) => void
 }
 
-type Tell = { progress(p: MoveProgress): void; phase(phase: MovePhase): void; log(line: string): void }
+type Tell = Parameters<LeavingVm['copy']>[1]
 
 export class Leaving implements LeavingVm {
   readonly vm: string
@@ -83,9 +83,16 @@ export class Leaving implements LeavingVm {
       await running.noteMoving({ job, role: 'leaving', ...(paused ? { paused } : {}) })
       await this.#prepare(order)
       if (mirrors.length > 0) await this.#mirror(order, tell, signal)
-      tell.phase('copy')
-      const copying = new Copying(running, this.#out, order, this.#afterDisks(tell), this.#o.wall_ms)
-      if (mirrors.length > 0) copying.beforeSwitch = () => this.#mirrors.end()
+      void tell.phase('copy')
+      let held: Promise<void> | undefined
+      const phase = (name: MovePhase) => (held = tell.phase(name))
+      const copying = new Copying(running, this.#out, order, { ...this.#afterDisks(tell), phase }, this.#o.wall_ms)
+      if (mirrors.length > 0)
+        copying.beforeSwitch = async () => {
+          // Given up meanwhile, nothing is to be ended any more.
+          if (held) await held.then(() => signal.throwIfAborted())
+          await this.#mirrors.end()
+        }
       return await copying.run(signal)
     } catch (error) {
       await this.#failed(error)
@@ -100,7 +107,7 @@ export class Leaving implements LeavingVm {
     const bytes_per_s = limits.bandwidth_bytes_per_s
     const progress = (done: number, total: number, rate: number) =>
       tell.progress(diskProgress(done, total, ram_bytes, rate))
-    tell.phase('mirror')
+    void tell.phase('mirror')
     await this.#mirrors.begin(
       mirrors,
       exports,
