@@ -1,8 +1,11 @@
 /** A sample of the kill matrix of moves, another at each commit: `make faults` runs all of it (docs/faults.md). */
 import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { brokenChain } from './moves/guest.ts'
-import { FAULTS, PHASES, allCells, keyOf, partOf, shuffled, tableOf } from './moves/cells.ts'
+import { FAULTS, PHASES, allCells, keyOf, parseResults, partOf, shuffled, tableOf } from './moves/cells.ts'
+import { ROOT } from '../kit/daemon.ts'
 import { down } from './moves/lab.ts'
 import { runMatrix } from './moves/run.ts'
 
@@ -19,6 +22,14 @@ describe('the matrix', () => {
     expect(new Set(cells.map((c) => c.phase)).size).toBe(PHASES.length)
     expect(shuffled(cells, 'a').map(keyOf)).not.toEqual(shuffled(cells, 'b').map(keyOf))
     expect(shuffled(cells, 'a')).toEqual(shuffled(cells, 'a'))
+  })
+  test('cells with local disks are named so; results of before there were any are of shared ones', () => {
+    const local = allCells({ disks: 'local', phase: 'source-mirror', fault: 'cut-1s' })
+    expect(local.map(keyOf)).toEqual(['precopy', 'hybrid', 'postcopy'].map((m) => `${m}+disks/source-mirror/cut-1s`))
+    expect(allCells({ mode: 'precopy+disks' })).toEqual(allCells({ mode: 'precopy', disks: 'local' }))
+    expect(allCells({ disks: 'shared', phase: 'source-mirror' })).toEqual([])
+    const old = parseResults(readFileSync(join(ROOT, 'bench/results/2026-11-28-matrix.json'), 'utf8'))
+    expect(new Set(old.map(keyOf))).toEqual(new Set(allCells({ disks: 'shared' }).map(keyOf)))
   })
   test('what was not run says so in its table', () => {
     const [cell] = allCells({ mode: 'precopy' })

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { endpoints } from '@wadah/api/endpoints/all'
 import type { Job } from '@wadah/api/schema/job'
 import type { Vm } from '@wadah/api/schema/vm'
-import { type Cell, type Fault, type Phase, type Result } from './cells.ts'
+import { type Cell, type Disks, type Fault, type Phase, type Result } from './cells.ts'
 import { VM, beginWriting, bootId, count, lookAt } from './guest.ts'
 import * as host from './lab.ts'
 import { HOSTS, within } from './lab.ts'
@@ -20,7 +20,9 @@ const SETTLE_MS = 240_000
 const LASTS_MS = 100_000
 /** A copying of some seconds, to be caught in the middle. */
 const SLOW_MIB = 12
-const SLOWLY: readonly Phase[] = ['source-copy', 'source-follow']
+const SLOWLY: readonly Phase[] = ['source-mirror', 'source-copy', 'source-follow']
+/** QEMU goes on meanwhile: it is caught in the middle. */
+const IN_THE_MIDDLE: readonly Phase[] = ['source-mirror', 'source-copy']
 
 const api = () => host.apiOf(WATCHER)
 const vm = () => api().call(endpoints.vms.get, { params: { vm: VM } })
@@ -47,7 +49,7 @@ async function guestAnswers(): Promise<boolean> {
 }
 
 /** The VM runs on one of the first two hosts with its writer in it. */
-async function makeReady(): Promise<{ source: number; target: number; boot: string }> {
+async function makeReady(disks: Disks): Promise<{ source: number; target: number; boot: string }> {
   if (!(await within(180_000, guestAnswers, 500))) throw new Error('no guest')
   let source = await placedOn()
   if (source === WATCHER) {
@@ -55,7 +57,7 @@ async function makeReady(): Promise<{ source: number; target: number; boot: stri
     await api().wait(await api().call(endpoints.vms.migrate, { params: { vm: VM }, body }), {})
     source = await placedOn()
   }
-  const boot = await beginWriting(WATCHER)
+  const boot = await beginWriting(WATCHER, disks === 'local')
   await host.sleep(WRITE_MS)
   return { source, target: source === 1 ? 2 : 1, boot }
 }
@@ -156,12 +158,26 @@ const folders = (on: number) =>
   HOSTS.flatMap((h) =>
     h !== on && host.traces(h).folders.length > 0 ? [`${host.nameOf(h)} has a folder of the VM`] : [],
   )
-const volumes = () => {
-  const dir = join(host.sharedDir, 'wadah')
-  return ['volumes', 'tmp']
-    .flatMap((d) => (existsSync(join(dir, d)) ? readdirSync(join(dir, d)) : []))
-    .toSorted()
-    .join()
+/** Every file of every pool, every record of a volume, and what pools have promised. Where the VM is `on` is told as "its host": the same before and after a move. */
+async function volumes(on: number): Promise<string> {
+  const { disks } = (await vm()).spec
+  const [all, pools] = await Promise.all([
+    api().call(endpoints.volumes.list, { query: {} }),
+    api().call(endpoints.pools.list, { query: {} }),
+  ])
+  const where = (h: string | number, id: string) =>
+    (h === on || h === host.nameOf(on)) && disks.some((d) => id.startsWith(d.volume)) ? 'its host' : String(h)
+  const shared = ['volumes', 'tmp'].flatMap((d) => {
+    const dir = join(host.sharedDir, 'wadah', d)
+    return existsSync(dir) ? readdirSync(dir) : []
+  })
+  const local = HOSTS.flatMap((h) => host.poolFiles(h).map((file) => `${file} at ${where(h, file)}`))
+  const records = all.items.map((v) => {
+    const pool = pools.items.find((p) => p.id === v.pool)
+    return `${v.id} recorded at ${where(pool?.host ?? pool?.name ?? 'no pool', v.id)}`
+  })
+  const promised = pools.items.reduce((sum, p) => sum + p.promised_bytes, 0)
+  return [...shared, ...local, ...records, `${promised} bytes promised`].toSorted().join(', ')
 }
 
 /** Mistakes of ours that a daemon wrote into its log. */
@@ -178,11 +194,12 @@ function unforeseen(from: Map<number, number>): string[] {
 
 export async function runCell(cell: Cell, say: (line: string) => void): Promise<Result> {
   host.letGo()
-  const roles = await makeReady()
-  const { target, boot } = roles
+  const isFilled = cell.disks === 'local'
+  const roles = await makeReady(cell.disks)
+  const { source, target, boot } = roles
   const before = {
     n: await count(WATCHER),
-    volumes: volumes(),
+    volumes: await volumes(source),
     logs: new Map(HOSTS.map((h) => [h as number, host.logLength(h)])),
   }
   const two = new host.TwoRun()
@@ -204,7 +221,7 @@ export async function runCell(cell: Cell, say: (line: string) => void): Promise<
       wrong.push(`it never came to ${cell.phase}: ${words(await look(job.id))}`)
       host.letGo()
     }
-    if (cell.phase === 'source-copy') await host.sleep(1_000)
+    if (IN_THE_MIDDLE.includes(cell.phase)) await host.sleep(1_000)
     const begun = performance.now()
     const struck = await strike(cell.fault, roles)
     host.letGo()
@@ -215,7 +232,8 @@ export async function runCell(cell: Cell, say: (line: string) => void): Promise<
         seen = await look(job.id)
         if (!isQuiet(seen)) return false
         const on = await placedOn().catch(() => 0)
-        return leftovers(seen.vm?.status.state === 'running' ? on : undefined).length === 0
+        if (leftovers(seen.vm?.status.state === 'running' ? on : undefined).length > 0) return false
+        return (await volumes(on).catch(() => undefined)) === before.volumes
       }
       await within(ms, ok, 300)
     }
@@ -234,7 +252,8 @@ export async function runCell(cell: Cell, say: (line: string) => void): Promise<
     const isRunning = seen.vm?.status.state === 'running'
     await within(15_000, () => leftovers(isRunning ? on : undefined).length === 0 && folders(on).length === 0)
     wrong.push(...leftovers(isRunning ? on : undefined), ...folders(on))
-    if (volumes() !== before.volumes) wrong.push(`volumes: ${volumes()}, before: ${before.volumes}`)
+    const now = await volumes(on)
+    if (now !== before.volumes) wrong.push(`volumes: ${now}; before: ${before.volumes}`)
     // A VM that ended is started by us, to look at its disk.
     if (seen.vm?.status.state === 'stopped') {
       const why = await api()
@@ -252,7 +271,7 @@ export async function runCell(cell: Cell, say: (line: string) => void): Promise<
         (await vm().catch(() => undefined))?.status.agent === 'connected' && bootId(WATCHER).catch(() => undefined),
     )
     if (there === undefined) wrong.push('the guest does not answer')
-    const guest = there === undefined ? undefined : await lookAt(WATCHER, boot)
+    const guest = there === undefined ? undefined : await lookAt(WATCHER, boot, isFilled)
     wrong.push(...(guest?.wrong ?? []), ...two.end(), ...unforeseen(before.logs))
     if (guest && guest.n < before.n) wrong.push(`the disk is back at count ${guest.n}, it was at ${before.n}`)
     const fault = seen.job?.fault
@@ -313,7 +332,7 @@ export async function prepare(): Promise<void> {
 }
 
 /** A VM of its own for each case that finds none: what a failed one left is taken away. */
-export async function freshVm(): Promise<void> {
+export async function freshVm(disks: Disks): Promise<void> {
   const stop = await api()
     .call(endpoints.vms.delete, { params: { vm: VM }, query: { force: true } })
     .catch(() => undefined)
@@ -333,8 +352,7 @@ export async function freshVm(): Promise<void> {
     host.nameOf(1),
     '--disk',
     '64M',
-    '--pool',
-    'common',
+    ...(disks === 'shared' ? ['--pool', 'common'] : []),
   ]
   await host.cli(WATCHER, ...argv, '--memory', '96M', '--start')
 }

@@ -2,6 +2,9 @@
 export type Mode = 'precopy' | 'hybrid' | 'postcopy'
 export const MODES: readonly Mode[] = ['precopy', 'hybrid', 'postcopy']
 
+/** Where the VM's disk lies: in a pool that all hosts see, or in one of its host alone. */
+export type Disks = 'shared' | 'local'
+
 /** In the order of a move; the name is that of the pause point (packages/cluster/src/migration/pause-point.ts). */
 export const PHASES = [
   'source-offer',
@@ -9,6 +12,7 @@ export const PHASES = [
   'target-accept',
   'source-accepted',
   'source-sealed',
+  'source-mirror',
   'source-copy',
   'source-switch',
   'source-before-go',
@@ -23,8 +27,8 @@ export const PHASES = [
   'source-tidy',
 ] as const
 export type Phase = (typeof PHASES)[number]
-/** Nobody stands still there: QEMU goes on meanwhile. */
-export const PASSING: readonly Phase[] = ['source-copy', 'source-switch']
+/** Of a disk that goes along: what differs from a move without. */
+const LOCAL: readonly Phase[] = ['source-mirror', 'source-switch', 'source-before-go', 'target-after-go', 'source-tidy']
 
 export const FAULTS = [
   'source-daemon',
@@ -59,25 +63,35 @@ export const WORDS: Record<Fault, string> = {
   'target-full': 'the file system of the target, where it keeps its VMs, without room',
 }
 
-export type Cell = { mode: Mode; phase: Phase; fault: Fault }
-export const keyOf = ({ mode, phase, fault }: Cell) => `${mode}/${phase}/${fault}`
+export type Cell = { mode: Mode; disks: Disks; phase: Phase; fault: Fault }
+/** As tables and `--mode` call it. */
+const wayOf = ({ mode, disks }: Pick<Cell, 'mode' | 'disks'>) => (disks === 'local' ? `${mode}+disks` : mode)
+const WAYS = (['shared', 'local'] as const).flatMap((disks) => MODES.map((mode) => ({ mode, disks })))
+export const keyOf = (cell: Cell) => `${wayOf(cell)}/${cell.phase}/${cell.fault}`
 
 /** A target has no QEMU before it was prepared; one that is full later is only a target that runs. */
-function means({ mode, phase, fault }: Cell): boolean {
+function means({ mode, disks, phase, fault }: Cell): boolean {
   const at = PHASES.indexOf(phase)
+  if (disks === 'local' ? !LOCAL.includes(phase) : phase === 'source-mirror') return false
   if (phase === 'source-follow' && mode === 'precopy') return false
   if (fault === 'target-qemu' && at < PHASES.indexOf('target-accept')) return false
   if (fault === 'source-qemu' && phase === 'source-tidy') return false
   return true
 }
 
-export function allCells(only: { mode?: string; phase?: string; fault?: string } = {}): Cell[] {
-  const wanted = (of: string | undefined, name: string) => of === undefined || of.split(',').includes(name)
-  return MODES.flatMap((mode) =>
-    FAULTS.flatMap((fault) => PHASES.map((phase): Cell => ({ mode, phase, fault }))),
+/** `mode`: `precopy` is that with any disks, `precopy+disks` with local ones. */
+export function allCells(only: { mode?: string; disks?: string; phase?: string; fault?: string } = {}): Cell[] {
+  const wanted = (of: string | undefined, ...names: string[]) =>
+    of === undefined || of.split(',').some((name) => names.includes(name))
+  return WAYS.flatMap((way) =>
+    FAULTS.flatMap((fault) => PHASES.map((phase): Cell => ({ ...way, phase, fault }))),
   ).filter(
     (cell) =>
-      means(cell) && wanted(only.mode, cell.mode) && wanted(only.phase, cell.phase) && wanted(only.fault, cell.fault),
+      means(cell) &&
+      wanted(only.mode, cell.mode, wayOf(cell)) &&
+      wanted(only.disks, cell.disks) &&
+      wanted(only.phase, cell.phase) &&
+      wanted(only.fault, cell.fault),
   )
 }
 
@@ -109,16 +123,20 @@ export type Result = Cell & {
   at: string
 }
 
+/** A file of results. Those of before there were local disks do not say where they were. */
+export const parseResults = (text: string): Result[] =>
+  (JSON.parse(text) as (Omit<Result, 'disks'> & { disks?: Disks })[]).map((r) => ({ disks: 'shared', ...r }))
+
 /** Rows: phase × mode; columns: faults. */
 export function tableOf(results: readonly Result[], cells: readonly Cell[]): string {
   const faults = FAULTS.filter((f) => cells.some((c) => c.fault === f))
   const by = new Map(results.map((r) => [keyOf(r), r]))
-  const rows = MODES.flatMap((mode) =>
-    PHASES.filter((phase) => cells.some((c) => c.mode === mode && c.phase === phase)).map((phase) => [
-      mode,
+  const rows = WAYS.flatMap((way) =>
+    PHASES.filter((phase) => cells.some((c) => wayOf(c) === wayOf(way) && c.phase === phase)).map((phase) => [
+      wayOf(way),
       phase,
       ...faults.map((fault) => {
-        const cell = { mode, phase, fault }
+        const cell = { ...way, phase, fault }
         const r = by.get(keyOf(cell))
         if (!r) return cells.some((c) => keyOf(c) === keyOf(cell)) ? 'not run' : '–'
         return `${r.outcome} ${(r.ms / 1000).toFixed(1)} s`

@@ -10,6 +10,15 @@ import { apiOf } from './lab.ts'
 export const VM = 'mover'
 const SLOTS = 64
 
+/** What a local disk has besides, so that it takes a while to go over: this many MiB after the first one, and their sum after the slots. */
+const FILL_MIB = 48
+const FILLED = `dd if=/dev/vda bs=512 skip=${SLOTS} count=1 2>/dev/null | tr -d '\\0 \\n'`
+const FILL_SUM = `dd if=/dev/vda bs=1M skip=1 count=${FILL_MIB} 2>/dev/null | md5sum | cut -c1-32`
+const FILL = `
+[ -n "$(${FILLED})" ] && exit
+dd if=/dev/urandom of=/dev/vda bs=1M seek=1 count=${FILL_MIB} conv=notrunc,fsync 2>/dev/null
+printf '%-511s\\n' "$(${FILL_SUM})" | dd of=/dev/vda bs=512 seek=${SLOTS} conv=notrunc,fsync 2>/dev/null`
+
 const WRITER = `
 mkdir -p /j; rm -f /j/* /stop /stopped
 dd if=/dev/zero of=/dev/vda bs=512 count=${SLOTS} conv=notrunc,fsync 2>/dev/null
@@ -30,7 +39,8 @@ echo >/stop; [ -d /j ] && for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 
 echo 3 >/proc/sys/vm/drop_caches
 dd if=/dev/vda bs=512 count=${SLOTS} 2>/dev/null | tr -d '\\0' | tr -s ' '
 echo ===; cat /j/* 2>/dev/null
-echo ===; cat /proc/sys/kernel/random/boot_id /blob.sum 2>/dev/null; md5sum </blob 2>/dev/null; [ -e /stopped ] && echo stopped`
+echo ===; cat /proc/sys/kernel/random/boot_id /blob.sum 2>/dev/null; md5sum </blob 2>/dev/null; [ -e /stopped ] && echo stopped
+echo ===; f=$(${FILLED}); [ -n "$f" ] && { echo "$f"; ${FILL_SUM}; }`
 
 export async function exec(via: number, script: string, timeout_ms = 60_000): Promise<string> {
   const argv = ['/bin/busybox', 'sh', '-c', script]
@@ -38,7 +48,9 @@ export async function exec(via: number, script: string, timeout_ms = 60_000): Pr
   return Buffer.from(ran.stdout, 'base64').toString('utf8')
 }
 
-export async function beginWriting(via: number): Promise<string> {
+/** `isFilled`: the disk is to be large. */
+export async function beginWriting(via: number, isFilled: boolean): Promise<string> {
+  if (isFilled) await exec(via, FILL)
   await exec(via, `cat >/w.sh <<'END'\n${WRITER}\nEND\n(setsid sh /w.sh </dev/null >/dev/null 2>&1 &)`)
   return bootId(via)
 }
@@ -68,15 +80,17 @@ export function brokenChain(slots: readonly Slot[]): string | undefined {
 
 export type GuestState = { same: boolean; wrong: string[]; n: number }
 
-/** Stops the writer, and looks at disk and RAM. `boot`: of the guest as it was before. */
-export async function lookAt(via: number, boot: string): Promise<GuestState> {
-  const [disk = '', ram = '', rest = ''] = (await exec(via, LOOK)).split('===\n')
+/** Stops the writer, and looks at disk and RAM. `boot`: of the guest as it was before; `isFilled`: as its writing was begun. */
+export async function lookAt(via: number, boot: string, isFilled: boolean): Promise<GuestState> {
+  const [disk = '', ram = '', rest = '', fill = ''] = (await exec(via, LOOK)).split('===\n')
   const [id, sum, blob, stopped] = rest.trim().split('\n')
   const [onDisk, inRam] = [parse(disk), parse(ram)]
   const same = id === boot
   const wrong: string[] = []
   const broken = brokenChain(onDisk)
   if (broken !== undefined) wrong.push(`the disk is not intact: ${broken}`)
+  const [filled, now] = fill.trim().split('\n')
+  if (isFilled && (!filled || filled !== now)) wrong.push(`the disk has not what it was filled with: ${fill.trim()}`)
   if (same) {
     if (stopped !== 'stopped') wrong.push('the writer in the guest does not run any more')
     if (sum !== blob || sum === undefined) wrong.push('RAM is not intact')

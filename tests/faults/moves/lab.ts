@@ -173,6 +173,12 @@ export function traces(host: number): { qemus: number; taps: string[]; folders: 
   }
 }
 
+/** Files in the pool that is this host's alone. */
+export function poolFiles(host: number): string[] {
+  const list = (dir: string) => (existsSync(dir) ? readdirSync(dir) : [])
+  return ['volumes', 'tmp'].flatMap((d) => list(join(dataOf(host), 'pools/default/wadah', d)))
+}
+
 /** Lines that a daemon wrote as errors since `from`, a length of its log. */
 export function logLength(host: number): number {
   try {

@@ -1,11 +1,22 @@
 /**
- * The kill matrix of live migration. `node tests/faults/moves/run.ts [--mode M] [--phase P] [--fault F] [--part I/N] [--resume FILE]
- * [--sample SEED] [--minutes N] [--keep]`. Each of the first three may be several, with commas. Prints its table; exit code 1 when a cell failed.
+ * The kill matrix of live migration. `node tests/faults/moves/run.ts [--mode M] [--disks shared|local] [--phase P] [--fault F] [--part I/N]
+ * [--resume FILE] [--sample SEED] [--minutes N] [--keep]`. Each of the first four may be several, with commas. Prints its table; exit code 1 when a cell failed.
  */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { type Cell, MODES, type Result, allCells, keyOf, partOf, shuffled, tableOf } from './cells.ts'
+import {
+  type Cell,
+  type Disks,
+  MODES,
+  type Result,
+  allCells,
+  keyOf,
+  parseResults,
+  partOf,
+  shuffled,
+  tableOf,
+} from './cells.ts'
 import { freshVm, prepare, runCell } from './cell.ts'
 import { allowPostcopy, giveBackPostcopy } from '../../kit/postcopy.ts'
 import * as host from './lab.ts'
@@ -20,7 +31,7 @@ export type Wish = {
 }
 
 export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Result[]> {
-  const results: Result[] = file && existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Result[]) : []
+  const results: Result[] = file && existsSync(file) ? parseResults(readFileSync(file, 'utf8')) : []
   const known = new Set(results.map(keyOf))
   const end = performance.now() + (minutes ?? Number.POSITIVE_INFINITY) * 60_000
   const ended = (signal: NodeJS.Signals) => {
@@ -29,17 +40,18 @@ export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Re
     process.kill(process.pid, signal)
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, ended)
-  let isFresh = false
+  /** What the VM is, where it has not failed in a case. */
+  let fresh: Disks | undefined
   try {
     await prepare()
     for (const cell of cells) {
       if (known.has(keyOf(cell)) || performance.now() > end) continue
-      if (!isFresh)
-        await freshVm().catch(async () => {
+      if (fresh !== cell.disks)
+        await freshVm(cell.disks).catch(async () => {
           // A job of a case that failed holds the VM: a lab of its own is soon made.
           await host.down()
           await prepare()
-          await freshVm()
+          await freshVm(cell.disks)
         })
       // Other tests of this machine may take it back.
       if (cell.mode !== 'precopy') allowPostcopy()
@@ -54,7 +66,7 @@ export async function runMatrix({ cells, file, minutes, say }: Wish): Promise<Re
         }),
       )
       // One that fails again and again is started again later and later: each case begins with one that has not failed.
-      isFresh = result.outcome !== 'FAILED' && result.outcome !== 'restarted'
+      fresh = ['FAILED', 'restarted'].includes(result.outcome) ? undefined : cell.disks
       if (result.outcome === 'FAILED') await prepare()
       results.push(result)
       say(
@@ -77,6 +89,7 @@ if (import.meta.main) {
   const { values: o } = parseArgs({
     options: {
       mode: text,
+      disks: text,
       phase: text,
       fault: text,
       part: text,
@@ -89,6 +102,7 @@ if (import.meta.main) {
   })
   const only = {
     ...(o.mode === undefined ? {} : { mode: o.mode }),
+    ...(o.disks === undefined ? {} : { disks: o.disks }),
     ...(o.phase === undefined ? {} : { phase: o.phase }),
     ...(o.fault === undefined ? {} : { fault: o.fault }),
   }
