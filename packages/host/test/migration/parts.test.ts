@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import type { QmpEvent } from '@wadah/qmp/client'
 import { makeMoveCa, moveIdentity } from '../../src/engine/migration/certificates.ts'
-import { Outgoing, claimOf, seenOf } from '../../src/engine/migration/outgoing.ts'
+import { Outgoing, claimOf, goOnHere, seenOf } from '../../src/engine/migration/outgoing.ts'
 import { tcpUri } from '../../src/engine/migration/setup.ts'
 import { settled } from '../../src/engine/migration/settled.ts'
 import { allowUserfaults, postcopySupport } from '../../src/engine/migration/userfault.ts'
@@ -62,6 +62,26 @@ describe('parts', () => {
     expect(out.status).toBe('postcopy-paused')
     await out.look()
     expect(out.status).toBe('postcopy-active')
+  })
+
+  test('a QEMU that was cancelled just as it came to its pause before the switch is told to go on, and then cancels', async () => {
+    const said: unknown[] = []
+    let [migration, state] = ['active', 'finish-migrate']
+    const answers: Record<string, () => unknown> = {
+      'query-migrate': () => ({ status: migration }),
+      migrate_cancel: () => (migration = 'cancelling'),
+      'migrate-continue': () => ([migration, state] = ['cancelled', 'postmigrate']),
+      cont: () => (state = 'running'),
+    }
+    const running = {
+      status: async () => state,
+      execute: async (command: string, args?: unknown) => {
+        if (command !== 'query-migrate') said.push(args ? [command, args] : command)
+        return answers[command]?.()
+      },
+    } as unknown as RunningVm
+    await goOnHere(running, false)
+    expect(said).toEqual(['migrate_cancel', ['migrate-continue', { state: 'cancelling' }], 'cont'])
   })
 
   test('what QEMU says of itself', () => {

@@ -16,6 +16,8 @@ const SETTLE_MS = 30_000
 const LOOK_MS = 2
 /** One that was cancelled ends within milliseconds, unless its connections hang. */
 const YANK_MS = 500
+/** Longer than QEMU takes to cancel where nothing holds it up. */
+const CANCEL_MS = 200
 /** So long a QEMU that has let go of its guest is refused its disks, before whoever asked is told. */
 const HELD_MS = 300
 const HELD_LOOK_MS = 20
@@ -168,7 +170,8 @@ export async function goOnHere(running: RunningVm, paused: boolean): Promise<voi
       })
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
   }
-  let told_ms: number | undefined
+  let told: number | undefined
+  let cancelled_ms = 0
   let yanked = false
   for (let isBetween = false; ; ) {
     const { status = 'none' } = await ask(running)
@@ -180,12 +183,17 @@ export async function goOnHere(running: RunningVm, paused: boolean): Promise<voi
       await new Promise((resolve) => setTimeout(resolve, BREAK_MS))
       continue
     }
-    if (told_ms === undefined) {
+    if (told === undefined) {
       await running.execute('migrate_cancel')
-      told_ms = performance.now()
+      told = cancelled_ms = performance.now()
+    }
+    // Cancelled just as it comes to its pause before the switch, it waits there for ever (7.2, migration_maybe_pause): told to go on, it looks.
+    if (status === 'cancelling' && performance.now() - told > CANCEL_MS) {
+      await running.execute('migrate-continue', { state: status }).catch(() => {})
+      told = performance.now()
     }
     // It ends the first of several connections only; on a dead line the others wait for TCP (7.2, migrate_fd_cancel).
-    if (!yanked && performance.now() > told_ms + YANK_MS) {
+    if (!yanked && performance.now() > cancelled_ms + YANK_MS) {
       yanked = true
       await running.execute('yank', { instances: [{ type: 'migration' }] }, { oob: true }).catch(() => {})
     }
