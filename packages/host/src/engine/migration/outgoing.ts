@@ -2,6 +2,7 @@
 import { fail, toFault } from '@wadah/api/fault'
 import type { QmpEvent } from '@wadah/qmp/client'
 import type { QemuClaim } from '@wadah/ports/migration'
+import { cancelMigration } from '../cancel-migration.ts'
 import type { RunningVm } from '../running-vm.ts'
 import { unlessTold } from '../unless-told.ts'
 import type { Seen } from './steer.ts'
@@ -14,10 +15,6 @@ const BROKEN = 'postcopy-paused'
 const BREAK_MS = 200
 const SETTLE_MS = 30_000
 const LOOK_MS = 2
-/** One that was cancelled ends within milliseconds, unless its connections hang. */
-const YANK_MS = 500
-/** Longer than QEMU takes to cancel where nothing holds it up. */
-const CANCEL_MS = 200
 /** So long a QEMU that has let go of its guest is refused its disks, before whoever asked is told. */
 const HELD_MS = 300
 const HELD_LOOK_MS = 20
@@ -170,9 +167,7 @@ export async function goOnHere(running: RunningVm, paused: boolean): Promise<voi
       })
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
   }
-  let told: number | undefined
-  let cancelled_ms = 0
-  let yanked = false
+  let wake: ((status: string) => Promise<void>) | undefined
   for (let isBetween = false; ; ) {
     const { status = 'none' } = await ask(running)
     if ((ENDS as readonly string[]).includes(status)) break
@@ -183,20 +178,8 @@ export async function goOnHere(running: RunningVm, paused: boolean): Promise<voi
       await new Promise((resolve) => setTimeout(resolve, BREAK_MS))
       continue
     }
-    if (told === undefined) {
-      await running.execute('migrate_cancel')
-      told = cancelled_ms = performance.now()
-    }
-    // Cancelled just as it comes to its pause before the switch, it waits there for ever (7.2, migration_maybe_pause): told to go on, it looks.
-    if (status === 'cancelling' && performance.now() - told > CANCEL_MS) {
-      await running.execute('migrate-continue', { state: status }).catch(() => {})
-      told = performance.now()
-    }
-    // It ends the first of several connections only; on a dead line the others wait for TCP (7.2, migrate_fd_cancel).
-    if (!yanked && performance.now() > cancelled_ms + YANK_MS) {
-      yanked = true
-      await running.execute('yank', { instances: [{ type: 'migration' }] }, { oob: true }).catch(() => {})
-    }
+    wake ??= await cancelMigration(running)
+    await wake(status)
     await later()
   }
   const held_ms = performance.now() + HELD_MS

@@ -7,6 +7,7 @@
  *     (`background-snapshot`; userfaultfd). Only where the host lets QEMU, and only for guests that write too fast for the other.
  */
 import { fail } from '@wadah/api/fault'
+import { cancelMigration } from '../cancel-migration.ts'
 import type { RunningVm } from '../running-vm.ts'
 import { isRestless, patience } from './patience.ts'
 import type { Sink } from './sink.ts'
@@ -203,9 +204,12 @@ async function cancel(running: RunningVm): Promise<void> {
   const at = async () => ((await running.execute('query-migrate')) as { status?: string }).status ?? 'none'
   const ended = ['none', 'completed', 'failed', 'cancelled']
   if (ended.includes(await at())) return
-  await running.execute('migrate_cancel')
-  for (const end = performance.now() + CANCEL_MS; !ended.includes(await at()); ) {
+  const wake = await cancelMigration(running)
+  for (const end = performance.now() + CANCEL_MS; ; ) {
+    const is = await at()
+    if (ended.includes(is)) return
     if (performance.now() > end) throw fail('monitor_silent', 'QEMU does not end the saving of its RAM.')
+    await wake(is)
     await new Promise((resolve) => setTimeout(resolve, 10))
   }
 }
