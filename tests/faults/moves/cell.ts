@@ -64,10 +64,15 @@ async function makeReady(disks: Disks): Promise<{ source: number; target: number
 
 type Roles = { source: number; target: number }
 /** What the fault is; returns how it ends, and whether it ends only after the case was looked at. */
-async function strike(fault: Fault, { source, target }: Roles): Promise<{ lasts: boolean; heal: () => Promise<void> }> {
+async function strike(
+  { fault, phase }: Cell,
+  { source, target }: Roles,
+): Promise<{ lasts: boolean; heal: () => Promise<void> }> {
   const nothing = async () => undefined
   const cut = async (ms?: number) => {
     await host.lab('cut', host.nameOf(source), host.nameOf(target))
+    // It goes on over the cut line: mirrors are ended over it.
+    if (phase === 'source-switch') host.letGo()
     const heal = async () => void (await host.lab('heal'))
     if (ms === undefined) return { lasts: true, heal }
     await host.sleep(ms)
@@ -223,7 +228,7 @@ export async function runCell(cell: Cell, say: (line: string) => void): Promise<
     }
     if (IN_THE_MIDDLE.includes(cell.phase)) await host.sleep(1_000)
     const begun = performance.now()
-    const struck = await strike(cell.fault, roles)
+    const struck = await strike(cell, roles)
     host.letGo()
     heal = struck.heal
     let seen = await look(job.id)
