@@ -16,19 +16,24 @@ const HANGS_MS = 1_000
 
 /**
  * Holds a guest that runs for as long as `work` takes; nobody is told. `cut`: called where the guest's writes do not come to an end by
- * themselves.
+ * themselves, or, of one that stands already, the work does not.
  */
 export async function whileStill<T>(
   running: RunningVm,
   work: () => Promise<T>,
   cut?: () => Promise<unknown>,
 ): Promise<T> {
-  if ((await running.status()) !== 'running') return work()
+  const late = () => setTimeout(() => void cut?.().catch(() => {}), HANGS_MS)
+  if ((await running.status()) !== 'running') {
+    // One that was stopped for its switch may have a mirror that ends on a dead line.
+    const timer = late()
+    return work().finally(() => clearTimeout(timer))
+  }
   return running.quietly(async () => {
-    const late = setTimeout(() => void cut?.().catch(() => {}), HANGS_MS)
+    const timer = late()
     try {
       // QEMU waits here until all that was written is on the disks.
-      await running.pause('job').finally(() => clearTimeout(late))
+      await running.pause('job').finally(() => clearTimeout(timer))
       return await work()
     } finally {
       await running.resume()
