@@ -6,7 +6,6 @@ import {
   type Seen,
   beginSteering,
   roomFor,
-  stallSeen,
   stallOf,
   steer,
 } from '../../src/engine/migration/steer.ts'
@@ -35,13 +34,6 @@ function drive(rests: readonly number[], bandwidth: number, p: Policy): { orders
   return { orders, limits }
 }
 const last = (orders: Order[]) => orders.findLast((o) => o.do !== 'wait')
-
-test('how long a guest that stands still will stand: by what was left of it at two moments', () => {
-  const rests = (...bytes: number[]) => bytes.map((n, i) => ({ at_ms: 1_100 + i * 100, bytes: n * MIB }))
-  // 10 MiB in 100 ms: the other 20 take 200.
-  expect(stallSeen(rests(30, 20), 1_000)).toBe(400)
-  for (const none of [rests(), rests(30), rests(30, 30), rests(20, 30)]) expect(stallSeen(none, 1_000)).toBeUndefined()
-})
 
 describe('when to switch', () => {
   test('the first pass says nothing; an idle guest switches by itself at the first, smallest limit', () => {

@@ -1,10 +1,11 @@
 /** From `migrate` to the moment the source has let go of the guest: looks, steers, watches the ceiling. */
-import { fail } from '@wadah/api/fault'
+import { fail, toFault } from '@wadah/api/fault'
 import type { CopyOrder, MoveForecast, MoveProgress, MovePhase, SwitchedOver } from '@wadah/ports/migration'
+import { cutMigration } from '../cancel-migration.ts'
 import type { RunningVm } from '../running-vm.ts'
 import { type Outgoing, ask, seenOf } from './outgoing.ts'
 import { tcpUri } from './setup.ts'
-import { type Policy, type Seen, type Steering, beginSteering, stallSeen, steer } from './steer.ts'
+import { type Policy, type Seen, type Steering, beginSteering, steer } from './steer.ts'
 
 const COPY_MS = 7 * 24 * 3600 * 1000
 /** How often QEMU is asked how far it is, as long as the guest runs. It reckons its bandwidth anew ten times a second. */
@@ -45,9 +46,6 @@ export class Copying {
   readonly #once: boolean
   #postcopy = false
   #foreseen: MoveForecast | undefined
-  /** What was left of the guest that stood still already, and when. */
-  readonly #rests: { at_ms: number; bytes: number }[] = []
-  /** How often the guest was held in vain. */
   /** Called in QEMU's `pre-switchover`, while the guest stands still. */
   beforeSwitch: (() => Promise<void>) | undefined
   #continued = false
@@ -97,7 +95,6 @@ export class Copying {
     } finally {
       off()
       clearTimeout(this.#looking)
-      for (const timer of this.#halfway) clearTimeout(timer)
       clearTimeout(this.#ceiling)
     }
   }
@@ -130,7 +127,6 @@ export class Copying {
   }
 
   #ceiling: NodeJS.Timeout | undefined
-  #halfway: NodeJS.Timeout[] = []
   #stopped = false
   #pausing = false
   #onEvent(giveUp: (error: Error) => void): void {
@@ -159,43 +155,26 @@ export class Copying {
     if (this.#postcopy) return
     const { max_stall_ms } = this.#order.limits
     const left = max_stall_ms - returnOf(max_stall_ms) - Math.max(0, this.#wall_ms() - stop_ms)
-    // Two questions, and only where it has taken long already: what the number in the refusal comes from.
-    this.#halfway = [0.4, 0.8].map((part) =>
-      setTimeout(() => void this.#seeRest().catch(() => {}), Math.max(1, left * part)),
-    )
     this.#ceiling = setTimeout(
       () => {
         if (this.#out.status === 'completed') return
+        // All it is asked before it has written the last of RAM is answered after that, with the guest standing.
+        void cutMigration(this.#running).catch(() => {})
         giveUp(
-          fail(
-            'does_not_converge',
-            `The guest had stood still for ${Math.round(this.#wall_ms() - stop_ms)} ms, and the switch was not through: it may stand still for ${max_stall_ms} ms.`,
-            {
-              remedy: `allow more, e.g. --max-stall-ms ${this.#wouldDo(stop_ms)}, or post-copy`,
-              retryable: this.#mayFit(stop_ms),
-            },
-          ),
+          fail('does_not_converge', `The switch was not through within the ${max_stall_ms} ms that it may take.`, {
+            remedy: `allow more, e.g. --max-stall-ms ${this.#wouldDo()}, or post-copy`,
+            // What takes not much longer may be quicker at another try.
+            retryable: (this.#foreseen?.stall_ms ?? 0) <= max_stall_ms * NEARLY_FITS,
+          }),
         )
       },
       Math.max(1, left),
     )
   }
 
-  async #seeRest(): Promise<void> {
-    if (this.#out.status === 'completed') return
-    const { ram } = await ask(this.#running)
-    if (ram) this.#rests.push({ at_ms: this.#wall_ms(), bytes: ram.remaining })
-  }
-
-  /** A ceiling with which it would have gone over; no promise, for the guest writes on. */
-  #wouldDo(stop_ms: number): number {
-    const { max_stall_ms } = this.#order.limits
-    return Math.ceil(1.25 * Math.max(max_stall_ms, stallSeen(this.#rests, stop_ms) ?? max_stall_ms * 2))
-  }
-
-  /** Whether another try may keep the ceiling. What could not be seen may have been a moment of much other work. */
-  #mayFit(stop_ms: number): boolean {
-    return (stallSeen(this.#rests, stop_ms) ?? 0) <= this.#order.limits.max_stall_ms * NEARLY_FITS
+  /** A ceiling with which it may go over; no promise, for the guest writes on, and nothing is seen of what was left. */
+  #wouldDo(): number {
+    return Math.ceil(1.25 * Math.max(this.#order.limits.max_stall_ms * NEARLY_FITS, this.#foreseen?.stall_ms ?? 0))
   }
 
   #looking: NodeJS.Timeout | undefined
@@ -264,7 +243,8 @@ export class Copying {
 
   /** What the caller is told: QEMU's own reason where it has one. */
   async #why(error: unknown): Promise<unknown> {
-    if (this.#out.gone !== undefined || this.#out.status !== 'failed') return error
+    if (this.#out.gone !== undefined || this.#out.status !== 'failed' || toFault(error).code === 'does_not_converge')
+      return error
     const info = await ask(this.#running).catch(() => undefined)
     const said = info?.['error-desc']
     return fail('qemu_failed', `QEMU could not move it: ${said ?? 'it does not say why; the other host may'}.`, {

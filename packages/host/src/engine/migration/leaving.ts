@@ -96,7 +96,11 @@ export class Leaving implements LeavingVm {
       return await copying.run(signal)
     } catch (error) {
       await this.#failed(error)
-      throw error
+      const { fault } = error instanceof WadahError ? error : { fault: toFault(error) }
+      const { stood_ms } = this.#out
+      if (fault.code !== 'does_not_converge' || stood_ms === undefined) throw error
+      const stood = `Its guest stood still for ${Math.round(stood_ms)} ms, and runs on here.`
+      throw new WadahError({ ...fault, detail: `${fault.detail} ${stood}` }, error)
     }
   }
 
@@ -133,8 +137,7 @@ export class Leaving implements LeavingVm {
       postcopy,
       preempt: false,
       pause: this.facts.mirrors.length > 0,
-      // Only where the target waits for as many.
-      channels: to.channels === limits.channels ? limits.channels : undefined,
+      channels: agreed(limits.channels, to.channels),
     })
     if (identity) {
       if (!to.tls) throw fail('invalid', 'The target does not speak TLS, which was asked for.')
@@ -261,4 +264,13 @@ export class Leaving implements LeavingVm {
     this.#out.close()
     await this.#unhush()
   }
+}
+
+/** As many as the target waits for; of an older release it says nothing, and waits for one. @throws WadahError `host_lacks`: it waits for what was not asked for */
+function agreed(asked: number | undefined, waits: number | undefined): number | undefined {
+  if (waits === undefined) return undefined
+  if (asked !== undefined && Number.isInteger(waits) && waits >= 2 && waits <= asked) return waits
+  throw fail('host_lacks', `The other host waits for ${String(waits)} connections, and ${asked ?? 1} were asked for.`, {
+    remedy: 'leave --channels away',
+  })
 }

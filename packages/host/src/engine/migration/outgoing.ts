@@ -69,6 +69,8 @@ export class Outgoing {
   status = 'none'
   /** The last STOP, by QEMU's clock. */
   stop_ms: number | undefined
+  /** How long the guest stood still before it went on here, ms. */
+  stood_ms: number | undefined
   readonly #waiting = new Set<() => void>()
   readonly #running: RunningVm
   readonly #off: () => void
@@ -79,7 +81,10 @@ export class Outgoing {
     this.#running = running
     this.#off = running.subscribe((event) => {
       if (event.event === 'STOP') this.stop_ms = stampOf(event)
-      else if (event.event === 'RESUME') this.stop_ms = undefined
+      else if (event.event === 'RESUME') {
+        if (this.stop_ms !== undefined) this.stood_ms = stampOf(event) - this.stop_ms
+        this.stop_ms = undefined
+      }
       else if (event.event === 'MIGRATION') {
         this.#told += 1
         this.status = statusOf(event)

@@ -2,6 +2,7 @@
 import { isIP } from 'node:net'
 import { fail } from '@wadah/api/fault'
 import type { MoveAddress, MovePeer } from '@wadah/ports/migration'
+import { isMigrationLeft } from '../cancel-migration.ts'
 import type { VmDirectory } from '../directory.ts'
 import type { RunningVm } from '../running-vm.ts'
 import type { MoveIdentity } from './certificates.ts'
@@ -56,9 +57,22 @@ export async function setCapabilities(running: RunningVm, setup: Setup): Promise
     await running.execute('migrate-set-parameters', { 'multifd-channels': setup.channels })
 }
 
-/** As a QEMU that was never moved. */
+/** Of one that broke the connections' threads may still be about (7.2, multifd_send_terminate_threads sets `failed` from one of them). */
+const LEFT_MS = 10_000
+
+/**
+ * As a QEMU that was never moved.
+ * @throws WadahError `qemu_failed`: its last migration is not cleaned up; what it needs for that is left to it
+ */
 export async function dropSetup(running: RunningVm): Promise<void> {
   if (running.isGone) return
+  for (const end = performance.now() + LEFT_MS; await isMigrationLeft(running); ) {
+    if (performance.now() > end)
+      throw fail('qemu_failed', 'QEMU does not come to the end of a migration that broke: it can not be moved again.', {
+        remedy: 'wadah vm shutdown NAME, then wadah vm start NAME, when it suits',
+      })
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
   const there = (await running.execute('query-migrate-capabilities')) as { capability: string; state: boolean }[]
   const capabilities = there.flatMap((c) =>
     ALL.includes(c.capability) && c.state ? [{ capability: c.capability, state: false }] : [],

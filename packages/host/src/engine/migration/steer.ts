@@ -59,13 +59,6 @@ export function stallOf(remaining_bytes: number, bandwidth_bytes_per_s: number, 
   return fixed_ms + (bandwidth_bytes_per_s > 0 ? (remaining_bytes / bandwidth_bytes_per_s) * 1000 : 0)
 }
 
-/** The same for a guest that stands still already, from what was left of it at two moments; undefined: it can't be told. */
-export function stallSeen(rests: readonly { at_ms: number; bytes: number }[], stop_ms: number): number | undefined {
-  const [first, last] = [rests[0], rests.at(-1)]
-  if (!first || !last || last.at_ms <= first.at_ms || last.bytes >= first.bytes) return undefined
-  return last.at_ms - stop_ms + last.bytes / ((first.bytes - last.bytes) / (last.at_ms - first.at_ms))
-}
-
 export function steer(s: Steering, seen: Seen, policy: Policy): [Steering, Order] {
   if (seen.round <= s.round || seen.round < FIRST_ROUND) return [s, { do: 'wait' }]
   // Small guests begin a round every few milliseconds; what is seen of them now and then stands for all.
