@@ -1,3 +1,4 @@
+import { fail } from '@wadah/api/fault'
 /** Emptying a host: what the plan says of local disks and of what ties a VM to its host; that moves go where it said, and back. */
 import type { MoveWishes } from '@wadah/api/schema/cluster'
 import { CachedView } from '@wadah/store/cache'
@@ -78,6 +79,9 @@ let asked: [host: string, MoveAsked][]
 let own: [vm: string, to: string, MoveWishes][]
 /** So many moves that other hosts are asked for fail. */
 let fails: number
+let failsWith: string
+/** So many answers do not come. */
+let lost: number
 
 const write = (...writes: Write[]) => commit(deps, [], writes)
 const place = (id: string, host: string) => write(put(placementKind, id, { schema: 1, host, epoch: 2 }))
@@ -105,6 +109,8 @@ beforeEach(async () => {
   asked = []
   own = []
   fails = 0
+  failsWith = 'timeout'
+  lost = 0
   let jobs = 0
   const askHost = async <T>(host: string, path: string, body: unknown): Promise<T> => {
     if (path === USED_PATH) return {} as T
@@ -116,9 +122,10 @@ beforeEach(async () => {
     }
     const move = body as MoveAsked
     asked.push([host, move])
+    if (lost-- > 0) throw fail('unreachable', 'no answer')
     const job = `job-other${jobs++}`
     if (fails-- > 0) {
-      const fault = { code: 'timeout', detail: 'The guest had stood still for 312 ms.' }
+      const fault = { code: failsWith, detail: 'The guest had stood still for 312 ms.', retryable: true }
       await write(put(jobKind, job, { id: job, state: 'failed', fault } as never))
       return { job } as T
     }
@@ -340,6 +347,30 @@ describe('the job', () => {
     expect(asked.map(([, a]) => a.key)).toEqual([0, 1].map((n) => `job-drain/${vmId('web')}/${n}`))
     // What stayed is brought back by the next undrain.
     expect(view.get(hostKind, HOST)?.value.drained ?? []).toHaveLength(stayed.length)
+  })
+
+  test('what somebody has cancelled is not begun again; what came back, or went elsewhere, is forgotten or told', async () => {
+    await write(...vm('web', { host: B }), ...vm('back'), ...vm('away', { host: C }))
+    const host = view.get(hostKind, HOST)?.value
+    const drained = ['web', 'back', 'away'].map((name) => ({ vm: vmId(name), to: B }))
+    await write(put(hostKind, HOST, { ...host, drained } as never))
+    ;[fails, failsWith] = [1, 'cancelled']
+    expect(await carryOut(undrainJob, params())).toMatchObject({
+      moved: [],
+      stayed: [{ vm: 'web' }, { vm: 'away', why: 'it is on c by now' }],
+    })
+    expect(asked).toHaveLength(1)
+    expect(view.get(hostKind, HOST)?.value.drained?.map((d) => d.vm)).toEqual([vmId('web'), vmId('away')])
+  })
+
+  test('an answer that was lost: the same job is asked for again', async () => {
+    await write(...vm('web', { host: B }))
+    const host = view.get(hostKind, HOST)?.value
+    await write(put(hostKind, HOST, { ...host, drained: [{ vm: vmId('web'), to: B }] } as never))
+    lost = 1
+    expect(await carryOut(undrainJob, params())).toMatchObject({ moved: [{ vm: 'web' }], stayed: [] })
+    expect(new Set(asked.map(([, a]) => a.key)).size).toBe(1)
+    expect(asked).toHaveLength(2)
   })
 
   test('one that makes room on another host is moved by that host, and stays where it is then', async () => {

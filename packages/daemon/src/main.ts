@@ -259,7 +259,10 @@ async function main(config: DaemonConfig): Promise<void> {
             ...(mode === undefined ? {} : { mode }),
             ...(max_stall_ms === undefined ? {} : { max_stall_ms }),
           }
-          return { job: (await cluster.services.vms.migrate(systemCaller(key), vm, { to, ...wishes })).id }
+          const caller = systemCaller(key)
+          // Of one that has begun the VM would be refused as busy.
+          const before = await cluster.services.jobs.replay(caller)
+          return { job: before?.id ?? (await cluster.services.vms.migrate(caller, vm, { to, ...wishes })).id }
         },
       },
       opened: {

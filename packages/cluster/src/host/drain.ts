@@ -4,6 +4,7 @@ import type { DrainPlan, DrainResult, MoveWishes } from '@wadah/api/schema/clust
 import type { VmMove } from '@wadah/api/schema/migration'
 import { drain } from '@wadah/scheduler/drain'
 import type { HostPlan, MoveAction } from '@wadah/scheduler/plan'
+import { sleep, systemClock } from '@wadah/store/clock'
 import { put, unchanged } from '@wadah/store/store'
 import { againOnConflict, commit, type Deps } from '../context.ts'
 import { defineJob, step, type StepContext } from '../jobs/define.ts'
@@ -22,6 +23,9 @@ const TRIES = 20
 const FAILURES_MOST = 2
 const LOOK_MS = 500
 const ASK_MS = 30_000
+const ASKS_MOST = 3
+/** Between two tries. */
+const AGAIN_MS = 2_000
 /** Asked of a host that has a VM: to move it. */
 export const MIGRATE_PATH = '/peer/v1/migrate'
 export type MoveAsked = { vm: string; to: string; key: string; pool?: string } & MoveWishes
@@ -102,11 +106,12 @@ async function empty(ctx: Ctx): Promise<DrainResult> {
           if (a.from === p.host) await noteMoved(deps, p.host, a, pool)
           return undefined
         },
-        (error: unknown) => toFault(error).detail,
+        (error: unknown) => toFault(error),
       )
       if (why === undefined) return
-      failed.set(a.vm, { times: tries + 1, why })
-      ctx.log(`${a.name}: ${why}`)
+      // What somebody has cancelled is not begun again.
+      failed.set(a.vm, { times: why.code === 'cancelled' ? FAILURES_MOST : tries + 1, why: why.detail })
+      ctx.log(`${a.name}: ${why.detail}`)
     })().finally(() => under_way.delete(a.vm))
     under_way.set(a.vm, work)
   }
@@ -163,11 +168,24 @@ async function moveOne(ctx: Ctx, a: MoveAction, key: string): Promise<unknown> {
 
 /** What another host is asked for, and what came of it there. @throws WadahError */
 async function moveElsewhere({ deps, signal }: Ctx, from: string, asked: MoveAsked): Promise<unknown> {
-  if (!deps.askHost) throw fail('internal', 'no way to other hosts')
-  const { job } = await deps.askHost<{ job: string }>(from, MIGRATE_PATH, asked, ASK_MS)
+  const job = await askToMove(deps, from, asked, signal)
   const end = await ended(deps, job, signal)
-  if (end.state !== 'done') throw fail('tool_failed', end.fault?.detail ?? `the job ${job} ended as ${end.state}`)
+  if (end.state !== 'done')
+    throw end.fault ? new WadahError(end.fault) : fail('cancelled', `The job ${job} ended as ${end.state}.`)
   return end.result
+}
+
+/** Asked again under the same key it is the same job: its answer may have been lost. @returns the job; @throws WadahError */
+async function askToMove(deps: Deps, from: string, asked: MoveAsked, signal: AbortSignal): Promise<string> {
+  if (!deps.askHost) throw fail('internal', 'no way to other hosts')
+  for (let asks = 1; ; asks++) {
+    try {
+      return (await deps.askHost<{ job: string }>(from, MIGRATE_PATH, asked, ASK_MS)).job
+    } catch (error) {
+      if (!toFault(error).retryable || asks >= ASKS_MOST) throw error
+      await sleep(systemClock, AGAIN_MS, signal)
+    }
+  }
 }
 
 /** The pool that all of its local disks lie in: they come back into it. */
@@ -220,35 +238,38 @@ async function bringBack(ctx: Ctx): Promise<DrainResult> {
   for (const [i, { vm, to, pool }] of all.entries()) {
     signal.throwIfAborted()
     const name = deps.view.get(vmKind, vm)?.value.name
-    const at = deps.view.get(placementKind, vm)?.value.host
+    const at = () => deps.view.get(placementKind, vm)?.value.host
     if (name === undefined) continue
-    if (at !== to) {
-      if (at !== p.host) stayed.push({ vm: name, why: `it is on ${hostName(deps.view, at ?? '')} by now` })
-      continue
-    }
     const back = pool === undefined || deps.view.get(poolKind, pool) === undefined ? {} : { pool }
     let why: string | undefined
-    for (let tries = 0; tries < FAILURES_MOST; tries++) {
-      why = await moveElsewhere(ctx, to, {
-        vm,
-        to: p.host,
-        key: `${ctx.jobId}/${vm}/${tries}`,
-        ...back,
-        ...wishesOf(p),
-      }).then(
+    for (let tries = 0; tries < FAILURES_MOST; ) {
+      if (at() !== to) {
+        why = at() === p.host ? undefined : `it is on ${hostName(deps.view, at() ?? '')} by now`
+        break
+      }
+      const key = `${ctx.jobId}/${vm}/${tries}`
+      const failed = await moveElsewhere(ctx, to, { vm, to: p.host, key, ...back, ...wishesOf(p) }).then(
         (result) => void moved.push({ vm: name, to: hostName(deps.view, p.host), ...stallOf(result) }),
-        (error: unknown) => toFault(error).detail,
+        (error: unknown) => toFault(error),
       )
       signal.throwIfAborted()
-      if (why === undefined) break
-      ctx.log(`${name}: ${why}`)
+      why = failed?.detail
+      if (!failed) break
+      ctx.log(`${name}: ${failed.detail}`)
+      // What somebody has cancelled is not begun again, nor what will be refused again.
+      if (failed.code === 'cancelled' || !failed.retryable) break
+      tries++
+      await sleep(systemClock, AGAIN_MS, signal)
     }
     if (why !== undefined) stayed.push({ vm: name, why })
     ctx.progress((i + 1) / all.length)
   }
   const back = new Set(moved.map((m) => m.vm))
   await changeHost(deps, p.host, ({ drained, ...h }) => {
-    const left = (drained ?? []).filter((d) => !back.has(deps.view.get(vmKind, d.vm)?.value.name ?? ''))
+    const left = (drained ?? []).filter((d) => {
+      const isBack = deps.view.get(placementKind, d.vm)?.value.host === p.host
+      return !isBack && !back.has(deps.view.get(vmKind, d.vm)?.value.name ?? '')
+    })
     return left.length === 0 ? h : { ...h, drained: left }
   })
   return { moved, stayed }

@@ -203,7 +203,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
   }
   if (signal.aborted) stop()
   else signal.addEventListener('abort', stop)
-  let looking: ReturnType<typeof openProbe> | undefined
+  let [looking, begins]: (ReturnType<typeof openProbe> | undefined)[] = []
   try {
     await bringLayers(ctx, limit.signal)
     looking = openProbe(ctx)
@@ -212,10 +212,16 @@ async function move(ctx: Ctx): Promise<VmMove> {
       began.over = true
     }
     const phase = (name: MovePhase) => {
-      if (name === 'mirror' || name === 'copy') void looking?.then((probe) => probe?.begins())
+      // What it saw of a try that was given up counts too.
+      if ((name === 'mirror' || name === 'copy') && looking !== begins) {
+        begins = looking
+        void looking?.then((probe) => probe?.begins())
+      }
       ctx.log(name)
     }
+    let tried_ms = begun
     const copy = async () => {
+      tried_ms = performance.now()
       const link = await moves.open(p.to, signal).catch((error: unknown) => {
         throw new WadahError({ ...toFault(error), effect: 'none' }, error)
       })
@@ -226,7 +232,7 @@ async function move(ctx: Ctx): Promise<VmMove> {
         waits: () => void looking?.then((probe) => probe?.stop()),
         waited: (ms: number) => {
           if (ms > 0) looking = openProbe(ctx)
-          waited_ms += ms
+          waited_ms = ms
           return since(begun) > FORESEEN_MS ? tellForecast(ctx) : undefined
         },
       }
@@ -235,12 +241,13 @@ async function move(ctx: Ctx): Promise<VmMove> {
     // With local disks that would be all of them once more.
     const tries = tops.length > 0 ? 1 : CEILING_TRIES
     const { result: report, given_up } = await untilItFits(copy, { signal: limit.signal, log: ctx.log, tries })
-    if (given_up > 0) report.notes.push(`given up ${given_up} × at its ceiling before, and copied anew`)
+    report.notes.push(...given_up.map((why) => `copied anew: ${why}`))
     const outside = await (await looking)?.end()
     report.notes.unshift(...whereDisks(ctx))
     const total_ms = since(begun)
     // All of it was foreseen, with what goes over before the two sides meet; but not who else was on the way there.
-    if (report.forecast) report.ratio = compared(report.forecast, { ...report, total_ms: total_ms - waited_ms })
+    const measured_ms = (given_up.length > 0 ? since(tried_ms) : total_ms) - waited_ms
+    if (report.forecast) report.ratio = compared(report.forecast, { ...report, total_ms: measured_ms })
     return { ...names, tls: p.tls, ...shown(report), total_ms, ...(outside ? { outside } : {}) }
   } finally {
     void looking?.then((probe) => probe?.stop())

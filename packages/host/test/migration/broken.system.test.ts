@@ -45,14 +45,22 @@ describe('a move that breaks', () => {
     expect(await b.cgroups.list()).not.toContain(vm)
   }
 
-  test("the target's QEMU is killed", async () => {
+  test.each([
+    ['', undefined],
+    ['to which several connections go', 3],
+  ])("the target's QEMU is killed%s", async (_, channels) => {
     const { a, b } = kit
     const m = await begin()
-    const moving = move(kit, m.request, a, b, { limits: SLOW }, m)
+    const stream = wire()
+    const limits = { ...SLOW, ...(channels === undefined ? {} : { channels }) }
+    const moving = move(kit, m.request, a, b, { limits }, { ...m, wire: stream })
     moving.catch(() => {})
     await m.copies
     process.kill(b.running(m.vm)?.pid ?? 0, 'SIGKILL')
-    await expect(moving).rejects.toMatchObject({ fault: { code: 'qemu_failed', effect: 'none' } })
+    // With its host: nobody says why.
+    if (channels !== undefined) stream.cut()
+    const code = channels === undefined ? 'qemu_failed' : expect.any(String)
+    await expect(moving).rejects.toMatchObject({ fault: { code, effect: 'none' } })
     await stayed(m)
     await move(kit, m.request, a, b)
     expect(await kit.sh(b, m.vm, 'md5sum </fill/kept')).toBe(m.sum)

@@ -156,10 +156,10 @@ describe('a move', () => {
 
   test('in one pass: refused with a number that does, or gone over where that was foreseen', async () => {
     const { a, b } = kit
-    const { request, vm } = await kit.start(a, await kit.request({ memory_mib: 256 }))
+    const { request, vm } = await kit.start(a, await kit.request({ memory_mib: 384 }))
     const sum = await kit.sh(a, vm, TICKS)
     // Some fifth of a second to send, and written anew all the time.
-    await kit.sh(a, vm, writing(96))
+    await kit.sh(a, vm, writing(160))
     const limits = { max_stall_ms: 60 }
     // One job, which tries it more than once.
     const placement: Placement = { host: a, epoch: 1, sealed: false, log: [] }
@@ -176,11 +176,15 @@ describe('a move', () => {
     expect(refused).toMatchObject({ fault: { code: 'does_not_converge', effect: 'none' } })
     const number = Number(/--max-stall-ms (\d+)/.exec((refused as WadahError).fault.remedy ?? '')?.[1])
     expect(number).toBeGreaterThan(60)
+    const { detail } = (refused as WadahError).fault
+    const stood = Number(/stood still for (\d+) ms/.exec(detail)?.[1])
     await intact(a, b, vm, sum)
     // On a machine with other work it may need more than it did then.
     const wide = { max_stall_ms: number * 10 }
     const { report } = await move(kit, request, a, b, { job, tls: false, limits: wide }, { arrivals, placement })
     expect(report.stall_ms).toBeLessThan(number * 10)
+    // Given up in the middle of it, not at its end.
+    expect(stood).toBeLessThan(report.stall_ms * 0.7)
     await intact(b, a, vm, sum)
     if (!(await kit.allowPostcopy())) return
     const how = 'postcopy' as const
@@ -220,6 +224,8 @@ describe('a move', () => {
     }
     await move(kit, back, b, a, { tls: false, limits: wide })
     await intact(a, b, vm, sum)
+    const on = (await a.running(vm)?.execute('query-migrate-capabilities')) as { capability: string; state: boolean }[]
+    expect(on.filter((c) => c.state)).toEqual([])
     // The next one has one again, and may be post-copy.
     const over = (await kit.allowPostcopy()) ? 'hybrid' : 'precopy'
     await move(kit, { ...request, epoch: 3 }, a, b, { mode: over })

@@ -84,8 +84,7 @@ export class Outgoing {
       else if (event.event === 'RESUME') {
         if (this.stop_ms !== undefined) this.stood_ms = stampOf(event) - this.stop_ms
         this.stop_ms = undefined
-      }
-      else if (event.event === 'MIGRATION') {
+      } else if (event.event === 'MIGRATION') {
         this.#told += 1
         this.status = statusOf(event)
       } else return
