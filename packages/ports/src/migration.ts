@@ -72,8 +72,6 @@ export type MoveAccepted = {
   tls?: MovePeer
   /** Where to copy local disks to: disk → name of the export. */
   exports?: { address: MoveAddress; disks: Record<string, string> }
-  /** It waits for RAM on so many connections; absent: on one, as the release before does. */
-  channels?: number
   /** `auto`: it can't become post-copy here; said only where the offer allows it (`or_precopy`). */
   no_postcopy?: { reason: string; remedy: string }
 }
@@ -83,8 +81,6 @@ export type MoveLimits = {
   max_stall_ms: number
   /** 0 or absent: as fast as it goes. */
   bandwidth_bytes_per_s?: number
-  /** Pre-copy: RAM goes over so many connections at once, 2 to 16. Absent: over one. */
-  channels?: number
   /** `hybrid`: so many rounds before it goes over. */
   rounds?: number
   /** `auto`: whether it may end as post-copy. */
@@ -212,8 +208,6 @@ export type ArrivalRequest = {
   may_postcopy: boolean
   /** `auto`: where it can't become post-copy here, it comes by pre-copy alone. */
   or_precopy?: true
-  /** Pre-copy: RAM comes over so many connections. */
-  channels?: number
   tls: boolean
   /** The address of this machine to listen on. */
   listen: string

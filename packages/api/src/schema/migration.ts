@@ -32,15 +32,6 @@ export const moveWishes = {
   mode: Type.Optional(MoveModeSchema),
   max_stall_ms: MaxStallSchema('how long the guest may stand still; never raised by itself'),
   bandwidth_mib_per_s: Type.Optional(Type.Integer({ minimum: 1, maximum: 100_000 })),
-  channels: Type.Optional(
-    Type.Integer({
-      minimum: 1,
-      maximum: 16,
-      default: 1,
-      description:
-        'precopy: connections that RAM goes over at once; each takes a core at both ends, and pays where one alone does not fill the network',
-    }),
-  ),
   plain: Type.Optional(
     Type.Boolean({
       description:

@@ -102,7 +102,6 @@ export const cluster = {
   'opt.migrate.mode': 'how: {modes} (auto)',
   'opt.migrate.max_stall': 'how long the guest may stand still (300)',
   'opt.migrate.bandwidth': 'no faster than this',
-  'opt.migrate.channels': 'connections that RAM goes over at once, with --mode precopy (1)',
   'opt.migrate.plain': 'it goes unencrypted (as set for the network: cluster set --plain)',
   'opt.migrate.tls': 'it goes encrypted, whatever is set for the network',
   'migrate.way': 'way',

@@ -106,7 +106,6 @@ export const cluster: Record<keyof typeof en, string> = {
   'opt.migrate.mode': 'cara: {modes} (auto)',
   'opt.migrate.max_stall': 'berapa lama tamu boleh berhenti (300)',
   'opt.migrate.bandwidth': 'tidak lebih cepat dari ini',
-  'opt.migrate.channels': 'banyaknya koneksi untuk RAM sekaligus, dengan --mode precopy (1)',
   'opt.migrate.plain': 'dikirim tanpa enkripsi (sesuai pengaturan jaringan: cluster set --plain)',
   'opt.migrate.tls': 'dikirim terenkripsi, apa pun pengaturan jaringannya',
   'migrate.way': 'jalur',

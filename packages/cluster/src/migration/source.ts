@@ -222,13 +222,7 @@ class Source {
     this.#foreseen = this.#ports.waited?.(waited_ms) ?? this.#order.forecast
     // Whatever it was: nothing of it is left there, and here nothing was begun.
     if (said.type === 'refuse') throw new WadahError({ ...said.fault, effect: 'none' })
-    const { no_postcopy, channels } = said.accepted
-    if (limits.channels !== undefined)
-      this.#ports.log(
-        channels === undefined
-          ? 'RAM goes over one connection: the other host is of a release that takes no more'
-          : `RAM goes over ${channels} connections`,
-      )
+    const { no_postcopy } = said.accepted
     if (no_postcopy && mode === 'auto') {
       this.#order = { ...this.#order, limits: { ...limits, may_postcopy: false } }
       this.#ports.log(`it goes by pre-copy alone: over there ${no_postcopy.reason} (${no_postcopy.remedy})`)

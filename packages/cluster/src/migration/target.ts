@@ -13,7 +13,6 @@ import type {
   MoveProgress,
 } from '@wadah/ports/migration'
 import { anyFault } from '../jobs/faults.ts'
-import { channelsOf } from './limits.ts'
 import { MOVE_PROTOCOL, type MessageLink, endedLink } from './link.ts'
 import { pausePoint } from './pause-point.ts'
 import { mayGoPostcopy } from './resolve.ts'
@@ -160,10 +159,9 @@ export class MoveIn {
       const made = await this.#ports.prepare(job, offer, limit)
       const { mode, limits, facts } = offer
       const may_postcopy = limits.may_postcopy === true
-      const channels = channelsOf(mode, limits)
       const or_precopy = offer.or_precopy === true ? { or_precopy: true as const } : {}
       const arriving = await this.#ports.migration.arrive(
-        { ...made, job, mode, may_postcopy, ...or_precopy, ...(channels === undefined ? {} : { channels }), facts },
+        { ...made, job, mode, may_postcopy, ...or_precopy, facts },
         limit,
       )
       const { accepted } = arriving

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { channelsOf, foreseenLimits, moveLimits } from '../../src/migration/limits.ts'
+import { foreseenLimits, moveLimits } from '../../src/migration/limits.ts'
 
 describe('post-copy is decided by what the target says', () => {
   test.each([
@@ -13,23 +13,6 @@ describe('post-copy is decided by what the target says', () => {
     const limits = moveLimits({}, mode, target)
     expect(limits).toEqual({ max_stall_ms: 300, may_postcopy: may })
     expect(foreseenLimits(limits, target).may_postcopy).toBe(foreseen)
-  })
-  test.each([
-    ['precopy', undefined, undefined],
-    ['precopy', 1, undefined],
-    ['precopy', 4, 4],
-    ['auto', 1, undefined],
-  ] as const)('%s over %s connections', (mode, channels, asked) => {
-    const limits = moveLimits(channels === undefined ? {} : { channels }, mode, { postcopy: true })
-    expect(limits.channels).toBe(asked)
-    expect(channelsOf(mode, limits)).toBe(asked)
-  })
-  test.each(['auto', 'hybrid', 'postcopy'] as const)('%s over several is refused, and a target takes one', (mode) => {
-    expect(() => moveLimits({ channels: 4 }, mode, { postcopy: true })).toThrow('by pre-copy only')
-    expect(channelsOf(mode, { channels: 4 })).toBeUndefined()
-  })
-  test.each([0, 1, 17, 2.5, -3, Number.NaN, 'x'])('a source that asks for %s gets one', (channels) => {
-    expect(channelsOf('precopy', { channels: channels as number })).toBeUndefined()
   })
   test('what was wished for goes along', () => {
     expect(moveLimits({ max_stall_ms: 50, bandwidth_mib_per_s: 2 }, 'auto', { postcopy: true })).toEqual({

@@ -6,17 +6,11 @@ const WAKE_MS = 200
 const YANK_MS = 500
 
 /**
- * Cuts its connections, out of band: it fails at once. Nothing else reaches QEMU while it writes the last of RAM, for it holds its lock then (7.2,
- * migration_completion), and nothing else ends the second and further connections on a dead line (migrate_fd_cancel).
+ * Cuts its connection, out of band: it fails at once. Nothing else reaches QEMU while it writes the last of RAM, for it holds its lock then (7.2,
+ * migration_completion). Not with `multifd`: QEMU 7.2 then lets a guest go on without its disks when it had them let go already, and ends.
  */
 export async function cutMigration(running: RunningVm): Promise<void> {
   await running.execute('yank', { instances: [{ type: 'migration' }] }, { oob: true })
-}
-
-/** Whether one of this QEMU's is still being cleaned up after it was said to be over. */
-export async function isMigrationLeft(running: RunningVm): Promise<boolean> {
-  const left = (await running.execute('query-yank')) as { type: string }[]
-  return left.some(({ type }) => type === 'migration')
 }
 
 /**

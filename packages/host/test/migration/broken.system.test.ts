@@ -45,22 +45,14 @@ describe('a move that breaks', () => {
     expect(await b.cgroups.list()).not.toContain(vm)
   }
 
-  test.each([
-    ['', undefined],
-    ['to which several connections go', 3],
-  ])("the target's QEMU is killed%s", async (_, channels) => {
+  test("the target's QEMU is killed", async () => {
     const { a, b } = kit
     const m = await begin()
-    const stream = wire()
-    const limits = { ...SLOW, ...(channels === undefined ? {} : { channels }) }
-    const moving = move(kit, m.request, a, b, { limits }, { ...m, wire: stream })
+    const moving = move(kit, m.request, a, b, { limits: SLOW }, m)
     moving.catch(() => {})
     await m.copies
     process.kill(b.running(m.vm)?.pid ?? 0, 'SIGKILL')
-    // With its host: nobody says why.
-    if (channels !== undefined) stream.cut()
-    const code = channels === undefined ? 'qemu_failed' : expect.any(String)
-    await expect(moving).rejects.toMatchObject({ fault: { code, effect: 'none' } })
+    await expect(moving).rejects.toMatchObject({ fault: { code: 'qemu_failed', effect: 'none' } })
     await stayed(m)
     await move(kit, m.request, a, b)
     expect(await kit.sh(b, m.vm, 'md5sum </fill/kept')).toBe(m.sum)
@@ -164,16 +156,12 @@ describe('a move that breaks', () => {
     await stayed(m)
   })
 
-  test.each([
-    ['one connection', true, undefined],
-    ['several connections', false, 3],
-    ['several connections', true, 3],
-  ] as const)('nothing goes through any more over %s (TLS: %s), and it is cancelled', async (_, tls, channels) => {
+  test.each([true, false])('nothing goes through any more (TLS: %s), and it is cancelled', async (tls) => {
     const { a, b } = kit
     const m = await begin(256)
     await kit.sh(a, m.vm, writing(64))
     const cancel = new AbortController()
-    const limits = { max_stall_ms: 5_000, bandwidth_bytes_per_s: 2 ** 23, ...(channels ? { channels } : {}) }
+    const limits = { max_stall_ms: 5_000, bandwidth_bytes_per_s: 2 ** 23 }
     const moving = move(kit, m.request, a, b, { tls, limits }, { ...m, signal: cancel.signal })
     moving.catch(() => {})
     await m.copies
@@ -186,6 +174,27 @@ describe('a move that breaks', () => {
     expect(performance.now() - begun).toBeLessThan(10_000)
     await stayed(m)
   })
+
+  test.each([true, false])(
+    'nothing goes through any more while the last of RAM is written (TLS: %s): the ceiling holds',
+    async (tls) => {
+      const { a, b } = kit
+      const m = await begin(256)
+      await kit.sh(a, m.vm, writing(96))
+      const limits = { max_stall_ms: 500 }
+      const phase = (now: MovePhase) => {
+        if (now === 'switch') process.kill(b.running(m.vm)?.pid ?? 0, 'SIGSTOP')
+      }
+      const ended = await move(kit, m.request, a, b, { tls, limits }, { ...m, ports: { phase } }).catch(
+        (e: unknown) => e,
+      )
+      expect(ended).toMatchObject({ fault: { code: 'does_not_converge', effect: 'none' } })
+      const stood = Number(/stood still for (\d+) ms/.exec((ended as Error).message)?.[1])
+      // Other work on the machine must not fail it: TCP would give up after a quarter of an hour.
+      expect(stood).toBeLessThan(5_000)
+      await stayed(m)
+    },
+  )
 
   test('the stream of the daemons breaks while it copies', async () => {
     const m = await begin()

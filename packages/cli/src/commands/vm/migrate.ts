@@ -13,7 +13,6 @@ type Options = {
   mode?: string
   maxStallMs?: string
   bandwidth?: string
-  channels?: string
   plain?: boolean
   tls?: boolean
   dryRun?: boolean
@@ -30,7 +29,6 @@ export const migrate: Register = (group, cli) => {
     .option('--mode <mode>', t('opt.migrate.mode', { modes: MOVE_MODES.join(', ') }))
     .option('--max-stall-ms <ms>', t('opt.migrate.max_stall'))
     .option('--bandwidth <MiB/s>', t('opt.migrate.bandwidth'))
-    .option('--channels <n>', t('opt.migrate.channels'))
     .option('--plain', t('opt.migrate.plain'))
     .option('--tls', t('opt.migrate.tls'))
     .option('--dry-run', t('opt.migrate.dry_run'))
@@ -72,7 +70,6 @@ export function bodyOf(o: Options): VmMigrate {
     ...(o.pool === undefined ? {} : { pool: o.pool }),
     ...moveLimits(o),
     ...(o.bandwidth === undefined ? {} : { bandwidth_mib_per_s: parseInteger(o.bandwidth, '--bandwidth', 1, 100_000) }),
-    ...(o.channels === undefined ? {} : { channels: parseInteger(o.channels, '--channels', 1, 16) }),
     ...(o.plain || o.tls ? { plain: o.plain === true } : {}),
   }
 }

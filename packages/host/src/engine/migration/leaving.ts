@@ -133,12 +133,7 @@ export class Leaving implements LeavingVm {
   async #prepare({ mode, limits, to }: CopyOrder): Promise<void> {
     const { running, directory, identity, root } = this.#o
     const postcopy = mode === 'postcopy' || mode === 'hybrid' || (mode === 'auto' && limits.may_postcopy === true)
-    await setCapabilities(running, {
-      postcopy,
-      preempt: false,
-      pause: this.facts.mirrors.length > 0,
-      channels: agreed(limits.channels, to.channels),
-    })
+    await setCapabilities(running, { postcopy, preempt: false, pause: this.facts.mirrors.length > 0 })
     if (identity) {
       if (!to.tls) throw fail('invalid', 'The target does not speak TLS, which was asked for.')
       await setTls(running, directory, 'client', identity, to.tls, root ? running.live.uid : null)
@@ -264,13 +259,4 @@ export class Leaving implements LeavingVm {
     this.#out.close()
     await this.#unhush()
   }
-}
-
-/** As many as the target waits for; of an older release it says nothing, and waits for one. @throws WadahError `host_lacks`: it waits for what was not asked for */
-function agreed(asked: number | undefined, waits: number | undefined): number | undefined {
-  if (waits === undefined) return undefined
-  if (asked !== undefined && Number.isInteger(waits) && waits >= 2 && waits <= asked) return waits
-  throw fail('host_lacks', `The other host waits for ${String(waits)} connections, and ${asked ?? 1} were asked for.`, {
-    remedy: 'leave --channels away',
-  })
 }

@@ -188,7 +188,7 @@ export class HostMigration implements Migration {
 
   async #listen(
     running: RunningVm,
-    { job, mode, may_postcopy, or_precopy, channels, listen, facts, mirrors = {} }: ArrivalRequest,
+    { job, mode, may_postcopy, or_precopy, listen, facts, mirrors = {} }: ArrivalRequest,
     identity: MoveIdentity | undefined,
     qemu_version: string,
     signal: AbortSignal,
@@ -198,7 +198,7 @@ export class HostMigration implements Migration {
     const support = may && or_precopy ? await this.postcopy() : ({ ok: true } as const)
     const postcopy = asked || (may && support.ok)
     // The target first: where it can't, the source would begin all the same, and the target die.
-    await setCapabilities(running, { postcopy, preempt: false, pause: facts.mirrors.length > 0, channels }).catch(
+    await setCapabilities(running, { postcopy, preempt: false, pause: facts.mirrors.length > 0 }).catch(
       async (error: unknown) => {
         const lacks = postcopy ? await this.postcopy() : ({ ok: true } as const)
         if (lacks.ok) throw error
@@ -220,7 +220,6 @@ export class HostMigration implements Migration {
         address: { host: listen, port: 0 },
         ...(identity ? { tls: { ca: identity.ca, name: identity.name } } : {}),
         ...(exports ? { exports } : {}),
-        ...(channels === undefined ? {} : { channels }),
         ...(support.ok ? {} : { no_postcopy: { reason: support.reason, remedy: support.remedy } }),
       },
     })

@@ -2,7 +2,6 @@
 import { isIP } from 'node:net'
 import { fail } from '@wadah/api/fault'
 import type { MoveAddress, MovePeer } from '@wadah/ports/migration'
-import { isMigrationLeft } from '../cancel-migration.ts'
 import type { VmDirectory } from '../directory.ts'
 import type { RunningVm } from '../running-vm.ts'
 import type { MoveIdentity } from './certificates.ts'
@@ -16,7 +15,6 @@ const ALL = [
   ...Object.keys(ALWAYS),
   'postcopy-ram',
   'postcopy-preempt',
-  'multifd',
   'pause-before-switchover',
   'background-snapshot',
   'x-ignore-shared',
@@ -28,8 +26,6 @@ export type Setup = {
   preempt: boolean
   /** QEMU waits for us between the stop and the last of RAM: mirrors of disks are ended there. */
   pause: boolean
-  /** Connections that RAM goes over; undefined: one. QEMU has no post-copy over more (7.2, migrate_caps_check). */
-  channels?: number | undefined
 }
 
 /** Sets exactly these; whatever an earlier one left is taken back. @throws `host_lacks` when QEMU can't */
@@ -39,7 +35,6 @@ export async function setCapabilities(running: RunningVm, setup: Setup): Promise
     'postcopy-ram': setup.postcopy,
     'postcopy-preempt': setup.preempt,
     'pause-before-switchover': setup.pause,
-    multifd: setup.channels !== undefined,
   }
   const there = (await running.execute('query-migrate-capabilities')) as { capability: string; state: boolean }[]
   const known = new Set(there.map((c) => c.capability))
@@ -53,26 +48,11 @@ export async function setCapabilities(running: RunningVm, setup: Setup): Promise
     state: wanted[capability] === true,
   }))
   await running.execute('migrate-set-capabilities', { capabilities })
-  if (setup.channels !== undefined)
-    await running.execute('migrate-set-parameters', { 'multifd-channels': setup.channels })
 }
 
-/** Of one that broke the connections' threads may still be about (7.2, multifd_send_terminate_threads sets `failed` from one of them). */
-const LEFT_MS = 10_000
-
-/**
- * As a QEMU that was never moved.
- * @throws WadahError `qemu_failed`: its last migration is not cleaned up; what it needs for that is left to it
- */
+/** As a QEMU that was never moved. */
 export async function dropSetup(running: RunningVm): Promise<void> {
   if (running.isGone) return
-  for (const end = performance.now() + LEFT_MS; await isMigrationLeft(running); ) {
-    if (performance.now() > end)
-      throw fail('qemu_failed', 'QEMU does not come to the end of a migration that broke: it can not be moved again.', {
-        remedy: 'wadah vm shutdown NAME, then wadah vm start NAME, when it suits',
-      })
-    await new Promise((resolve) => setTimeout(resolve, 10))
-  }
   const there = (await running.execute('query-migrate-capabilities')) as { capability: string; state: boolean }[]
   const capabilities = there.flatMap((c) =>
     ALL.includes(c.capability) && c.state ? [{ capability: c.capability, state: false }] : [],

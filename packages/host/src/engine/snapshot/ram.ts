@@ -64,9 +64,6 @@ async function canBackground(running: RunningVm): Promise<boolean> {
   }
 }
 
-/** Whatever a move has left: what is saved goes over one connection. */
-const PLAIN = { multifd: false }
-
 async function capabilities(running: RunningVm, wanted: Record<string, boolean>): Promise<void> {
   await running.execute('migrate-set-capabilities', {
     capabilities: Object.entries(wanted).map(([capability, state]) => ({ capability, state })),
@@ -82,7 +79,7 @@ async function preCopy(
 ): Promise<'saved' | 'restless'> {
   const sink = await openSink()
   try {
-    await capabilities(running, { ...PLAIN, events: true, 'pause-before-switchover': true })
+    await capabilities(running, { events: true, 'pause-before-switchover': true })
     const downtime = patience({ rounds: 0, sent_bytes: 0, ram_bytes: 1 })
     await running.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 50, 'downtime-limit': downtime })
     const paused = status(watch, 'pre-switchover', ROUND_MS, signal)
@@ -112,7 +109,7 @@ async function preCopy(
 async function inBackground(running: RunningVm, watch: Watch, { openSink, atSwitch, signal }: SaveRam): Promise<void> {
   const sink = await openSink()
   try {
-    await capabilities(running, { ...PLAIN, 'pause-before-switchover': false })
+    await capabilities(running, { 'pause-before-switchover': false })
     await capabilities(running, { 'background-snapshot': true })
     // QEMU would stop it too, but without an instant in which the disks could be switched; it always lets it go on by itself.
     await running.execute('stop')
