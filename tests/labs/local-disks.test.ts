@@ -151,7 +151,11 @@ test('the host where it was to go dies: nothing is lost, and nothing left', asyn
     'what was made there to go',
     async () => !files(path[1]).some((f) => f.includes(disk?.volume ?? '?')),
     150_000,
-  )
+  ).catch((error: unknown) => {
+    // It was seen once, and its cause was not.
+    const logs = [1, 2].map((i) => readFileSync(`/var/lib/wadah-${LAB}${i}/wadahd.log`, 'utf8').slice(-6_000))
+    throw new Error(`${String(error)}\n${logs.join('\n--\n')}`, { cause: error })
+  })
   await until(
     'the job to be over',
     async () => (await at(1, 'vm', 'edit', 'roamer', '--description', 'again')).code === 0,
