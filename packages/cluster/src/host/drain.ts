@@ -168,7 +168,7 @@ async function moveOne(ctx: Ctx, a: MoveAction, key: string): Promise<unknown> {
 
 /** What another host is asked for, and what came of it there. @throws WadahError */
 async function moveElsewhere({ deps, signal }: Ctx, from: string, asked: MoveAsked): Promise<unknown> {
-  const job = await askToMove(deps, from, asked, signal)
+  const job = await jobAskedFor(deps, from, asked, signal)
   const end = await ended(deps, job, signal)
   if (end.state !== 'done')
     throw end.fault ? new WadahError(end.fault) : fail('cancelled', `The job ${job} ended as ${end.state}.`)
@@ -176,7 +176,7 @@ async function moveElsewhere({ deps, signal }: Ctx, from: string, asked: MoveAsk
 }
 
 /** Asked again under the same key it is the same job: its answer may have been lost. @returns the job; @throws WadahError */
-async function askToMove(deps: Deps, from: string, asked: MoveAsked, signal: AbortSignal): Promise<string> {
+async function jobAskedFor(deps: Deps, from: string, asked: MoveAsked, signal: AbortSignal): Promise<string> {
   if (!deps.askHost) throw fail('internal', 'no way to other hosts')
   for (let asks = 1; ; asks++) {
     try {

@@ -144,7 +144,7 @@ class Source {
       return await this.#finish(switched, running, signal)
     } catch (error) {
       // It runs there: whatever is still missing here, nothing was taken back.
-      const { fault } = error instanceof WadahError ? error : { fault: toFault(error) }
+      const fault = toFault(error)
       throw fault.effect === 'none' ? new WadahError({ ...fault, effect: 'unknown' }, error) : error
     }
   }

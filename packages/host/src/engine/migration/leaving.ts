@@ -96,7 +96,7 @@ export class Leaving implements LeavingVm {
       return await copying.run(signal)
     } catch (error) {
       await this.#failed(error)
-      const { fault } = error instanceof WadahError ? error : { fault: toFault(error) }
+      const fault = toFault(error)
       const { stood_ms } = this.#out
       if (fault.code !== 'does_not_converge' || stood_ms === undefined) throw error
       const stood = `Its guest stood still for ${Math.round(stood_ms)} ms, and runs on here.`
